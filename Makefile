@@ -1,0 +1,52 @@
+# make latency   set up .venv, build, run the main job          make test   the tests
+# make venv      only the environment and the build             make lint   format, lint, types
+# make cuda      compile every CUDA file (needs nvcc, no GPU)   make tiny   train the embedded models
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+BUILD := build/cmake-$(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)')
+# Minutes of training; on a GPU far more steps fit into the same time.
+TARGET_MINUTES ?= 55
+DRAFTER_MINUTES ?= 18
+
+.PHONY: latency test venv lint cuda kernels tiny clean
+
+latency: venv
+	$(BIN)/python bench/latency.py $(ARGS)
+
+test: venv
+	$(BIN)/python -m pytest -rs $(ARGS)
+
+venv: $(VENV)/.built
+
+# The build tools and torch come first, since the build of hivis looks at the installed torch.
+$(VENV)/.installed: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt torch setuptools cmake ninja pybind11
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[bench,dev]'
+	touch $@
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+cuda: venv
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD) --target hivis_cuda_check
+
+kernels: venv
+	$(BIN)/python bench/kernels.py $(ARGS)
+
+tiny: venv
+	$(BIN)/python -m hivis.tiny.train --target-minutes $(TARGET_MINUTES) --drafter-minutes $(DRAFTER_MINUTES) $(ARGS)
+
+clean:
+	rm -rf build $(VENV) hivis/_C*.so hivis.egg-info

@@ -1,0 +1,259 @@
+"""The main job: how much sooner the same text is there.
+
+    python bench/latency.py                          the embedded model, T = 0 and T = 1
+    python bench/latency.py --model PATH --drafter PATH --device cuda --dtype bfloat16
+    python bench/latency.py --image cat.png --prompt "What is in the picture?"
+
+Every prompt is run by every method in turn, in an order that rotates from prompt to prompt, so that
+a machine that slows down slows all of them. Both baselines and hivis see the same token ids, count
+the same new tokens (up to and with EOS) and include the picture's encoding and the prefill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hivis.drafters.load import load_drafter
+from hivis.tiny.prompts import heldout
+from machine import commit, device_name, versions
+from margins import top_two_margin
+from methods import (
+    HUGGING_FACE,
+    PLAIN,
+    Method,
+    Run,
+    hivis_method,
+    hugging_face_method,
+)
+from report import Series, check_writable, make_rows, print_table, write_json
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hivis.errors import HivisError
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.base import Inputs
+from hivis.targets.load import PromptProcessor, load_model, load_target
+from hivis.tiny import paths
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt of the benchmark."""
+
+    name: str
+    inputs: Inputs
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default=str(paths.TARGET), help="folder or hub name of a VLM")
+    model.add_argument("--drafter", help="folder of a HiViS drafter (default: the embedded one)")
+    model.add_argument("--eagle", help="folder of an EAGLE-2 style drafter that sees the picture")
+    model.add_argument("--device", default="cpu")
+    model.add_argument("--dtype", default="float32", choices=DTYPES)
+    model.add_argument("--threads", type=int, help="threads of the CPU (default: torch's)")
+    tree = parser.add_argument_group("draft tree")
+    tree.add_argument("--nodes", type=int, default=16, help="N, the root included")
+    tree.add_argument("--depth", type=int, default=5)
+    tree.add_argument("--tree-top-k", type=int, default=4, help="nodes expanded per level")
+    tree.add_argument("--sharpness", type=float, default=1.0, help="of path scores at T > 0")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
+    sampling.add_argument("--top-k", type=int, default=0)
+    sampling.add_argument("--top-p", type=float, default=1.0)
+    sampling.add_argument("--seed", type=int, default=0)
+    sampling.add_argument("--max-new-tokens", type=int, default=160)
+    prompts = parser.add_argument_group("prompts (default: the embedded held-out ones)")
+    prompts.add_argument("--prompts", type=Path, help="JSON Lines with prompt and image (a path)")
+    prompts.add_argument("--prompt", help="one prompt of your own")
+    prompts.add_argument("--image", action="append", default=[], help="its picture (repeatable)")
+    prompts.add_argument("--count", type=int, default=16, help="at most this many prompts")
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", type=Path, help="write everything here")
+    out.add_argument("--plot", type=Path, help="draw the rows here (.png, .svg, .pdf)")
+    out.add_argument("--no-hf", action="store_true", help="leave out the Hugging Face rows")
+    return parser.parse_args(arguments)
+
+
+def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[Case]:
+    """The prompts to run, ready as token ids and pixels; HivisError for any that is bad."""
+    if options.image and not options.prompt:
+        raise HivisError("--image: wanted a --prompt to go with it, got none")
+    if options.prompt:
+        return [Case("prompt", processor(options.prompt, options.image))]
+    if options.prompts:
+        cases = _read_prompts(options.prompts, processor)
+    else:
+        long = [item for item in heldout() if item.kind == "long"]
+        cases = [
+            Case(item.id, processor(item.prompt, [item.image] if item.image else []))
+            for item in long
+        ]
+    if options.count < 1 or not cases:
+        raise HivisError(f"prompts: wanted at least one, got {min(options.count, len(cases))}")
+    return cases[: options.count]
+
+
+def _read_prompts(path: Path, processor: PromptProcessor) -> list[Case]:
+    """Lines of ``{"prompt": ..., "image": path or list of paths or null}``, relative to the file."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HivisError(f"--prompts {path}: cannot be read ({error})") from None
+    cases = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            prompt, images = entry["prompt"], entry.get("image") or []
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+            raise HivisError(
+                f'{path}:{number}: wanted a JSON object with "prompt" and "image", got {line[:60]}'
+            ) from None
+        images = [images] if isinstance(images, str) else images
+        pictures = [path.parent / image for image in images]
+        cases.append(Case(f"{path.name}:{number}", processor(prompt, pictures)))
+    return cases
+
+
+def load_methods(options: argparse.Namespace) -> tuple[list[Method], PromptProcessor, Any]:
+    """Load everything once. The Hugging Face rows get a model object of their own."""
+    dtype = DTYPES[options.dtype]
+    target, processor = load_target(options.model, dtype, options.device)
+    policy = TreePolicy(options.nodes, options.depth, options.tree_top_k, options.sharpness)
+    methods = []
+    if not options.no_hf:
+        model = load_model(options.model, dtype, options.device)
+        methods += [
+            hugging_face_method(HUGGING_FACE, model),
+            hugging_face_method("Hugging Face prompt lookup", model, prompt_lookup_num_tokens=5),
+        ]
+    methods.append(hivis_method(PLAIN, target, None, None))
+    embedded = options.model == str(paths.TARGET)
+    for name, given, default in (
+        ("hivis, EAGLE-2 drafter (sees the picture)", options.eagle, paths.EAGLE),
+        ("hivis, HiViS drafter", options.drafter, paths.HIVIS),
+    ):
+        folder = given or (default if embedded else None)
+        if folder is not None:
+            drafter = load_drafter(folder, dtype, options.device)
+            drafter.bind(target.embedding, target.head)
+            methods.append(hivis_method(name, target, drafter, policy))
+    return methods, processor, target
+
+
+def measure(
+    methods: Sequence[Method], cases: Sequence[Case], settings: Sequence[SamplingParams],
+    console: Console,
+) -> list[Series]:  # fmt: skip
+    """Run every method on every prompt at every temperature, interleaved."""
+    runs: dict[tuple[str, float], list[Run]] = {
+        (method.name, params.temperature): [] for params in settings for method in methods
+    }
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as progress:
+        warm = progress.add_task("warm-up", total=len(methods) * len(settings))
+        for params in settings:
+            for method in methods:
+                method.run(cases[0].inputs, params)
+                progress.advance(warm)
+        bar = progress.add_task("measuring", total=len(cases) * len(settings) * len(methods))
+        for turn, case in enumerate(cases):
+            first = turn % len(methods)
+            for params in settings:
+                for method in [*methods[first:], *methods[:first]]:
+                    runs[method.name, params.temperature].append(method.run(case.inputs, params))
+                    progress.advance(bar)
+    return [Series(name, temperature, done) for (name, temperature), done in runs.items()]
+
+
+def find_margins(
+    series: Sequence[Series], cases: Sequence[Case], settings: Sequence[SamplingParams], target: Any
+) -> dict[tuple[str, float], list[float]]:
+    """Where a hivis text parts from plain decoding's: how close the two best tokens were there."""
+    margins: dict[tuple[str, float], list[float]] = {}
+    by_key = {(s.method, s.temperature): s for s in series}
+    for params in settings:
+        plain = by_key[PLAIN, params.temperature]
+        for s in series:
+            if s.temperature != params.temperature or s.runs[0].generation is None:
+                continue
+            for case, mine, theirs in zip(cases, s.runs, plain.runs, strict=True):
+                if mine.tokens != theirs.tokens:
+                    margin = top_two_margin(target, case.inputs, mine.tokens, theirs.tokens, params)
+                    margins.setdefault((s.method, s.temperature), []).append(margin)
+    return margins
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console()
+    check_writable(options.json, "--json")
+    check_writable(options.plot, "--plot")
+    if options.threads is not None:
+        if options.threads < 1:
+            raise HivisError(f"--threads: wanted at least 1, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    if options.device != "cpu" and not torch.cuda.is_available():
+        raise HivisError(f"--device: wanted cpu (torch sees no GPU here), got {options.device}")
+    settings = [
+        SamplingParams(
+            temperature=temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed,
+            max_new_tokens=options.max_new_tokens,
+        )
+        for temperature in dict.fromkeys(options.temperature)
+    ]  # fmt: skip
+    methods, processor, target = load_methods(options)
+    cases = load_cases(options, processor)
+
+    header = {
+        "device": device_name(options.device),
+        "versions": versions(),
+        "commit": commit(),
+        "settings": {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(options).items()
+            if key not in ("json", "plot")
+        },
+    }
+    console.print(f"{header['device']}\n{header['versions']}\ncommit {header['commit']}")
+    console.print(
+        f"{options.model}, {options.dtype}, {len(cases)} prompts, at most "
+        f"{options.max_new_tokens} new tokens, trees of {options.nodes} nodes, depth {options.depth}"
+    )
+    series = measure(methods, cases, settings, console)
+    rows = make_rows(series, find_margins(series, cases, settings, target))
+    print_table(rows, console)
+    if options.json:
+        write_json(options.json, {**header, "rows": rows})
+    if options.plot:
+        from plot import draw
+
+        draw(rows, options.plot, f"{header['device']}, {options.dtype}, commit {header['commit']}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HivisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

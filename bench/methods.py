@@ -1,0 +1,103 @@
+"""The rows of the latency table: each method generates one text and says how long it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
+
+from hivis.decode import Generation, generate
+from hivis.drafters.base import Drafter
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.base import Inputs, Target
+
+PLAIN = "hivis, plain"
+HUGGING_FACE = "Hugging Face generate"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One text of one method: its new tokens, up to and with EOS, and the times in ms."""
+
+    tokens: tuple[int, ...]
+    first_token_ms: float
+    total_ms: float
+    generation: Generation | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row. ``run`` takes a prompt and how to sample."""
+
+    name: str
+    run: Callable[[Inputs, SamplingParams], Run]
+
+
+def hivis_method(
+    name: str, target: Target, drafter: Drafter | None, policy: TreePolicy | None
+) -> Method:
+    """hivis itself, with a drafter or plainly."""
+
+    def run(inputs: Inputs, params: SamplingParams) -> Run:
+        made = generate(target, inputs, params, drafter, policy)
+        times = made.statistics
+        return Run(made.tokens, times.first_token_ms, times.total_ms, made)
+
+    return Method(name, run)
+
+
+@dataclass
+class _FirstToken(BaseStreamer):
+    """Notes when ``generate`` hands out its first new tokens (its first call brings the prompt)."""
+
+    calls: int = 0
+    at: float = field(default=0.0)
+
+    def put(self, value: torch.Tensor) -> None:
+        self.calls += 1
+        if self.calls == 2:
+            self.at = time.perf_counter()
+
+    def end(self) -> None:
+        pass
+
+
+def hugging_face_method(name: str, model: PreTrainedModel, **extra: object) -> Method:
+    """``generate`` of transformers on its own SDPA attention; ``extra`` goes to it as it is."""
+
+    def run(inputs: Inputs, params: SamplingParams) -> Run:
+        eos = model.generation_config.eos_token_id
+        eos = eos if params.eos_token_ids is None else list(params.eos_token_ids)
+        sampled = params.temperature > 0
+        settings = GenerationConfig(
+            max_new_tokens=params.max_new_tokens,
+            do_sample=sampled,
+            temperature=params.temperature if sampled else None,
+            top_k=params.top_k if sampled else None,
+            top_p=params.top_p if sampled else None,
+            eos_token_id=eos or None,
+            pad_token_id=model.generation_config.pad_token_id,
+            bos_token_id=model.generation_config.bos_token_id,
+        )
+        torch.manual_seed(params.seed)
+        first = _FirstToken()
+        start = time.perf_counter()
+        with torch.inference_mode():
+            text = model.generate(
+                input_ids=inputs.tokens,
+                attention_mask=torch.ones_like(inputs.tokens),
+                **inputs.features,
+                generation_config=settings,
+                streamer=first,
+                **extra,
+            )
+        tokens = tuple(text[0, inputs.length :].tolist())
+        end = time.perf_counter()
+        return Run(tokens, (first.at - start) * 1e3, (end - start) * 1e3)
+
+    return Method(name, run)

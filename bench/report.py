@@ -1,0 +1,155 @@
+"""From runs to rows, and from rows to a table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from methods import HUGGING_FACE, PLAIN, Run
+from rich.console import Console
+from rich.table import Table
+
+from hivis.errors import HivisError
+
+Row = dict[str, Any]
+PHASES = ("prefill", "draft", "verify", "accept", "compact", "commit", "read")
+
+
+@dataclass(frozen=True)
+class Series:
+    """All runs of one method at one temperature, prompt by prompt."""
+
+    method: str
+    temperature: float
+    runs: Sequence[Run]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Pooled: all tokens over all time, first token included."""
+        return 1e3 * sum(len(r.tokens) for r in self.runs) / sum(r.total_ms for r in self.runs)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-int(share * 100) * len(ordered) // 100) - 1)]
+
+
+def make_rows(series: Sequence[Series], margins: dict[tuple[str, float], list[float]]) -> list[Row]:
+    """One row per series; speed-ups are against the same temperature's plain and HF series."""
+    base = {(s.method, s.temperature): s for s in series}
+    rows = []
+    for s in series:
+        plain = base.get((PLAIN, s.temperature))
+        theirs = base.get((HUGGING_FACE, s.temperature))
+        made = [r.generation.statistics for r in s.runs if r.generation is not None]
+        cycles = sum(m.cycles for m in made)
+        same = _identical(s, plain)
+        rows.append(
+            {
+                "method": s.method,
+                "temperature": s.temperature,
+                "prompts": len(s.runs),
+                "tokens": sum(len(r.tokens) for r in s.runs),
+                "tokens_per_s": s.tokens_per_s,
+                "speedup_vs_plain": s.tokens_per_s / plain.tokens_per_s if plain else None,
+                "speedup_vs_hf": s.tokens_per_s / theirs.tokens_per_s if theirs else None,
+                "accepted_length": _ratio(sum(sum(m.accepted_lengths) for m in made), cycles),
+                "tokens_per_cycle": _ratio(
+                    sum(sum(m.accepted_lengths) for m in made) + cycles, cycles
+                ),
+                "drafter_prefill_share": _ratio(
+                    sum(m.drafter_rows for m in made), sum(m.prompt_rows for m in made)
+                ),
+                "first_token_ms": _spread([r.first_token_ms for r in s.runs]),
+                "latency_ms": _spread([r.total_ms for r in s.runs]),
+                "phases_ms": {
+                    phase: fmean(m.phases_ms.get(phase, 0.0) for m in made) if made else None
+                    for phase in PHASES
+                },
+                "identical": None if same is None else same == len(s.runs),
+                "identical_prompts": same,
+                "margins_where_texts_part": margins.get((s.method, s.temperature), []),
+            }
+        )
+    return rows
+
+
+def _identical(series: Series, plain: Series | None) -> int | None:
+    """How many texts equal plain decoding's; not asked of other engines' random draws."""
+    ours = all(run.generation is not None for run in series.runs)
+    if plain is None or (series.temperature > 0 and not ours):
+        return None
+    return sum(a.tokens == b.tokens for a, b in zip(series.runs, plain.runs, strict=True))
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "p95": percentile(values, 0.95)}
+
+
+def print_table(rows: Sequence[Row], console: Console) -> None:
+    """The figures, then where the time of a text goes."""
+    table = Table(title="Latency, one prompt at a time (first token and prefill included)")
+    for name in ("method", "T"):
+        table.add_column(name, no_wrap=True)
+    for name in (
+        "tokens/s", "x plain", "x HF", "accepted\nlength", "tokens\n/cycle", "first token\nms",
+        "latency ms\nmedian", "p95", "drafter\nprefill", "same text\nas plain",
+    ):  # fmt: skip
+        table.add_column(name, justify="right")
+    last = None
+    for row in rows:
+        if last not in (None, row["temperature"]):
+            table.add_section()
+        last = row["temperature"]
+        share = row["drafter_prefill_share"]
+        same = row["identical_prompts"]
+        table.add_row(
+            row["method"], f"{row['temperature']:g}", f"{row['tokens_per_s']:.1f}",
+            _number(row["speedup_vs_plain"], "{:.2f}"), _number(row["speedup_vs_hf"], "{:.2f}"),
+            _number(row["accepted_length"] or None, "{:.2f}"),
+            _number(row["tokens_per_cycle"], "{:.2f}"),
+            f"{row['first_token_ms']['median']:.1f}", f"{row['latency_ms']['median']:.0f}",
+            f"{row['latency_ms']['p95']:.0f}", _number(share or None, "{:.0%}"),
+            "-" if same is None else f"{same}/{row['prompts']}",
+        )  # fmt: skip
+    console.print(table)
+    phases = Table(title="Milliseconds per text, by phase")
+    phases.add_column("method", no_wrap=True)
+    phases.add_column("T")
+    for phase in PHASES:
+        phases.add_column(phase, justify="right")
+    for row in rows:
+        if row["phases_ms"]["prefill"] is not None:
+            cells = [f"{row['phases_ms'][phase]:.1f}" for phase in PHASES]
+            phases.add_row(row["method"], f"{row['temperature']:g}", *cells)
+    console.print(phases)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def check_writable(path: Path | None, name: str) -> None:
+    """Find out before the run, not after it, that a result could not be kept."""
+    if path is None:
+        return
+    folder = path.resolve().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise HivisError(f"{name}: wanted a file in a folder that can be written, got {path}")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write beside the target and rename, so that no half a file is ever seen."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(document, indent=1) + "\n")
+    draft.replace(path)

@@ -1,0 +1,232 @@
+"""The cycle: draft, verify, accept, compact. Plain decoding is the same with nothing drafted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hivis import ops
+from hivis.clock import PhaseClock
+from hivis.drafters.base import Drafter
+from hivis.errors import HivisError
+from hivis.handoff import Verdict, Verify
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams, SamplingState
+from hivis.targets.base import Inputs, Target
+from hivis.tree import DraftTree
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a text took.
+
+    Attributes:
+        cycles: verify passes.
+        accepted_lengths: drafted tokens accepted, cycle by cycle (the extra token not counted).
+        prompt_rows: rows the target prefilled.
+        drafter_rows: prompt rows the drafter read (0 without one).
+        first_token_ms: from the call to the first emitted token, prefill included.
+        total_ms: from the call to the last token.
+        phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read.
+    """
+
+    cycles: int
+    accepted_lengths: tuple[int, ...]
+    prompt_rows: int
+    drafter_rows: int
+    first_token_ms: float
+    total_ms: float
+    phases_ms: dict[str, float]
+
+    @property
+    def accepted_length(self) -> float:
+        """Mean number of drafted tokens accepted in a cycle."""
+        return sum(self.accepted_lengths) / max(1, self.cycles)
+
+    @property
+    def tokens_per_cycle(self) -> float:
+        """Accepted length + 1: every cycle also emits the token drawn at the end of the path."""
+        return self.accepted_length + 1 if self.cycles else 0.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole text: its new tokens (the closing EOS included) and what they took."""
+
+    tokens: tuple[int, ...]
+    statistics: Statistics
+
+
+def generate(
+    target: Target,
+    inputs: Inputs,
+    params: SamplingParams | None = None,
+    drafter: Drafter | None = None,
+    policy: TreePolicy | None = None,
+) -> Generation:
+    """Generate a whole text. See :class:`Stream` for the arguments."""
+    stream = Stream(target, inputs, params, drafter, policy)
+    for _ in stream:
+        pass
+    return stream.result
+
+
+@dataclass
+class Stream:
+    """Generates one text; iterate to get the new tokens, cycle by cycle, as they are accepted.
+
+    The tokens are those of plain decoding on the same seed, whatever the drafter and the tree
+    (``docs/lossless.md``). After the last ones, :attr:`result` holds the whole text and its
+    statistics. A stream may be left at any time; target and drafter can be used again.
+
+    Args:
+        target: the loaded model.
+        inputs: one prompt.
+        params: how tokens are drawn and when to stop; greedy by default.
+        drafter: proposes trees; ``None`` decodes plainly, one token a pass.
+        policy: the size and depth of the trees.
+
+    Raises:
+        HivisError: the text would not fit the model's positions, the drafter was made for another
+            target, or the logits hold a NaN.
+    """
+
+    target: Target
+    inputs: Inputs
+    params: SamplingParams | None = None
+    drafter: Drafter | None = None
+    policy: TreePolicy | None = None
+    _result: Generation | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.params = self.params or SamplingParams()
+        self.policy = self.policy or TreePolicy()
+        longest = self.inputs.length + self.params.max_new_tokens
+        if longest > self.target.max_positions:
+            raise HivisError(
+                f"context: wanted at most {self.target.max_positions} positions, got "
+                f"{self.inputs.length} of the prompt + {self.params.max_new_tokens} new tokens"
+            )
+        if self.drafter is not None:
+            self.drafter.bind(self.target.embedding, self.target.head)
+
+    @property
+    def result(self) -> Generation:
+        """The finished text; only after the stream has been read to its end."""
+        if self._result is None:
+            raise HivisError("result: wanted a stream read to its end, got one still running")
+        return self._result
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[list[int]]:
+        params, target, drafter = self.params, self.target, self.drafter
+        assert params is not None and self.policy is not None
+        start = time.perf_counter()
+        clock = PhaseClock(self.inputs.tokens.device)
+        sampling = SamplingState.of(params, batch=1, device=self.inputs.tokens.device)
+        emitted = _Emitted(params, target.eos_token_ids)
+        # A tree has to fit behind the last row that the text can reach.
+        capacity = self.inputs.length + params.max_new_tokens
+        capacity += 1 if drafter is None else self.policy.drafter_rows
+
+        with clock.phase("prefill"):
+            rows = "none" if drafter is None else drafter.rows
+            prefilled = target.prefill(self.inputs, rows, capacity)
+            token = _draw_first(prefilled.logits, self.inputs.length, sampling)
+            if drafter is not None:
+                drafter.prefill(prefilled.prompt, token, capacity)
+        with clock.phase("read"):
+            new = emitted.take(token.tolist())
+        first_token_ms = (time.perf_counter() - start) * 1e3
+        yield new
+
+        accepted_lengths = []
+        while not emitted.finished:
+            position = target.cache.kv_len.long() + 1
+            with clock.phase("draft"):
+                if drafter is None:
+                    tree = DraftTree.root_only(token)
+                else:
+                    tree = drafter.grow(token, position, sampling, self.policy)
+            with clock.phase("verify"):
+                verify = target.verify(tree)
+            with clock.phase("accept"):
+                verdict = accept(verify, tree, position, sampling)
+            with clock.phase("compact"):
+                target.cache.compact(verdict)
+            if drafter is not None:
+                with clock.phase("commit"):
+                    drafter.commit(verify.hidden, tree, verdict)
+            token = verdict.next_token
+            with clock.phase("read"):
+                drawn = _read(verdict)
+            accepted_lengths.append(len(drawn) - 1)
+            yield emitted.take(drawn)
+
+        drafter_rows = 0 if prefilled.prompt is None else prefilled.prompt.rows
+        self._result = Generation(
+            tuple(emitted.tokens),
+            Statistics(
+                cycles=len(accepted_lengths),
+                accepted_lengths=tuple(accepted_lengths),
+                prompt_rows=self.inputs.length,
+                drafter_rows=drafter_rows,
+                first_token_ms=first_token_ms,
+                total_ms=(time.perf_counter() - start) * 1e3,
+                phases_ms=clock.totals(),
+            ),
+        )
+
+
+def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: SamplingState) -> Verdict:
+    """Walk ``tree``: at each node draw the target's token, step into the child that carries it.
+
+    ``position`` ``[B]`` is the absolute position of the token drawn at the root.
+    """
+    path, path_len, next_token = ops.tree_accept(
+        verify.logits, tree.tokens, tree.parents,
+        sampling.seed, position, sampling.temperature, sampling.top_k, sampling.top_p,
+        sampling.min_p, tree.max_depth,
+    )  # fmt: skip
+    return Verdict.of(tree, path, path_len, next_token)
+
+
+def _draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
+    """Draw the token after the prompt: a walk through a tree that is only a root."""
+    root = DraftTree.root_only(torch.zeros_like(sampling.seed))
+    position = torch.full_like(sampling.seed, length)
+    return accept(Verify(logits.unsqueeze(1), logits), root, position, sampling).next_token
+
+
+def _read(verdict: Verdict) -> list[int]:
+    """The tokens of one cycle, in the cycle's only read of device values."""
+    row = torch.cat([verdict.path_len.unsqueeze(1), verdict.emitted], dim=1)[0].tolist()
+    return row[1 : 1 + row[0]]
+
+
+class _Emitted:
+    """The text so far; cuts where plain decoding would have stopped."""
+
+    def __init__(self, params: SamplingParams, model_eos: tuple[int, ...]) -> None:
+        eos = model_eos if params.eos_token_ids is None else params.eos_token_ids
+        self._eos = frozenset(eos)
+        self._limit = params.max_new_tokens
+        self.tokens: list[int] = []
+        self.finished = False
+
+    def take(self, drawn: list[int]) -> list[int]:
+        """Append the tokens of a cycle up to EOS or the limit; returns those that were taken."""
+        taken: list[int] = []
+        for token in drawn:
+            if token < 0:
+                raise HivisError("logits: wanted a finite candidate, got NaN or none at all")
+            taken.append(token)
+            if token in self._eos or len(self.tokens) + len(taken) == self._limit:
+                self.finished = True
+                break
+        self.tokens += taken
+        return taken

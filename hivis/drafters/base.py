@@ -1,0 +1,53 @@
+"""The Drafter protocol: what the decode loop asks of any drafter."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from hivis.handoff import Prompt, Verdict
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingState
+from hivis.tree import DraftTree
+
+PromptRows = Literal["text", "all"]
+
+
+class Drafter(Protocol):
+    """Proposes a tree of tokens in every cycle. Its guesses change the speed, never the output.
+
+    After ``bind``, the loop calls ``prefill`` once per prompt, then ``grow`` and ``commit`` in turn.
+    Neither of these two reads device values on the host.
+    """
+
+    #: Which prompt rows the drafter reads: a HiViS drafter never sees a visual token ("text").
+    rows: PromptRows
+
+    def bind(self, embedding: Tensor, head: Tensor) -> None:
+        """Share the target's embedding and head, both ``[V, E]``; they are not copied.
+
+        Raises:
+            HivisError: the drafter was made for another target (E or V differ).
+        """
+        ...
+
+    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+        """Read the prompt. ``token`` ``[B]`` is the first emitted token, and ``max_rows`` bounds the
+        rows that this text will ever need (prompt rows, emitted tokens and one tree)."""
+        ...
+
+    def grow(
+        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+    ) -> DraftTree:
+        """Grow a tree under the last emitted token.
+
+        Args:
+            token: ``[B]`` int64, the root.
+            position: ``[B]`` int64, absolute position of the token that is drawn at the root.
+        """
+        ...
+
+    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
+        """Take over what the target accepted. ``hidden`` is ``[B, N, E]``, of all nodes."""
+        ...

@@ -1,0 +1,76 @@
+"""What passes between the target, the drafter and the loop. Neither side imports the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hivis.tree import DraftTree
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt as a drafter may see it: R of its P rows, in order.
+
+    A HiViS drafter asks for the ``"text"`` rows, so no visual row is in here; an EAGLE-style one
+    asks for ``"all"`` and finds the projected picture among the embeddings.
+
+    Attributes:
+        embeddings: ``[B, R, E]`` input embeddings of the kept rows.
+        hidden: ``[B, R, E]`` the target's last hidden states of these rows, after the final norm.
+        length: P, the number of rows that the target itself prefilled.
+    """
+
+    embeddings: Tensor
+    hidden: Tensor
+    length: int
+
+    @property
+    def rows(self) -> int:
+        return self.embeddings.shape[1]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """One pass of the target over all N nodes of a draft tree.
+
+    Attributes:
+        logits: ``[B, N, V]``.
+        hidden: ``[B, N, E]`` last hidden states, after the final norm.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The walk through the tree.
+
+    Attributes:
+        path: ``[B, M]`` int32, the accepted nodes from the root on; after ``path_len`` entries the
+            last accepted node is repeated, so that a gather over it is always in range.
+        path_len: ``[B]`` int32, accepted nodes, the root included (accepted length + 1).
+        next_token: ``[B]`` int64, the token drawn at the end of the path; -1 if the logits there
+            held a NaN or no finite candidate.
+        emitted: ``[B, M]`` int64, what follows each node of the path: the token of the next
+            accepted node, and ``next_token`` after the last. Entries from ``path_len`` on repeat it.
+    """
+
+    path: Tensor
+    path_len: Tensor
+    next_token: Tensor
+    emitted: Tensor
+
+    @classmethod
+    def of(cls, tree: DraftTree, path: Tensor, path_len: Tensor, next_token: Tensor) -> Verdict:
+        """Complete the three results of ``tree_accept`` for ``tree``."""
+        drawn = tree.tokens.gather(1, path[:, 1:].long())
+        emitted = torch.cat([drawn, next_token.unsqueeze(1)], dim=1)
+        step = torch.arange(path.shape[1], device=path.device, dtype=torch.int32)
+        past_end = step >= path_len.unsqueeze(1) - 1
+        return cls(
+            path, path_len, next_token, torch.where(past_end, next_token.unsqueeze(1), emitted)
+        )

@@ -1,0 +1,1 @@
+"""Hugging Face VLMs behind one Target protocol."""

@@ -1,0 +1,167 @@
+"""Any Hugging Face VLM as a Target. What differs between families is a small :class:`Family`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from hivis.cache import KVCache
+from hivis.errors import HivisError
+from hivis.handoff import Prompt, Verify
+from hivis.targets import attention
+from hivis.targets.base import Inputs, Prefilled
+from hivis.tree import DraftTree
+
+
+class Family(Protocol):
+    """The few facts that differ between model families."""
+
+    #: ``config.model_type`` values that it serves.
+    model_types: tuple[str, ...]
+
+    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The decoder stack (without the head) that takes ``inputs_embeds``."""
+        ...
+
+    def embed(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
+        """``[1, P, E]``: token embeddings with the projected picture in its rows."""
+        ...
+
+    def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
+        """``[P]`` bool: which prompt rows are text."""
+        ...
+
+
+class SlabCache(Cache):
+    """A transformers ``Cache`` over :class:`KVCache`.
+
+    During a prefill ``update`` stores the prompt's keys and values and hands them back as they
+    are; during a verify pass (``rows`` is set) it stores those of the nodes and hands back the
+    whole slab, of which tree attention reads what is valid.
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        super().__init__(layers=[])
+        self.cache = cache
+        self.rows: Tensor | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if self.rows is None:
+            self.cache.write_prefix(layer_idx, key_states, value_states)
+            return key_states, value_states
+        self.cache.write_nodes(layer_idx, self.rows, key_states, value_states)
+        return self.cache.keys[layer_idx], self.cache.values[layer_idx]
+
+    # Positions and masks are ours: transformers gets constants here and no reason to read lengths.
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return 0, 0
+
+
+class HuggingFaceTarget:
+    """A loaded Hugging Face VLM behind the Target protocol (see ``targets/base.py``).
+
+    The language model is switched to our attention; it stays usable with ``generate``, which then
+    runs through SDPA. The vision tower keeps its own attention.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+        self.model = model.eval()
+        self.family = family
+        attention.register()
+        self.language_model = family.language_model(model)
+        self.language_model.set_attn_implementation(attention.NAME)
+        text = self.language_model.config
+        self.max_positions: int = text.max_position_embeddings
+        self._layers: int = text.num_hidden_layers
+        self._kv_heads: int = text.num_key_value_heads
+        self._head_dim: int = (
+            getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        )
+        self._embed: nn.Module = model.get_input_embeddings()
+        self._head: nn.Module = model.get_output_embeddings()
+        self.eos_token_ids = _eos_token_ids(model)
+        self.cache: KVCache
+        self._slab: SlabCache
+
+    @property
+    def embedding(self) -> Tensor:
+        return self._embed.weight
+
+    @property
+    def head(self) -> Tensor:
+        return self._head.weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @torch.inference_mode()
+    def prefill(
+        self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
+    ) -> Prefilled:
+        batch = inputs.tokens.shape[0]
+        self.cache = KVCache(
+            self._layers, batch, self._kv_heads, capacity, self._head_dim, self.dtype, self.device
+        )
+        self._slab = SlabCache(self.cache)
+        embeddings = self.family.embed(self.model, inputs)
+        positions = torch.arange(inputs.length, device=self.device).unsqueeze(0)
+        hidden = self._forward(embeddings, positions, None)
+        self.cache.kv_len.fill_(inputs.length)
+        logits = self._head(hidden[:, -1])
+        if rows == "none":
+            return Prefilled(logits, None)
+        if rows == "text":
+            keep = self.family.text_rows(self.model, inputs.tokens)
+            embeddings, hidden = embeddings[:, keep], hidden[:, keep]
+        return Prefilled(logits, Prompt(embeddings, hidden, inputs.length))
+
+    @torch.inference_mode()
+    def verify(self, tree: DraftTree) -> Verify:
+        self._slab.rows = self.cache.node_rows(tree.nodes)
+        tree_rows = attention.TreeRows(self.cache.kv_len, tree.ancestors)
+        # A padding node carries token -1; any row will do for it, nothing reads its result.
+        embeddings = self._embed(tree.tokens.clamp(min=0))
+        hidden = self._forward(embeddings, self.cache.node_positions(tree), tree_rows)
+        return Verify(self._head(hidden), hidden)
+
+    def _forward(
+        self, embeddings: Tensor, positions: Tensor, tree_rows: attention.TreeRows | None
+    ) -> Tensor:
+        extra = {} if tree_rows is None else {"tree_rows": tree_rows}
+        return self.language_model(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            past_key_values=self._slab,
+            use_cache=True,
+            **extra,
+        ).last_hidden_state
+
+
+def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    if eos is None:
+        return ()
+    return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
+
+
+def check_same_length(name: str, wanted: int, got: int) -> None:
+    """One message for everything that must match one to one, such as slots and pictures."""
+    if wanted != got:
+        raise HivisError(f"{name}: wanted {wanted}, got {got}")

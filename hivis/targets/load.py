@@ -1,0 +1,161 @@
+"""Load a target by local folder or hub name, and turn prompts and pictures into its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from hivis.errors import HivisError
+from hivis.targets.base import Inputs
+from hivis.targets.hugging_face import Family, HuggingFaceTarget
+from hivis.targets.llava import Llava
+
+FAMILIES: tuple[Family, ...] = (Llava(),)
+MAX_PIXELS = 64_000_000
+
+Picture = str | Path | Image.Image
+
+
+def family_of(model_type: str) -> Family:
+    """The adapter for a ``config.model_type``; HivisError names those that exist."""
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.model_types)
+    raise HivisError(f"model type: wanted one of {known}, got {model_type}")
+
+
+def load_model(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """The plain Hugging Face model, from safetensors only: a pickle is never opened.
+
+    Raises:
+        HivisError: folder or weights missing, unreadable or of an unsupported family.
+    """
+    path = str(path)
+    if Path(path).is_dir():
+        _check_weights(Path(path))
+    elif path.startswith((".", "/", "~")):
+        raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
+    try:
+        family_of(AutoConfig.from_pretrained(path).model_type)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    except HivisError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
+        raise HivisError(f"model {path}: cannot be loaded: {_first_line(error)}") from error
+    return model.to(device).eval()
+
+
+def _check_weights(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise HivisError(f"model {folder}: wanted a config.json in the folder, got none")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
+            p.name for p in folder.glob("*.pt*")
+        )
+        got = f"only {pickles[0]}, a pickle, which is not opened" if pickles else "none"
+        raise HivisError(f"model {folder}: wanted weights in *.safetensors, got {got}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def load_target(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> tuple[HuggingFaceTarget, PromptProcessor]:
+    """Load a VLM and its processor: ``(target, processor)``. See :func:`load_model` for errors."""
+    model = load_model(path, dtype, device)
+    target = HuggingFaceTarget(model, family_of(model.config.model_type))
+    return target, PromptProcessor.load(path, model)
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """A picture as RGB; HivisError if it is missing, unreadable or too large."""
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        with Image.open(picture) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise HivisError(
+                    f"picture {picture}: wanted at most {MAX_PIXELS} pixels, got {width}x{height}"
+                )
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise HivisError(f"picture {picture}: no such file") from None
+    except Image.DecompressionBombError:
+        raise HivisError(f"picture {picture}: wanted at most {MAX_PIXELS} pixels") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, HivisError):
+            raise
+        raise HivisError(f"picture {picture}: not readable as a picture ({error})") from None
+
+
+@dataclass(frozen=True)
+class PromptProcessor:
+    """Turns a prompt and its pictures into :class:`Inputs` with the model's own processor."""
+
+    processor: Any
+    image_token: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def load(cls, path: str | Path, model: PreTrainedModel) -> PromptProcessor:
+        try:
+            processor = AutoProcessor.from_pretrained(str(path))
+        except Exception as error:
+            raise HivisError(f"processor of {path}: {_first_line(error)}") from error
+        return cls(processor, processor.image_token, model.device, model.dtype)
+
+    def __call__(
+        self, prompt: str, pictures: Sequence[Picture] = (), *, raw: bool = False
+    ) -> Inputs:
+        """Build the inputs of one prompt.
+
+        Args:
+            prompt: a question, put into the model's chat template with its pictures before it;
+                or, where it says itself where they go, with one image slot per picture.
+            pictures: paths or PIL images.
+            raw: take the prompt as it is, without the chat template.
+
+        Raises:
+            HivisError: slots and pictures do not match, or a picture cannot be read.
+        """
+        if not prompt.strip():
+            raise HivisError("prompt: wanted some text, got an empty one")
+        slots = prompt.count(self.image_token)
+        if slots != len(pictures) and (slots or raw):
+            raise HivisError(
+                f"prompt: wanted one {self.image_token} slot per picture ({len(pictures)}), "
+                f"got {slots}"
+            )
+        text = prompt if raw else self._in_chat(prompt, 0 if slots else len(pictures))
+        images = [open_picture(picture) for picture in pictures] or None
+        made = self.processor(text=text, images=images, return_tensors="pt").to(self.device)
+        tokens = made.pop("input_ids")
+        made.pop("attention_mask", None)  # one text, no padding
+        features = {
+            name: value.to(self.dtype) if value.is_floating_point() else value
+            for name, value in made.items()
+        }
+        return Inputs(tokens, features)
+
+    def _in_chat(self, prompt: str, slots: int) -> str:
+        content = [{"type": "image"}] * slots + [{"type": "text", "text": prompt}]
+        turns = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(turns, add_generation_prompt=True)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of emitted tokens, special ones left out."""
+        return self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True)

@@ -1,0 +1,64 @@
+"""A random small LLaVA: the real classes and code paths, weights from a fixed seed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from hivis.targets.base import Inputs
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.llava import Llava
+
+VOCAB = 211
+IMAGE_TOKEN = VOCAB - 1
+PICTURE_ROWS = 16
+
+
+def llava_config(heads: int = 4, kv_heads: int = 4, layers: int = 3) -> LlavaConfig:
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            image_size=32, patch_size=8,
+        ),
+        text_config=LlamaConfig(
+            hidden_size=64, intermediate_size=96, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=VOCAB,
+            max_position_embeddings=256, head_dim=16,
+        ),
+        image_token_index=IMAGE_TOKEN,
+        vision_feature_layer=-1,
+    )  # fmt: skip
+
+
+@lru_cache
+def random_llava(seed: int = 0, heads: int = 4, kv_heads: int = 4) -> LlavaForConditionalGeneration:
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(llava_config(heads, kv_heads)).eval()
+    with torch.no_grad():
+        # At their initial scale random weights give flat logits. Sharper ones make a text in which
+        # a token depends on the one before, so that wrong rows would show.
+        for name, weight in model.named_parameters():
+            if weight.dim() >= 2:
+                weight.mul_(4.0)
+        model.lm_head.weight.mul_(1.5)
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def random_target(seed: int = 0, kv_heads: int = 4) -> HuggingFaceTarget:
+    return HuggingFaceTarget(random_llava(seed, kv_heads=kv_heads), Llava())
+
+
+def random_inputs(seed: int, text: int = 9, pictures: int = 1) -> Inputs:
+    """A prompt of ``text`` random tokens with the pictures' slots somewhere among them."""
+    make = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, IMAGE_TOKEN, (text,), generator=make).tolist()
+    for _ in range(pictures):
+        place = int(torch.randint(1, len(tokens), (1,), generator=make))
+        tokens[place:place] = [IMAGE_TOKEN] * PICTURE_ROWS
+    features = {}
+    if pictures:
+        features["pixel_values"] = torch.randn(pictures, 3, 32, 32, generator=make)
+    return Inputs(torch.tensor([tokens]), features)

@@ -1,0 +1,150 @@
+"""Speculative decoding emits the very tokens of plain decoding, which are those of generate()."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from guessers import Guesser, KnowsTheText
+from models import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
+
+from hivis.decode import Stream, generate
+from hivis.errors import HivisError
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+
+SETTINGS = {
+    "greedy": {},
+    "T=0.7": {"temperature": 0.7},
+    "T=1": {"temperature": 1.0},
+    "top-k": {"temperature": 1.0, "top_k": 20},
+    "top-p": {"temperature": 0.7, "top_p": 0.8},
+    "all": {"temperature": 1.3, "top_k": 50, "top_p": 0.95, "min_p": 0.01},
+}
+POLICIES = [TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(60, 5, 10), TreePolicy(70, 9, 8)]
+
+
+@pytest.fixture(scope="module")
+def target():
+    return random_target()
+
+
+def params(setting: str, seed: int = 0, **extra) -> SamplingParams:
+    return SamplingParams(**{"max_new_tokens": 40, **SETTINGS[setting], "seed": seed, **extra})
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("seed", range(4))
+def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
+    inputs = random_inputs(seed, text=7 + 3 * seed, pictures=seed % 3)
+    sampling = params(setting, seed)
+    plain = generate(target, inputs, sampling)
+    assert len(plain.tokens) == 40
+    drafters = [
+        Guesser(VOCAB, seed),
+        KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False),
+        KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
+    ]
+    for drafter in drafters:
+        for policy in POLICIES:
+            speculative = generate(target, inputs, sampling, drafter, policy)
+            assert speculative.tokens == plain.tokens
+
+
+def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
+    inputs = random_inputs(0)
+    plain = generate(target, inputs, params("T=1"))
+    right = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    wrong = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False)
+    lucky = generate(target, inputs, params("T=1"), right, TreePolicy(16, 5, 4)).statistics
+    unlucky = generate(target, inputs, params("T=1"), wrong, TreePolicy(16, 5, 4)).statistics
+    assert lucky.accepted_length > 1.0
+    assert unlucky.accepted_length == 0.0
+    assert unlucky.cycles == 39
+    assert sum(lucky.accepted_lengths) + lucky.cycles >= 39
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_plain_greedy_is_generate(target, pictures):
+    inputs = random_inputs(5, pictures=pictures)
+    theirs = random_llava().generate(
+        input_ids=inputs.tokens, attention_mask=torch.ones_like(inputs.tokens), **inputs.features,
+        max_new_tokens=40, do_sample=False,
+    )  # fmt: skip
+    ours = generate(target, inputs, params("greedy"))
+    assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
+
+
+def test_grouped_heads(setting="T=1"):
+    grouped = random_target(seed=3, kv_heads=2)
+    inputs = random_inputs(1)
+    plain = generate(grouped, inputs, params(setting))
+    drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    assert generate(grouped, inputs, params(setting), drafter).tokens == plain.tokens
+
+
+@pytest.mark.parametrize("limit", range(1, 9))
+def test_the_limit_cuts_inside_a_cycle(target, limit):
+    inputs = random_inputs(2)
+    whole = generate(target, inputs, params("T=1"))
+    drafter = KnowsTheText(VOCAB, inputs.length, whole.tokens, right=True)
+    cut = generate(target, inputs, params("T=1", max_new_tokens=limit), drafter)
+    assert cut.tokens == whole.tokens[:limit]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 7, 20])
+def test_eos_cuts_where_plain_decoding_cuts(target, place):
+    inputs = random_inputs(2)
+    whole = generate(target, inputs, params("T=1"))
+    eos = whole.tokens[place]
+    first = whole.tokens.index(eos)
+    cut = params("T=1", eos_token_ids=(eos, VOCAB + 7))
+    drafter = KnowsTheText(VOCAB, inputs.length, whole.tokens, right=True)
+    for chosen in (None, drafter, Guesser(VOCAB)):
+        assert generate(target, inputs, cut, chosen).tokens == whole.tokens[: first + 1]
+
+
+def test_stream_yields_every_token_once_and_can_be_left(target):
+    inputs = random_inputs(4)
+    plain = generate(target, inputs, params("T=1"))
+    drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    stream = Stream(target, inputs, params("T=1"), drafter)
+    with pytest.raises(HivisError, match="still running"):
+        _ = stream.result
+    chunks = list(stream)
+    assert [token for chunk in chunks for token in chunk] == list(plain.tokens)
+    assert stream.result.tokens == plain.tokens
+    for _ in Stream(target, inputs, params("T=1"), drafter):
+        break  # left in the middle: the next text must not notice
+    assert generate(target, inputs, params("T=1"), drafter).tokens == plain.tokens
+
+
+def test_seeds_and_temperatures_matter(target):
+    inputs = random_inputs(4)
+    texts = {generate(target, inputs, params("T=1", seed)).tokens for seed in range(4)}
+    assert len(texts) == 4
+    assert generate(target, inputs, params("greedy")).tokens not in texts
+
+
+def test_the_drafter_sees_no_visual_row(target):
+    inputs = random_inputs(1, text=12, pictures=2)
+    drafter = Guesser(VOCAB)
+    result = generate(target, inputs, params("greedy"), drafter)
+    text = inputs.tokens[0] != IMAGE_TOKEN
+    assert drafter.prompt.rows == int(text.sum()) == result.statistics.drafter_rows == 12
+    assert drafter.prompt.length == inputs.length
+    embedded = target.embedding[inputs.tokens[0][text]]
+    assert torch.equal(drafter.prompt.embeddings[0], embedded)
+
+
+def test_context_overflow_is_refused(target):
+    inputs = random_inputs(1)
+    with pytest.raises(HivisError, match=r"context: wanted at most 256 positions"):
+        Stream(target, inputs, params("greedy", max_new_tokens=250))
+
+
+def test_nan_logits_are_not_a_token(target):
+    inputs = random_inputs(1)
+    broken = torch.full_like(inputs.features["pixel_values"], float("nan"))
+    bad = type(inputs)(inputs.tokens, {"pixel_values": broken})
+    with pytest.raises(HivisError, match="logits"):
+        generate(target, bad, params("greedy"))
