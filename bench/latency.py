@@ -108,7 +108,7 @@ def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[
 
 
 def _read_prompts(path: Path, processor: PromptProcessor) -> list[Case]:
-    """Lines of ``{"prompt": ..., "image": path or list of paths or null}``, relative to the file."""
+    """Lines of ``{"prompt": ..., "image": ...}``: paths are seen from the file's folder."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"{header['device']}\n{header['versions']}\ncommit {header['commit']}")
     console.print(
         f"{options.model}, {options.dtype}, {len(cases)} prompts, at most "
-        f"{options.max_new_tokens} new tokens, trees of {options.nodes} nodes, depth {options.depth}"
+        f"{options.max_new_tokens} new tokens, trees of {options.nodes} nodes depth {options.depth}"
     )
     series = measure(methods, cases, settings, console)
     rows = make_rows(series, find_margins(series, cases, settings, target))

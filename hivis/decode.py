@@ -137,7 +137,7 @@ class Stream:
             rows = "none" if drafter is None else drafter.rows
             prefilled = target.prefill(self.inputs, rows, capacity)
             token = _draw_first(prefilled.logits, self.inputs.length, sampling)
-            if drafter is not None:
+            if drafter is not None and prefilled.prompt is not None:
                 drafter.prefill(prefilled.prompt, token, capacity)
         with clock.phase("read"):
             new = emitted.take(token.tolist())

@@ -56,7 +56,7 @@ class Verdict:
         next_token: ``[B]`` int64, the token drawn at the end of the path; -1 if the logits there
             held a NaN or no finite candidate.
         emitted: ``[B, M]`` int64, what follows each node of the path: the token of the next
-            accepted node, and ``next_token`` after the last. Entries from ``path_len`` on repeat it.
+            accepted node, and ``next_token`` after the last, from there on repeated.
     """
 
     path: Tensor

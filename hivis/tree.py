@@ -37,7 +37,7 @@ def ancestor_words(parents: Tensor) -> Tensor:
 
 
 def pack_bits(member: Tensor, words: int) -> Tensor:
-    """Pack ``[..., N]`` booleans into ``[..., words]`` int64, bit ``j % 64`` of word ``j // 64``."""
+    """``[..., N]`` booleans as ``[..., words]`` int64: bit ``j % 64`` of word ``j // 64``."""
     nodes = member.shape[-1]
     padded = torch.nn.functional.pad(member, (0, words * WORD_BITS - nodes))
     bits = padded.reshape(*member.shape[:-1], words, WORD_BITS).long()

@@ -39,7 +39,7 @@ def random_llava(seed: int = 0, heads: int = 4, kv_heads: int = 4) -> LlavaForCo
     with torch.no_grad():
         # At their initial scale random weights give flat logits. Sharper ones make a text in which
         # a token depends on the one before, so that wrong rows would show.
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if weight.dim() >= 2:
                 weight.mul_(4.0)
         model.lm_head.weight.mul_(1.5)

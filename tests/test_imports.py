@@ -79,7 +79,7 @@ def test_the_rule_finds_what_it_is_for(tmp_path: Path):
 
 @pytest.mark.parametrize("folder", ["core", "cuda", "cpu", "ops"])
 def test_csrc_layers(folder: str):
-    """core knows nothing; cuda and cpu know core; only ops and module.cpp know torch's dispatcher."""
+    """core knows nothing; cuda and cpu know core; only ops and module.cpp know the dispatcher."""
     own = {"core": {"core"}, "cuda": {"cuda", "core"}, "cpu": {"cpu", "core"},
            "ops": {"ops", "cpu", "cuda", "core"}}[folder]  # fmt: skip
     for source in (ROOT / "csrc" / folder).glob("*"):

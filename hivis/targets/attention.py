@@ -23,7 +23,7 @@ NAME = "hivis"
 
 @dataclass(frozen=True)
 class TreeRows:
-    """The part of a tree that attention needs: ``kv_len`` ``[B]`` and ``ancestors`` ``[B, N, W]``."""
+    """What attention needs of a tree: ``kv_len`` ``[B]`` and ``ancestors`` ``[B, N, W]``."""
 
     kv_len: Tensor
     ancestors: Tensor

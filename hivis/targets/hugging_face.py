@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from hivis.cache import KVCache
-from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verify
 from hivis.targets import attention
 from hivis.targets.base import Inputs, Prefilled
@@ -92,16 +91,10 @@ class HuggingFaceTarget:
         self._embed: nn.Module = model.get_input_embeddings()
         self._head: nn.Module = model.get_output_embeddings()
         self.eos_token_ids = _eos_token_ids(model)
+        self.embedding: Tensor = self._embed.get_parameter("weight")
+        self.head: Tensor = self._head.get_parameter("weight")
         self.cache: KVCache
         self._slab: SlabCache
-
-    @property
-    def embedding(self) -> Tensor:
-        return self._embed.weight
-
-    @property
-    def head(self) -> Tensor:
-        return self._head.weight
 
     @property
     def device(self) -> torch.device:
@@ -159,9 +152,3 @@ def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     if eos is None:
         return ()
     return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
-
-
-def check_same_length(name: str, wanted: int, got: int) -> None:
-    """One message for everything that must match one to one, such as slots and pictures."""
-    if wanted != got:
-        raise HivisError(f"{name}: wanted {wanted}, got {got}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hivis.targets.base import Inputs
@@ -12,13 +14,13 @@ from hivis.targets.base import Inputs
 class Llava:
     """Vision tower, projector, and a text model whose placeholder rows the picture replaces."""
 
-    model_types = ("llava",)
+    model_types: tuple[str, ...] = ("llava",)
 
     def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
         return model.model.language_model
 
     def embed(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
-        embeddings = model.get_input_embeddings()(inputs.tokens)
+        embeddings = cast(nn.Embedding, model.get_input_embeddings())(inputs.tokens)
         pixels = inputs.features.get("pixel_values")
         if pixels is None:
             return embeddings

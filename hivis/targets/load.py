@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -46,12 +46,14 @@ def load_model(
         raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
     try:
         family_of(AutoConfig.from_pretrained(path).model_type)
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        model: torch.nn.Module = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, use_safetensors=True
+        )
     except HivisError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
         raise HivisError(f"model {path}: cannot be loaded: {_first_line(error)}") from error
-    return model.to(device).eval()
+    return cast(PreTrainedModel, model.to(device).eval())
 
 
 def _check_weights(folder: Path) -> None:

@@ -1,0 +1,22 @@
+from typing import Any
+
+from torch import Tensor
+
+def tree_attention(
+    q: Tensor, k: Tensor, v: Tensor, kv_len: Tensor, ancestors: Tensor, scale: float
+) -> Tensor: ...
+def kv_compact_(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> None: ...
+def tree_accept(
+    logits: Tensor,
+    tokens: Tensor,
+    parents: Tensor,
+    seed: Tensor,
+    position: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    max_depth: int,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def shared_noise(seed: Tensor, position: Tensor, count: int, vocab: int) -> Tensor: ...
+def build_info() -> dict[str, Any]: ...
