@@ -1,0 +1,48 @@
+// Attention of tree nodes over a cached prefix and over their own ancestors.
+#pragma once
+
+#include <cstdint>
+
+namespace hivis::cpu {
+
+enum class Element { kFloat, kBf16, kFp16 };
+
+struct TreeAttentionParams {
+  // sizes
+  int64_t batch;     // B
+  int64_t nodes;     // N, at most 256
+  int64_t heads;     // H, a multiple of kv_heads
+  int64_t kv_heads;  // Hkv
+  int64_t head_dim;  // D, a multiple of 8, at most 256
+  int64_t longest;   // the largest kv_len + N
+  int64_t spans;     // spans_of(longest)
+  Element element;   // of q, k, v and out
+  float scale;       // on the scores, before the softmax
+
+  // inputs
+  const void* q;             // [B, N, H, D]
+  const void* k;             // [B, Hkv, S, D]; rows from kv_len + N on are never read
+  const void* v;             // [B, Hkv, S, D]; likewise
+  const int32_t* kv_len;     // [B], kv_len + N <= S
+  const int64_t* ancestors;  // [B, N, W]; bits at N and above are ignored
+
+  // outputs
+  void* out;        // [B, N, H, D], contiguous
+  float* partials;  // workspace of partials_size() floats; null when spans is 1
+
+  // strides in elements; D has stride 1
+  int64_t q_batch, q_node, q_head;
+  int64_t k_batch, k_head, k_row;
+  int64_t v_batch, v_head, v_row;
+};
+
+// How many splits a sequence of `keys` = kv_len + N keys gets. It depends on nothing else, so a
+// sequence's result depends neither on its neighbours in the batch nor on the number of threads.
+int64_t spans_of(int64_t keys);
+
+// Floats of workspace: the unfinished results of every split.
+int64_t partials_size(const TreeAttentionParams& params);
+
+void tree_attention(const TreeAttentionParams& params);
+
+}  // namespace hivis::cpu

@@ -1,0 +1,108 @@
+"""The oracles: what each op means, in plain torch, slow and obvious.
+
+Imports nothing of hivis and shares no code with the ops, so that agreement means something. Shapes
+are in glossary letters, as in `hivis.ops`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# --- tree_accept (the oracle of shared_noise is hivis.noise.gumbel)
+
+
+def candidates(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float
+) -> Tensor:
+    """Which tokens of a row may be drawn: temperature, top-k, top-p and min-p, in this order.
+
+    Sorts the row and sums probabilities in f64. Tokens that tie are kept or dropped together.
+
+    Args:
+        logits: [V] f32, bf16 or f16, without NaN or +inf.
+        temperature: above 0. The rest as in `tree_accept`.
+
+    Returns:
+        [V] bool.
+    """
+    x = (logits.float() / temperature).double()
+    keep = x > -torch.inf
+    if top_k > 0:
+        keep &= x >= x.sort(descending=True).values[min(top_k, x.numel()) - 1]
+    if top_p < 1 and keep.any():
+        values = x[keep].sort(descending=True).values
+        mass = values.softmax(0)
+        first_equal = torch.searchsorted(-values, -values)
+        above = (mass.cumsum(0) - mass)[first_equal]
+        keep &= x >= values[above < top_p].min()
+    if min_p > 0:
+        mass = x.masked_fill(~keep, -torch.inf).softmax(0)
+        keep &= mass >= min_p * mass.max()
+    return keep
+
+
+def draw(
+    logits: Tensor, noise: Tensor, temperature: float, top_k: int, top_p: float, min_p: float
+) -> int:
+    """The token drawn from one row: the perturbed argmax over the candidates, or -1.
+
+    Args:
+        logits: [V] f32, bf16 or f16.
+        noise: [V] f32, the shared noise at the drawn token's position; unused at temperature 0.
+    """
+    score = logits.float()
+    if temperature > 0:
+        score = score / temperature
+    if score.isnan().any() or score.max() == torch.inf or score.max() == -torch.inf:
+        return -1
+    if temperature > 0:
+        keep = candidates(logits, temperature, top_k, top_p, min_p)
+        score = torch.where(keep, score + noise, -torch.inf)
+    return int((score == score.max()).nonzero()[0])
+
+
+def tree_accept(
+    logits: Tensor,
+    tokens: Tensor,
+    parents: Tensor,
+    noise: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    max_depth: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The op `hivis.ops.tree_accept`, with the noise given instead of seed and position.
+
+    Args:
+        noise: [B, max_depth + 1, V] f32, `hivis.noise.gumbel(seed, position, max_depth + 1, V)`.
+    """
+    batch, nodes = tokens.shape
+    path = torch.zeros(batch, max_depth + 1, dtype=torch.int32)
+    path_len = torch.zeros(batch, dtype=torch.int32)
+    next_token = torch.zeros(batch, dtype=torch.int64)
+    for b in range(batch):
+        walk = [0]
+        while True:
+            node, depth = walk[-1], len(walk) - 1
+            token = draw(
+                logits[b, node],
+                noise[b, depth],
+                float(temperature[b]),
+                int(top_k[b]),
+                float(top_p[b]),
+                float(min_p[b]),
+            )
+            children = [
+                n
+                for n in range(nodes)
+                if parents[b, n] == node and tokens[b, n] == token and token >= 0
+            ]
+            if not children or depth == max_depth:
+                break
+            walk.append(children[0])
+        path[b] = torch.tensor(walk + [walk[-1]] * (max_depth + 1 - len(walk)))
+        path_len[b] = len(walk)
+        next_token[b] = token
+    return path, path_len, next_token
