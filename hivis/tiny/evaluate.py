@@ -1,0 +1,134 @@
+"""How well a target reads pictures it never saw: python -m hivis.tiny.evaluate --target DIR
+
+Every held-out prompt is answered twice, greedily: with its own picture and with that of another
+scene. A model that looks must do well on the first and near chance on the second.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+
+from hivis.tiny.data import IGNORE, Conversations, normalise
+from hivis.tiny.paths import TARGET
+from hivis.tiny.prompts import HeldOut, heldout
+from hivis.tiny.tokenizer import prompt_text
+
+Scores = dict[str, list[float]]
+
+
+def contains(text: str, fact: str) -> bool:
+    """Whether the fact stands in the text as whole words."""
+    return re.search(rf"\b{re.escape(fact)}\b", text) is not None
+
+
+def score(prompt: HeldOut, answer: str, scores: Scores) -> None:
+    """Add the answer's marks to `scores`, by topic.
+
+    A description's facts come in threes (noun, colour, place), perhaps with a sign's word last. The
+    noun must occur; colour and place must occur in a sentence that names the noun.
+    """
+    if prompt.kind == "short":
+        scores[prompt.topic].append(float(all(contains(answer, f) for f in prompt.facts)))
+        return
+    sentences = re.split(r"(?<=\.) ", answer)
+    for i in range(0, len(prompt.facts) - 2, 3):
+        noun, colour, place = prompt.facts[i : i + 3]
+        about = [s for s in sentences if contains(s, noun)]
+        scores["long: thing"].append(float(bool(about)))
+        scores["long: colour"].append(float(any(contains(s, colour) for s in about)))
+        scores["long: place"].append(float(any(contains(s, place) for s in about)))
+    if len(prompt.facts) % 3:
+        scores["long: word"].append(float(contains(answer, prompt.facts[-1])))
+
+
+@torch.inference_mode()
+def answers(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    prompts: list[tuple[Path, str]],
+    max_new_tokens: int,
+    batch: int = 25,
+) -> list[str]:
+    """Greedy answers to (picture file, question) pairs."""
+    out: list[str] = []
+    for i in range(0, len(prompts), batch):
+        part = prompts[i : i + batch]
+        inputs = processor(
+            images=[Image.open(path).convert("RGB") for path, _ in part],
+            text=[prompt_text(question, with_image=True) for _, question in part],
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device, model.dtype)
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        out += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :],
+                                      skip_special_tokens=True)  # fmt: skip
+    return [answer.strip() for answer in out]
+
+
+@torch.inference_mode()
+def perplexity(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, count: int = 6
+) -> float:
+    """Per answer token, over `count` batches of 16 conversations about held-out scenes."""
+    total, tokens = 0.0, 0
+    stream = iter(Conversations(16, processor.tokenizer, seed=-2))
+    for _ in range(count):
+        batch = next(stream)
+        pictures = normalise(batch.pictures).to(model.device, model.dtype)
+        hidden = model.model(input_ids=batch.ids.to(model.device), pixel_values=pictures)
+        labels = batch.labels[:, 1:].to(model.device)
+        kept = labels != IGNORE
+        logits = model.lm_head(hidden.last_hidden_state[:, :-1][kept]).float()
+        total += F.cross_entropy(logits, labels[kept], reduction="sum").item()
+        tokens += int(kept.sum())
+    return math.exp(total / tokens)
+
+
+def evaluate(target: Path, limit: int | None = None) -> dict[str, Any]:
+    """Accuracy by topic with the right and with a swapped picture, and the perplexity."""
+    model = LlavaForConditionalGeneration.from_pretrained(target).eval()
+    processor = AutoProcessor.from_pretrained(target)
+    prompts = heldout()[:limit]
+    pictures = sorted({p.image for p in prompts})
+    other = {a: b for a, b in zip(pictures, pictures[1:] + pictures[:1], strict=True)}
+    result: dict[str, Any] = {"prompts": len(prompts), "dtype": str(model.dtype)}
+    for name in ("right", "swapped"):
+        scores: Scores = defaultdict(list)
+        words: list[int] = []
+        for kind, room in (("short", 48), ("long", 256)):
+            asked = [p for p in prompts if p.kind == kind]
+            pairs = [(p.image if name == "right" else other[p.image], p.prompt) for p in asked]
+            for prompt, answer in zip(asked, answers(model, processor, pairs, room), strict=True):
+                score(prompt, answer, scores)
+                if kind == "long":
+                    words.append(len(answer.split()))
+        result[name] = {k: round(sum(v) / len(v), 4) for k, v in sorted(scores.items())}
+        result[f"{name}_words_long"] = round(sum(words) / max(1, len(words)), 1)
+    result["perplexity"] = round(perplexity(model, processor), 4)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", type=Path, default=TARGET)
+    parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument("--limit", type=int, help="the first so many prompts only")
+    args = parser.parse_args()
+    result = evaluate(args.target, args.limit)
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

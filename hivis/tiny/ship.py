@@ -1,0 +1,65 @@
+"""Put a finished training run into the package: python -m hivis.tiny.ship --run DIR
+
+Takes RUN/target, RUN/hivis, RUN/eagle and RUN/evaluation.json; weights go in as bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hivis.errors import HivisError
+from hivis.tiny.paths import EAGLE, HIVIS, TARGET, WEIGHTS
+
+TARGET_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "processor_config.json", "chat_template.jinja",
+)  # fmt: skip
+WEIGHTS_FILE = "model.safetensors"
+
+
+def copy_files(source: Path, destination: Path, names: tuple[str, ...]) -> None:
+    """Copy what ships, and the weights as bfloat16; HivisError names the first missing file."""
+    for name in (*names, WEIGHTS_FILE):
+        if not (source / name).is_file():
+            raise HivisError(f"{source}: wanted {name}, got none")
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, destination / name)
+    tensors = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(source / WEIGHTS_FILE).items()
+    }
+    save_file(tensors, destination / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def collect_figures(run: Path) -> dict[str, object]:
+    """What was measured on the way: the target's evaluation, the drafters' held-out numbers."""
+    figures: dict[str, object] = {"target": json.loads((run / "evaluation.json").read_text())}
+    last = (run / "target" / "history.jsonl").read_text().splitlines()[-1]
+    figures["target_training"] = json.loads(last)
+    for name in ("hivis", "eagle"):
+        figures[name] = json.loads((run / name / "metrics.json").read_text())
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True)
+    run = parser.parse_args().run
+    figures = collect_figures(run)
+    copy_files(run / "target", TARGET, TARGET_FILES)
+    copy_files(run / "hivis", HIVIS, ("config.json",))
+    copy_files(run / "eagle", EAGLE, ("config.json",))
+    (WEIGHTS / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    size = sum(path.stat().st_size for path in WEIGHTS.rglob("*.safetensors"))
+    print(f"{size / 1e6:.1f} MB of weights in {WEIGHTS}")
+
+
+if __name__ == "__main__":
+    main()
