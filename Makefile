@@ -9,9 +9,10 @@ PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 BUILD := build/cmake-$(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)')
-# Minutes of training; on a GPU far more steps fit into the same time.
-TARGET_MINUTES ?= 55
-DRAFTER_MINUTES ?= 18
+# Training: minutes by the clock; on a GPU far more steps fit into them.
+TARGET_MINUTES ?= 45
+DRAFTER_MINUTES ?= 8
+RUN ?= runs/tiny
 
 .PHONY: latency test venv lint cuda kernels tiny clean
 
@@ -46,7 +47,14 @@ kernels: venv
 	$(BIN)/python bench/kernels.py $(ARGS)
 
 tiny: venv
-	$(BIN)/python -m hivis.tiny.train --target-minutes $(TARGET_MINUTES) --drafter-minutes $(DRAFTER_MINUTES) $(ARGS)
+	$(BIN)/python -m hivis.tiny.train_target --minutes $(TARGET_MINUTES) --out $(RUN)/target
+	$(BIN)/python -m hivis.tiny.evaluate --target $(RUN)/target --out $(RUN)/evaluation.json
+	$(BIN)/python -m hivis.tiny.capture --target $(RUN)/target --out $(RUN)/answers
+	$(BIN)/python -m hivis.training.train_drafter --target $(RUN)/target \
+	  --data $(RUN)/answers/text --rows text --minutes $(DRAFTER_MINUTES) --out $(RUN)/hivis
+	$(BIN)/python -m hivis.training.train_drafter --target $(RUN)/target \
+	  --data $(RUN)/answers/all --rows all --minutes $(DRAFTER_MINUTES) --out $(RUN)/eagle
+	$(BIN)/python -m hivis.tiny.ship --run $(RUN)
 
 clean:
 	rm -rf build $(VENV) hivis/_C*.so hivis.egg-info

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hivis.drafters.load import load_drafter
-from hivis.tiny.prompts import heldout
 from machine import commit, device_name, versions
 from margins import top_two_margin
 from methods import (
@@ -36,12 +34,14 @@ from report import Series, check_writable, make_rows, print_table, write_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
 from hivis.targets.load import PromptProcessor, load_model, load_target
 from hivis.tiny import paths
+from hivis.tiny.prompts import heldout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -150,7 +150,7 @@ def load_methods(options: argparse.Namespace) -> tuple[list[Method], PromptProce
     ):
         folder = given or (default if embedded else None)
         if folder is not None:
-            drafter = load_drafter(folder, dtype, options.device)
+            drafter = load_drafter(folder)
             drafter.bind(target.embedding, target.head)
             methods.append(hivis_method(name, target, drafter, policy))
     return methods, processor, target

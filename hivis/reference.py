@@ -9,6 +9,77 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# --- tree_attention and kv_compact_
+
+
+def visible(kv_len: int, rows: int, ancestors: Tensor) -> Tensor:
+    """Which cache rows each node of one sequence sees.
+
+    Args:
+        kv_len: rows of the prefix. Every node that is not padding sees all of them.
+        rows: S.
+        ancestors: [N, W] i64. Bits at N and above are ignored.
+
+    Returns:
+        [N, S] bool. A node without any bit is padding and sees nothing.
+    """
+    nodes = ancestors.shape[0]
+    index = torch.arange(nodes, device=ancestors.device)
+    bits = (ancestors[:, index // 64] >> (index % 64)) & 1
+    seen = torch.zeros(nodes, rows, dtype=torch.bool, device=ancestors.device)
+    seen[:, :kv_len] = True
+    seen[:, kv_len : kv_len + nodes] = bits.bool()
+    return seen & bits.bool().any(1, keepdim=True)
+
+
+def tree_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv_len: Tensor,
+    ancestors: Tensor,
+    scale: float,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Softmax attention of every node over the rows it sees, one node at a time, in `dtype`.
+
+    With the dtype of q it is what plain torch makes of the same numbers, the measure of how much
+    error is to be expected.
+
+    Args:
+        q: [B, N, H, D]; k, v: [B, Hkv, S, D]; kv_len: [B]; ancestors: [B, N, W].
+
+    Returns:
+        [B, N, H, D] in `dtype`.
+    """
+    batch, nodes, heads, _ = q.shape
+    group = heads // k.shape[1]
+    out = torch.zeros(q.shape, dtype=dtype, device=q.device)
+    for b in range(batch):
+        seen = visible(int(kv_len[b]), k.shape[2], ancestors[b])
+        for n in range(nodes):
+            if not seen[n].any():
+                continue
+            keys = k[b][:, seen[n]].to(dtype).repeat_interleave(group, 0)  # [H, rows, D]
+            values = v[b][:, seen[n]].to(dtype).repeat_interleave(group, 0)
+            scores = (keys @ q[b, n].to(dtype).unsqueeze(2)).squeeze(2) * scale  # [H, rows]
+            out[b, n] = (scores.softmax(1).unsqueeze(1) @ values).squeeze(1)
+    return out
+
+
+def kv_compact_(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> None:
+    """Gather the accepted rows, then put them where they belong; advance kv_len. In place.
+
+    Args:
+        kv: [L, 2, B, Hkv, S, D]; kv_len: [B]; path: [B, M]; path_len: [B].
+    """
+    for b in range(kv.shape[2]):
+        first, count = int(kv_len[b]), int(path_len[b])
+        accepted = kv[:, :, b, :, first + path[b, :count].long()].clone()
+        kv[:, :, b, :, first : first + count] = accepted
+    kv_len += path_len
+
+
 # --- tree_accept (the oracle of shared_noise is hivis.noise.gumbel)
 
 

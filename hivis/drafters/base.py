@@ -17,8 +17,8 @@ PromptRows = Literal["text", "all"]
 class Drafter(Protocol):
     """Proposes a tree of tokens in every cycle. Its guesses change the speed, never the output.
 
-    After ``bind``, the loop calls ``prefill`` once per prompt, then ``grow`` and ``commit`` in turn.
-    Neither of these two reads device values on the host.
+    After ``bind``, the loop calls ``prefill`` once per prompt, then ``grow`` and ``commit`` in
+    turn. Neither of these two reads device values on the host.
     """
 
     #: Which prompt rows the drafter reads: a HiViS drafter never sees a visual token ("text").
@@ -33,8 +33,13 @@ class Drafter(Protocol):
         ...
 
     def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
-        """Read the prompt. ``token`` ``[B]`` is the first emitted token, and ``max_rows`` bounds the
-        rows that this text will ever need (prompt rows, emitted tokens and one tree)."""
+        """Read the prompt.
+
+        Args:
+            prompt: the rows it asked for.
+            token: ``[B]`` int64, the first emitted token.
+            max_rows: bounds the cache rows of this text: prompt, emitted tokens and one tree.
+        """
         ...
 
     def grow(

@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from hivis.targets.base import Inputs
 
@@ -24,7 +24,8 @@ class Llava:
         pixels = inputs.features.get("pixel_values")
         if pixels is None:
             return embeddings
-        projected = model.get_image_features(pixel_values=pixels).pooler_output
+        llava = cast(LlavaForConditionalGeneration, model)
+        projected = llava.get_image_features(pixel_values=pixels).pooler_output
         picture = torch.cat(list(projected), dim=0).to(embeddings)
         slots = (inputs.tokens == model.config.image_token_id).unsqueeze(-1)
         return embeddings.masked_scatter(slots, picture)

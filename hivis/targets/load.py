@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,11 @@ def open_picture(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     try:
-        with Image.open(picture) as image:
+        with warnings.catch_warnings():
+            # Pillow warns where our own limit, which is lower, is about to refuse.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(picture)
+        with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise HivisError(

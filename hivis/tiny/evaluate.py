@@ -52,7 +52,7 @@ def score(prompt: HeldOut, answer: str, scores: Scores) -> None:
 
 @torch.inference_mode()
 def answers(
-    model: LlavaForConditionalGeneration,
+    model: Any,
     processor: LlavaProcessor,
     prompts: list[tuple[Path, str]],
     max_new_tokens: int,

@@ -4,6 +4,7 @@ import copy
 import math
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def target_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=cast(int, tokenizer.convert_tokens_to_ids(IMAGE)),
         image_seq_length=(CANVAS // PATCH) ** 2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -74,7 +75,7 @@ def _positions(width: int) -> Tensor:
     return torch.cat([torch.zeros(1, width), plane])
 
 
-def _start_local(tower: nn.Module) -> None:
+def _start_local(tower: Any) -> None:
     """Let patches begin by looking at their neighbours: it takes a fresh tower long to find out.
 
     Positions start as waves as strong as the pixels, and in the first half of the layers keys start
@@ -130,7 +131,8 @@ def save_target(model: LlavaForConditionalGeneration, processor: LlavaProcessor,
     """
     part = out / "part"
     part.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(device="cpu", dtype=torch.bfloat16).save_pretrained(part)
+    frozen: Any = copy.deepcopy(model)
+    frozen.to(device="cpu", dtype=torch.bfloat16).save_pretrained(part)
     processor.save_pretrained(part)
     for file in sorted(part.iterdir()):
         os.replace(file, out / file.name)

@@ -103,7 +103,8 @@ def describe(scene: Scene, rng: random.Random) -> str:
             "are in front of it.",
         )
     )
-    parts = sorted([*scene.items, *([scene.sign] if scene.sign else [])], key=lambda p: p.place)
+    parts: list[Item | Sign] = [*scene.items, *([scene.sign] if scene.sign else [])]
+    parts.sort(key=lambda part: part.place)
     placed = [_signed(p, rng) if isinstance(p, Sign) else _placed(p, rng) for p in parts]
     empty = NUMBERS[9 - len(parts)]
     closing = rng.choice(

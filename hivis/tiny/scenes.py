@@ -218,6 +218,7 @@ def draw_scene(scene: Scene) -> Image.Image:
             continue
         backing = _backing(part.colour, part.shape)
         canvas.paste(backing, (x, y), backing)
+        centres: tuple[tuple[int, int], ...]
         if part.count == 1:
             size, centres = SINGLE[part.size], ((TILE // 2, TILE // 2),)
         else:

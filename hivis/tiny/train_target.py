@@ -14,12 +14,13 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaProcessor
 
 from hivis.tiny.data import IGNORE, Batch, Conversations, ScenePatches, batches, normalise
 from hivis.tiny.model import make_target, save_target, use_layers
@@ -64,7 +65,8 @@ class Trainer:
         tokenizer = train_tokenizer()
         self.processor: LlavaProcessor = make_processor(tokenizer)
         self.tokenizer = tokenizer
-        self.model: LlavaForConditionalGeneration = make_target(tokenizer).to(device)
+        target: Any = make_target(tokenizer)  # transformers' own types do not know its parts
+        self.model = target.to(device)
         self.layers = self.model.model.language_model.layers
         # On a CPU the fused attention's backward pass is slow at the tower's sizes.
         self.model.model.vision_tower.config._attn_implementation = "eager"
@@ -126,7 +128,7 @@ class Trainer:
             logits = self.model.lm_head(hidden.last_hidden_state[:, :-1][answers])
             return F.cross_entropy(logits.float(), labels[answers])
 
-    def _loss(self, stage: str, batch: Batch | tuple[Tensor, Tensor]) -> Tensor:
+    def _loss(self, stage: str, batch: Any) -> Tensor:
         if isinstance(batch, Batch):
             return self.language_loss(batch)
         return self.vision_loss(*batch)[0]
@@ -135,10 +137,10 @@ class Trainer:
     def check(self, stage: str) -> dict[str, float]:
         """Figures on a fixed batch that is not trained on."""
         if stage == "vision":
-            loss, right = self.vision_loss(*self.held_out["vision"])
+            loss, right = self.vision_loss(*cast(tuple[Tensor, Tensor], self.held_out["vision"]))
             names = ("thing", "colour", "word", "look", "background")
             return {"check_loss": loss.item()} | dict(zip(names, right.tolist(), strict=True))
-        return {"check_loss": self.language_loss(self.held_out["language"]).item()}
+        return {"check_loss": self.language_loss(cast(Batch, self.held_out["language"])).item()}
 
     def run(self) -> None:
         """Train until the minutes are over; checkpoints on the way and at the end."""

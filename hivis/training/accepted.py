@@ -1,0 +1,87 @@
+"""Accepted length on captured greedy answers, without the target.
+
+At temperature 0 the target's answer is what it is, whatever was drafted. So a captured answer and
+its hidden states replay the cycles exactly: the drafter grows its tree, and the path that spells
+the answer is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.handoff import Prompt, Verdict
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams, SamplingState
+from hivis.training.data import Sample
+from hivis.tree import DraftTree
+
+
+def accepted_lengths(drafter: HiViSDrafter, sample: Sample, policy: TreePolicy) -> list[int]:
+    """Drafted tokens accepted in each cycle of one captured answer. ``drafter`` is bound."""
+    embedding = drafter.embedding
+    prompt = sample.prompt_rows
+    tokens = sample.tokens.tolist()
+    if prompt >= len(tokens):
+        return []
+    if sample.embeddings is None:
+        embeddings = F.embedding(sample.tokens[:prompt].to(embedding.device), embedding)
+    else:
+        embeddings = sample.embeddings[:prompt].to(embedding)
+    hidden = sample.hidden.to(embedding)
+    token = sample.tokens[prompt : prompt + 1].to(embedding.device)
+    drafter.prefill(
+        Prompt(embeddings[None], hidden[None, :prompt], prompt), token,
+        len(sample) + policy.drafter_rows,
+    )  # fmt: skip
+    sampling = SamplingState.of(SamplingParams(), 1, embedding.device)
+    lengths, at = [], prompt  # at: the root's place in the text
+    while at + 1 < len(tokens):
+        tree = drafter.grow(token, torch.zeros_like(token), sampling, policy)
+        path = _spelled(tree, tokens[at + 1 :])
+        lengths.append(len(path) - 1)
+        after = at + len(path)
+        if after >= len(tokens):
+            break
+        token = sample.tokens[after : after + 1].to(embedding.device)
+        verdict = _verdict(tree, path, token)
+        nodes = hidden.new_zeros(1, tree.nodes, hidden.shape[1])
+        nodes[0, path] = hidden[at:after]
+        drafter.commit(nodes, tree, verdict)
+        at = after
+    return lengths
+
+
+def _spelled(tree: DraftTree, text: list[int]) -> list[int]:
+    """Nodes of the longest path from the root that spells the start of ``text``."""
+    tokens, parents = tree.tokens[0].tolist(), tree.parents[0].tolist()
+    path = [0]
+    for wanted in text:
+        child = next(
+            (n for n, above in enumerate(parents) if above == path[-1] and tokens[n] == wanted),
+            None,
+        )
+        if child is None:
+            break
+        path.append(child)
+    return path
+
+
+def _verdict(tree: DraftTree, path: list[int], token: Tensor) -> Verdict:
+    padded = path + [path[-1]] * (tree.max_depth + 1 - len(path))
+    as_tensor = torch.tensor([padded], dtype=torch.int32, device=token.device)
+    length = torch.tensor([len(path)], dtype=torch.int32, device=token.device)
+    return Verdict.of(tree, as_tensor, length, token)
+
+
+@torch.inference_mode()
+def mean_accepted_length(
+    drafter: HiViSDrafter, samples: Sequence[Sample], policy: TreePolicy
+) -> float:
+    """Mean over all cycles of all greedy samples; the token drawn at the end does not count."""
+    lengths = [n for s in samples if s.greedy for n in accepted_lengths(drafter, s, policy)]
+    return sum(lengths) / max(1, len(lengths))

@@ -1,0 +1,174 @@
+"""Tree growth against a brute-force oracle, with a drafter that is a pure function of the path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from hivis import ops
+from hivis.drafters.growth import Grower, NodeScores
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams, SamplingState
+from hivis.tree import DraftTree, ancestor_words
+
+VOCAB = 37
+
+GREEDY = NodeScores(None, None)
+
+
+def path_logits(path: tuple[int, ...], kind: str) -> Tensor:
+    """``[V]`` logits that depend on the whole path of tokens from the root."""
+    code = 7
+    for token in path:
+        code = (code * 131 + token + 1) % 1_000_003
+    make = torch.Generator().manual_seed(code)
+    logits = torch.randn(VOCAB, generator=make) * 2
+    if kind == "certain":  # one token with probability 1: the path score does not drop at all
+        logits[code % VOCAB] += 200
+    if kind == "flat":  # every candidate ties
+        logits = torch.zeros(VOCAB)
+    if kind == "broken" and code % 3 == 0:
+        logits[:] = float("nan")
+    return logits
+
+
+@dataclass
+class PathDrafter:
+    """Finds the path of a frontier node from its ancestor words over the drafter's own rows."""
+
+    token: Tensor
+    kind: str = "random"
+    drawn: list[Tensor] = field(default_factory=list)
+
+    def root(self) -> tuple[Tensor, Tensor]:
+        logits = torch.stack([path_logits((int(t),), self.kind) for t in self.token])
+        return logits, self.token.unsqueeze(1).float()
+
+    def step(self, level: int, tokens: Tensor, before: Tensor, words: Tensor):
+        batch, k = tokens.shape
+        self.drawn.append(tokens)
+        rows = torch.cat(self.drawn, 1)
+        assert rows.shape[1] == level * k
+        logits = torch.empty(batch, k, VOCAB)
+        output = tokens.unsqueeze(2).float()
+        for b in range(batch):
+            for n in range(k):
+                bits = [j for j in range(level * k) if words[b, n, j // 64] >> (j % 64) & 1]
+                path = (int(self.token[b]), *(int(rows[b, j]) for j in bits))
+                assert len(bits) == level and bits[-1] == (level - 1) * k + n
+                # The output handed back is that of the parent.
+                assert int(before[b, n, 0]) == path[-2]
+                logits[b, n] = path_logits(path, self.kind)
+        return logits, output
+
+
+def grow(policy: TreePolicy, token: Tensor, kind: str, scores: NodeScores = GREEDY) -> DraftTree:
+    drafter = PathDrafter(token, kind)
+    logits, output = drafter.root()
+    grower = Grower(policy, token.shape[0], "cpu")
+    return grower(token, logits, output, scores, drafter.step)
+
+
+def oracle(policy: TreePolicy, root: int, kind: str, score) -> dict[tuple[int, ...], float]:
+    """All candidates of one sequence: path -> score. ``score(logits, depth)`` ranks children."""
+    frontier = {(root,): 0.0}
+    pool: dict[tuple[int, ...], float] = {}
+    for depth in range(policy.depth):
+        level = {}
+        for path, total in frontier.items():
+            gains = score(path_logits(path, kind), depth)
+            for token in gains.topk(policy.top_k).indices.tolist():
+                level[(*path, token)] = total + float(gains[token])
+        pool |= level
+        frontier = dict(sorted(level.items(), key=lambda item: -item[1])[: policy.top_k])
+    return pool
+
+
+def paths(tree: DraftTree, b: int) -> list[tuple[int, ...]]:
+    out: list[tuple[int, ...]] = []
+    for token, parent in zip(tree.tokens[b].tolist(), tree.parents[b].tolist(), strict=True):
+        out.append((token,) if parent < 0 else (*out[parent], token))
+    return out
+
+
+def check_valid(tree: DraftTree, policy: TreePolicy) -> None:
+    batch, nodes = tree.tokens.shape
+    assert nodes == policy.nodes and tree.max_depth == policy.depth
+    assert tree.parents.dtype == torch.int32
+    assert torch.equal(tree.ancestors, ancestor_words(tree.parents))
+    for b in range(batch):
+        found = paths(tree, b)
+        assert len(set(found)) == nodes, "siblings are distinct"
+        assert [len(path) - 1 for path in found] == tree.depths[b].tolist()
+        assert tree.parents[b, 0] == -1
+        assert all(0 <= int(p) < n for n, p in enumerate(tree.parents[b]) if n)
+
+
+POLICIES = [
+    TreePolicy(nodes=16, depth=5, top_k=4),
+    TreePolicy(nodes=2, depth=1, top_k=1),
+    TreePolicy(nodes=4, depth=1, top_k=5),
+    TreePolicy(nodes=6, depth=5, top_k=1),
+    TreePolicy(nodes=7, depth=2, top_k=3),
+    TreePolicy(nodes=70, depth=6, top_k=5),
+    TreePolicy(nodes=60, depth=8, top_k=10),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_grows_the_best_nodes_of_the_pool(policy: TreePolicy) -> None:
+    token = torch.tensor([3, 20])
+    tree = grow(policy, token, "random")
+    check_valid(tree, policy)
+    for b in range(2):
+        pool = oracle(policy, int(token[b]), "random", lambda x, depth: torch.log_softmax(x, -1))
+        best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+        assert set(paths(tree, b)) == {(int(token[b]),), *best}
+
+
+@pytest.mark.parametrize("kind", ["certain", "flat", "broken"])
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_tree_is_valid_on_ties_and_nan(policy: TreePolicy, kind: str) -> None:
+    check_valid(grow(policy, torch.tensor([3, 20]), kind), policy)
+
+
+def test_scores_use_the_noise_of_the_depth() -> None:
+    policy = TreePolicy(nodes=12, depth=4, top_k=3, sharpness=1.5)
+    token, position = torch.tensor([3, 20]), torch.tensor([17, 4])
+    sampling = SamplingState.of(SamplingParams(temperature=0.7, seed=11), 2, "cpu")
+    tree = grow(policy, token, "random", NodeScores.of(sampling, position, policy, VOCAB))
+    check_valid(tree, policy)
+    for b in range(2):
+
+        def score(logits: Tensor, depth: int, b: int = b) -> Tensor:
+            at = position[b : b + 1] + depth
+            noise = ops.shared_noise(sampling.seed[b : b + 1], at, 1, VOCAB)[0, 0]
+            return torch.log_softmax(1.5 * (logits / 0.7 + noise), -1)
+
+        pool = oracle(policy, int(token[b]), "random", score)
+        best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+        assert set(paths(tree, b)) == {(int(token[b]),), *best}
+
+
+def test_a_greedy_sequence_among_sampled_ones_gets_no_noise() -> None:
+    policy = TreePolicy(nodes=12, depth=4, top_k=3)
+    token, position = torch.tensor([3, 20]), torch.tensor([17, 4])
+    state = SamplingState.of(SamplingParams(temperature=1.0, seed=11), 2, "cpu")
+    state.temperature[1] = 0
+    mixed = grow(policy, token, "random", NodeScores.of(state, position, policy, VOCAB))
+    plain = grow(policy, token, "random")
+    assert torch.equal(mixed.tokens[1], plain.tokens[1])
+    assert not torch.equal(mixed.tokens[0], plain.tokens[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scores_of_low_precision_logits_are_fp32(dtype: torch.dtype) -> None:
+    policy = TreePolicy(nodes=4, depth=2, top_k=2)
+    state = SamplingState.of(SamplingParams(temperature=0.8), 1, "cpu")
+    logits = torch.randn(1, 2, VOCAB).to(dtype)
+    for scores in (GREEDY, NodeScores.of(state, torch.tensor([5]), policy, VOCAB)):
+        assert scores(logits, 1).dtype == torch.float32
+        assert torch.allclose(scores(logits, 1).exp().sum(-1), torch.ones(1, 2), atol=1e-5)

@@ -1,0 +1,175 @@
+"""Loading models, prompts and pictures: what is bad is named in one line, and nothing is run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from models import random_llava
+from PIL import Image
+
+from hivis.decode import generate
+from hivis.errors import HivisError
+from hivis.sampling import SamplingParams
+from hivis.targets.load import MAX_PIXELS, load_model, load_target, open_picture
+from hivis.tiny import paths
+
+QUESTION = "What is in the picture?"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    random_llava().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_target(paths.TARGET)
+
+
+def one_line(error: pytest.ExceptionInfo[HivisError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+def copy_of(saved: Path, folder: Path) -> Path:
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_saved_model_loads(saved):
+    model = load_model(saved)
+    weights = random_llava().state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(HivisError) as error:
+        load_model(tmp_path / "nothing")
+    assert "nothing" in one_line(error)
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(HivisError) as error:
+        load_model(tmp_path)
+    assert "config.json" in one_line(error)
+
+
+def test_a_pickle_is_not_opened(saved, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "it ran",))
+
+    folder = copy_of(saved, tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(HivisError) as error:
+        load_model(folder)
+    assert "pytorch_model.bin, a pickle" in one_line(error)
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 20_000])
+def test_truncated_weights(saved, tmp_path, keep):
+    folder = copy_of(saved, tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(HivisError) as error:
+        load_model(folder)
+    assert str(folder) in one_line(error)
+
+
+def test_a_pickle_named_safetensors(saved, tmp_path):
+    folder = copy_of(saved, tmp_path)
+    (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(HivisError) as error:
+        load_model(folder)
+    one_line(error)
+
+
+def test_another_kind_of_model(saved, tmp_path):
+    folder = copy_of(saved, tmp_path)
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(HivisError) as error:
+        load_model(folder)
+    assert "wanted one of llava" in one_line(error)
+
+
+def test_pictures_that_are_none(tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    whole = tmp_path / "whole.png"
+    Image.effect_noise((64, 64), 50).save(whole)
+    half = tmp_path / "half.png"
+    half.write_bytes(whole.read_bytes()[:600])
+    for bad in (text, half, tmp_path / "missing.png", tmp_path):
+        with pytest.raises(HivisError) as error:
+            open_picture(bad)
+        assert str(bad) in one_line(error)
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path):
+    """A header that announces more pixels than there is memory for, and nothing behind it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", MAX_PIXELS, 2, 8, 2, 0, 0, 0)
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+    with pytest.raises(HivisError) as error:
+        open_picture(path)
+    assert "pixels" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pictures", "raw"),
+    [
+        ("USER: no slot ASSISTANT:", 1, True),
+        ("USER: <image><image> two slots ASSISTANT:", 1, True),
+        ("<image> a slot and no picture", 0, False),
+        ("<image> one slot for two pictures", 2, False),
+    ],
+)
+def test_slots_and_pictures_must_match(embedded, prompt, pictures, raw):
+    picture = Image.new("RGB", (160, 160))
+    with pytest.raises(HivisError) as error:
+        embedded[1](prompt, [picture] * pictures, raw=raw)
+    message = one_line(error)
+    assert f"({pictures})" in message and f"got {prompt.count('<image>')}" in message
+
+
+def test_empty_prompt(embedded):
+    with pytest.raises(HivisError, match="prompt"):
+        embedded[1]("  \n ")
+
+
+def test_slots_in_the_prompt_and_slots_added_are_the_same(embedded):
+    picture = Image.effect_mandelbrot((160, 160), (-2, -1, 1, 1), 20).convert("RGB")
+    added = embedded[1](QUESTION, [picture])
+    verbatim = embedded[1](f"USER: <image>\n{QUESTION} ASSISTANT:", [picture], raw=True)
+    assert torch.equal(added.tokens, verbatim.tokens)
+    assert torch.equal(added.features["pixel_values"], verbatim.features["pixel_values"])
+
+
+def test_the_embedded_model_answers_like_generate(embedded):
+    target, processor = embedded
+    picture = sorted(paths.EVAL.rglob("*.png"))[0]
+    inputs = processor(QUESTION, [picture])
+    ours = generate(target, inputs, SamplingParams(max_new_tokens=48))
+    theirs = load_model(paths.TARGET).generate(
+        input_ids=inputs.tokens, attention_mask=torch.ones_like(inputs.tokens), **inputs.features,
+        max_new_tokens=48, do_sample=False,
+    )  # fmt: skip
+    assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
+    assert processor.decode(ours.tokens).strip()
