@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import commit, device_name, versions
+from machine import commit, device_name, has_fast_bfloat16, versions
 from margins import top_two_margin
 from methods import (
     HUGGING_FACE,
@@ -63,7 +63,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     model.add_argument("--drafter", help="folder of a HiViS drafter (default: the embedded one)")
     model.add_argument("--eagle", help="folder of an EAGLE-2 style drafter that sees the picture")
     model.add_argument("--device", default="cpu")
-    model.add_argument("--dtype", default="float32", choices=DTYPES)
+    model.add_argument(
+        "--dtype", choices=DTYPES, help="default: bfloat16 where the device has it, else float32"
+    )
     model.add_argument("--threads", type=int, help="threads of the CPU (default: torch's)")
     tree = parser.add_argument_group("draft tree")
     tree.add_argument("--nodes", type=int, default=16, help="N, the root included")
@@ -140,13 +142,13 @@ def load_methods(options: argparse.Namespace) -> tuple[list[Method], PromptProce
         model = load_model(options.model, dtype, options.device)
         methods += [
             hugging_face_method(HUGGING_FACE, model),
-            hugging_face_method("Hugging Face prompt lookup", model, prompt_lookup_num_tokens=5),
+            hugging_face_method("HF prompt lookup", model, prompt_lookup_num_tokens=5),
         ]
     methods.append(hivis_method(PLAIN, target, None, None))
     embedded = options.model == str(paths.TARGET)
     for name, given, default in (
-        ("hivis, EAGLE-2 drafter (sees the picture)", options.eagle, paths.EAGLE),
-        ("hivis, HiViS drafter", options.drafter, paths.HIVIS),
+        ("hivis + EAGLE-2 (sees picture)", options.eagle, paths.EAGLE),
+        ("hivis + HiViS", options.drafter, paths.HIVIS),
     ):
         folder = given or (default if embedded else None)
         if folder is not None:
@@ -212,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     if options.device != "cpu" and not torch.cuda.is_available():
         raise HivisError(f"--device: wanted cpu (torch sees no GPU here), got {options.device}")
+    if options.dtype is None:
+        options.dtype = "bfloat16" if has_fast_bfloat16(options.device) else "float32"
     settings = [
         SamplingParams(
             temperature=temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed,

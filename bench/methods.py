@@ -17,7 +17,7 @@ from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs, Target
 
 PLAIN = "hivis, plain"
-HUGGING_FACE = "Hugging Face generate"
+HUGGING_FACE = "HF generate"
 
 
 @dataclass(frozen=True)

@@ -63,34 +63,54 @@ py::dict build_info() {
 }  // namespace hivis
 
 PYBIND11_MODULE(_C, m) {
+  using py::arg;
   using release_gil = py::call_guard<py::gil_scoped_release>;
-  m.doc() = "hivis ops for CPU and CUDA tensors; the same ops are torch.ops.hivis.*";
+  m.doc() =
+      "hivis ops for CPU and CUDA tensors; torch.ops.hivis.* are the same ops.\n\n"
+      "B batch, N tree nodes (at most 256), S cache rows, H heads, Hkv key/value heads, D head "
+      "dim,\n"
+      "L layers, V vocabulary, M = max_depth + 1, W = ceil(N / 64). hivis.ops has typed wrappers,\n"
+      "hivis.reference the plain-torch definition of each op.";
 
-  m.def("tree_attention", &hivis::tree_attention, py::arg("q"), py::arg("k"), py::arg("v"),
-        py::arg("kv_len"), py::arg("ancestors"), py::arg("scale"), release_gil(), "");
-  m.def("kv_compact_", &hivis::kv_compact_, py::arg("kv"), py::arg("kv_len"), py::arg("path"),
-        py::arg("path_len"), release_gil(), "");
-  m.def(
-      "tree_accept", &hivis::tree_accept, py::arg("logits"), py::arg("tokens"), py::arg("parents"),
-      py::arg("seed"), py::arg("position"), py::arg("temperature"), py::arg("top_k"),
-      py::arg("top_p"), py::arg("min_p"), py::arg("max_depth"), release_gil(),
-      "Walk a drafted tree along the target's own draws -> (path, path_len, next_token).\n\n"
-      "A node of depth d draws argmax_v(logits[v] / temperature + g(seed, position + d, v)) over\n"
-      "its candidates (temperature, top-k, top-p, min-p, in this order; ties stay together); the\n"
-      "lowest token id wins a tie, temperature 0 is the argmax of the logits. A child with that\n"
-      "token is accepted, otherwise the walk ends.\n\n"
-      "logits [B, N, V] f32, bf16 or f16, last dimension contiguous; tokens [B, N] i64 (-1:\n"
-      "padding); parents [B, N] i32 (-1 at node 0, parents first); seed, position [B] i64;\n"
-      "temperature, top_p, min_p [B] f32; top_k [B] i32; M = max_depth + 1.\n"
-      "Returns path [B, M] i32 (the last accepted node repeated to the end), path_len [B] i32\n"
-      "(the root included) and next_token [B] i64 (-1: NaN, +inf or nothing finite in the\n"
-      "logits).\n"
-      "Raises RuntimeError (name, wanted, got) for a wrong rank, shape, dtype, device or stride.");
-  m.def(
-      "shared_noise", &hivis::shared_noise, py::arg("seed"), py::arg("position"), py::arg("count"),
-      py::arg("vocab"), release_gil(),
-      "Gumbel noise g(seed, position + i, v) -> [B, count, vocab] f32.\n\n"
-      "seed, position [B] i64. A pure function of seed, absolute position and token id, the same\n"
-      "bits on every device (Philox4x32-10). Raises RuntimeError (name, wanted, got).");
-  m.def("build_info", &hivis::build_info, "");
+  m.def("tree_attention", &hivis::tree_attention, arg("q"), arg("k"), arg("v"), arg("kv_len"),
+        arg("ancestors"), arg("scale"), release_gil(),
+        R"(Attention of every tree node over the cached prefix and over its own ancestors.
+
+q: [B, N, H, D] f32, bf16 or f16. k, v: [B, Hkv, S, D], dtype of q, strided views allowed.
+kv_len: [B] i32, kv_len + N <= S. ancestors: [B, N, W] i64: bit j % 64 of word j // 64 of node n
+says that n sees row kv_len + j. Every node sees rows 0..kv_len-1; a node without a bit gets zeros.
+scale: factor on the scores. Returns [B, N, H, D], dtype of q.
+Source: tree attention of SpecInfer (section 4) and Medusa (section 3.1).
+Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device, stride or, on
+the CPU, length.)");
+  m.def("kv_compact_", &hivis::kv_compact_, arg("kv"), arg("kv_len"), arg("path"), arg("path_len"),
+        release_gil(),
+        R"(Move row kv_len + path[i] to row kv_len + i for i < path_len; then kv_len += path_len.
+
+kv: [L, 2, B, Hkv, S, D], any dtype, changed in place. kv_len: [B] i32, changed in place.
+path: [B, M] i32, strictly increasing. path_len: [B] i32, 0..M. Returns nothing.
+Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device, stride or, on
+the CPU, a path that does not increase or leaves the cache.)");
+  m.def("tree_accept", &hivis::tree_accept, arg("logits"), arg("tokens"), arg("parents"),
+        arg("seed"), arg("position"), arg("temperature"), arg("top_k"), arg("top_p"), arg("min_p"),
+        arg("max_depth"), release_gil(),
+        R"(Walk a drafted tree along the target's own draws, argmax(logits / temperature + noise).
+
+logits: [B, N, V] f32, bf16 or f16. tokens: [B, N] i64. parents: [B, N] i32, -1 at the root.
+seed, position: [B] i64. temperature: [B] f32, 0 is greedy. top_k: [B] i32, 0 is off.
+top_p: [B] f32, 1 is off. min_p: [B] f32, 0 is off. max_depth: deepest level, M = max_depth + 1.
+Returns path [B, M] i32, path_len [B] i32, next_token [B] i64 (-1: NaN, or nothing finite).
+Source: the Gumbel-max trick, with noise that depends on seed, position and token id only.
+Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device, stride or, on
+the CPU, value.)");
+  m.def("shared_noise", &hivis::shared_noise, arg("seed"), arg("position"), arg("count"),
+        arg("vocab"), release_gil(),
+        R"(Gumbel noise g(seed, position + i, v) of `count` successive positions.
+
+seed, position: [B] i64. Returns [B, count, vocab] f32, the same bits on every machine.
+Source: Philox4x32-10 (Salmon et al. 2011, section 4.3) keyed by seed, position and token id.
+Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device or count.)");
+  m.def("build_info", &hivis::build_info,
+        "How this module was built: version, torch, torch_cuda, cuda (linked in or not),\n"
+        "cuda_arch_list, nvcc, compiler, cpu_flags.");
 }

@@ -53,15 +53,15 @@ def test_rows(document):
     by_key = {(row["method"], row["temperature"]): row for row in document["rows"]}
     for temperature in (0.0, 1.0):
         plain = by_key["hivis, plain", temperature]
-        drafted = by_key["hivis, HiViS drafter", temperature]
+        drafted = by_key["hivis + HiViS", temperature]
         assert plain["speedup_vs_plain"] == 1.0
-        assert by_key["Hugging Face generate", temperature]["speedup_vs_hf"] == 1.0
+        assert by_key["HF generate", temperature]["speedup_vs_hf"] == 1.0
         assert drafted["identical"] is True
         assert drafted["tokens"] == plain["tokens"]
         assert drafted["tokens_per_cycle"] == pytest.approx(drafted["accepted_length"] + 1)
         assert 0 < drafted["drafter_prefill_share"] < 0.6
         assert plain["accepted_length"] == 0
-    assert by_key["Hugging Face generate", 0.0]["identical"] is True
+    assert by_key["HF generate", 0.0]["identical"] is True
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ namespace hivis::cpu {
 // Sums that fit the registers: there are 32 of them with AVX-512, else 16.
 constexpr int kBudget = kLanes == 16 ? 16 : 8;
 template <int kVecs>
-constexpr int kStep = kVecs == 1 ? kBudget : kVecs == 2 ? kBudget / 2 : kBudget / 4;
+constexpr int kStep = kVecs == 1   ? kBudget
+                      : kVecs == 2 ? kBudget / 2
+                                   : kBudget / 4;
 
 // Scores of keys [j, j + kX) of a tile into scratch.p; `most` is raised to their maximum.
 template <int kX, int kVecs, class U>
@@ -25,8 +27,8 @@ template <int kX, int kVecs, class U>
   // Long contexts do not fit the caches, and the strided reads of K hide their pattern from the
   // hardware. So ask for the values of these keys, and for the keys one tile ahead, a little at
   // every step: all at once would stall the loads that are needed now.
-  const Fetch fetch = {span.k + (first + j + kTile) * span.k_row,
-                       span.v + (first + j) * span.v_row, kX * static_cast<int64_t>(sizeof(U))};
+  const Fetch fetch = {span.k + (first + j + kTile) * span.k_row, span.v + (first + j) * span.v_row,
+                       kX * static_cast<int64_t>(sizeof(U))};
   contract<kX, kVecs, U>(k.at + j * k.stride, k.stride, sizeof(U),
                          reinterpret_cast<const U*>(scratch.q), kWidth, units, sums, fetch);
 #pragma GCC unroll 16
@@ -92,8 +94,7 @@ void attend_block(const Span& span, Scratch& scratch, const Partial& out) {
     const Operand k = k_tile<In>(span, first, count, scratch);
     Vec most[kVecs], alpha[kVecs];
     for (int v = 0; v < kVecs; ++v) most[v] = m[v];
-    score_tile<kStep<kVecs>, kVecs, U>(span, k, D / kPerUnit<In>, 0, count, first,
-                                       scratch, most);
+    score_tile<kStep<kVecs>, kVecs, U>(span, k, D / kPerUnit<In>, 0, count, first, scratch, most);
     for (int v = 0; v < kVecs; ++v) {
       const Vec next = finite_or_zero(most[v]);
       alpha[v] = exp2(m[v] - next);
@@ -112,7 +113,8 @@ void attend_block(const Span& span, Scratch& scratch, const Partial& out) {
 #pragma GCC unroll 4
         for (int v = 0; v < kVecs; ++v) {
           const float* s = scratch.p + j * kWidth + v * kLanes;
-          const Vec even = exp2(load<Vec>(s) - most[v]), odd = exp2(load<Vec>(s + kWidth) - most[v]);
+          const Vec even = exp2(load<Vec>(s) - most[v]),
+                    odd = exp2(load<Vec>(s + kWidth) - most[v]);
           l[v] += even + odd;
           store(scratch.p_pairs + j / 2 * kWidth + v * kLanes, pack_bf16(even, odd));
         }

@@ -1,7 +1,7 @@
 // Attention of few rows (plain decoding, very small trees) over one span of keys.
 //
-// With few rows, lanes that hold rows would be mostly idle, so here D lies across the lanes: a score
-// is a dot product along D, kLanes of them are summed together, and a result row takes up the
+// With few rows, lanes that hold rows would be mostly idle, so here D lies across the lanes: a
+// score is a dot product along D, kLanes of them are summed together, and a result row takes up the
 // registers while the keys pass by. Bound by reading K and V once.
 #pragma once
 
@@ -79,8 +79,8 @@ void attend_rows(const Span& span, Scratch& scratch, const Partial& out) {
       float* p = scratch.p;
       score_row<U>(k, reinterpret_cast<const U*>(scratch.q) + r * units, units, count, span.scale,
                    p);
-      for (int64_t bit = std::max(first - span.prefix, int64_t{0}); bit < first + count - span.prefix;
-           ++bit) {
+      for (int64_t bit = std::max(first - span.prefix, int64_t{0});
+           bit < first + count - span.prefix; ++bit) {
         const bool visible = scratch.bits[bit / 32 * kLanes + r] >> (bit % 32) & 1;
         if (!visible) p[bit + span.prefix - first] = -kInfinity;
       }

@@ -1,5 +1,5 @@
-// What both inner parts of tree_attention (many rows, few rows) stand on: the span of keys they work
-// on, one thread's memory, tiles of K and V in the form they contract, and the contraction.
+// What both inner parts of tree_attention (many rows, few rows) stand on: the span of keys they
+// work on, one thread's memory, tiles of K and V in the form they contract, and the contraction.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,8 @@ using VecOf = std::conditional_t<std::is_same_v<U, float>, Vec, VecU>;
 // One thread's working memory. Used densely for the D at hand, whatever the bounds here.
 struct alignas(64) Scratch {
   float q[kMaxHeadDim * kBlockRows];
-  float result[(kMaxHeadDim + 2) * kBlockRows];  // a Partial
+  float result[(kMaxHeadDim + 2) * kBlockRows];  // a Partial: of the first spans
+  float part[(kMaxHeadDim + 2) * kBlockRows];    // a Partial: of one more span
   float p[kTile * kBlockRows];
   uint32_t p_pairs[kTile / 2 * kBlockRows];
   float k[kTile * kMaxHeadDim];

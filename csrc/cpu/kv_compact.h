@@ -7,11 +7,11 @@ namespace hivis::cpu {
 
 struct KvCompactParams {
   // sizes
-  int64_t layers;      // L, times 2 for K and V: slabs = L * 2 * B * Hkv
-  int64_t batch;       // B
-  int64_t heads;       // Hkv
-  int64_t path_stride; // M, elements from one sequence's path to the next
-  int64_t row_bytes;   // D times the element size
+  int64_t layers;       // L, times 2 for K and V: slabs = L * 2 * B * Hkv
+  int64_t batch;        // B
+  int64_t heads;        // Hkv
+  int64_t path_stride;  // M, elements from one sequence's path to the next
+  int64_t row_bytes;    // D times the element size
 
   // in and out
   char* kv;         // [L, 2, B, Hkv, S, D], any dtype, rows contiguous; moved in place

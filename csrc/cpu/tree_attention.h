@@ -15,7 +15,6 @@ struct TreeAttentionParams {
   int64_t kv_heads;  // Hkv
   int64_t head_dim;  // D, a multiple of 8, at most 256
   int64_t longest;   // the largest kv_len + N
-  int64_t spans;     // spans_of(longest)
   Element element;   // of q, k, v and out
   float scale;       // on the scores, before the softmax
 
@@ -28,7 +27,7 @@ struct TreeAttentionParams {
 
   // outputs
   void* out;        // [B, N, H, D], contiguous
-  float* partials;  // workspace of partials_size() floats; null when spans is 1
+  float* partials;  // workspace of partials_size() floats, null if that is 0
 
   // strides in elements; D has stride 1
   int64_t q_batch, q_node, q_head;
@@ -36,11 +35,7 @@ struct TreeAttentionParams {
   int64_t v_batch, v_head, v_row;
 };
 
-// How many splits a sequence of `keys` = kv_len + N keys gets. It depends on nothing else, so a
-// sequence's result depends neither on its neighbours in the batch nor on the number of threads.
-int64_t spans_of(int64_t keys);
-
-// Floats of workspace: the unfinished results of every split.
+// Floats of workspace for these sizes: 0 unless few blocks of rows have to share many threads.
 int64_t partials_size(const TreeAttentionParams& params);
 
 void tree_attention(const TreeAttentionParams& params);

@@ -14,8 +14,7 @@ cpu::Element element_of(at::ScalarType type) {
 }
 
 at::Tensor tree_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const at::Tensor& kv_len, const at::Tensor& ancestors,
-                              double scale) {
+                              const at::Tensor& kv_len, const at::Tensor& ancestors, double scale) {
   const auto [B, N, H, Hkv, S, D] = check_tree_attention(q, k, v, kv_len, ancestors);
   TORCH_CHECK(D >= 8 && D <= 256 && D % 8 == 0,
               "q: wanted a multiple of 8 up to 256 in the last dimension, got ", D);
@@ -35,7 +34,6 @@ at::Tensor tree_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at
   params.kv_heads = Hkv;
   params.head_dim = D;
   params.longest = longest;
-  params.spans = cpu::spans_of(longest);
   params.element = element_of(q.scalar_type());
   params.scale = static_cast<float>(scale);
   params.q = q.const_data_ptr();
@@ -55,8 +53,8 @@ at::Tensor tree_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at
   params.v_row = v.stride(2);
 
   at::Tensor partials;
-  if (params.spans > 1) {
-    partials = at::empty({cpu::partials_size(params)}, q.options().dtype(at::kFloat));
+  if (const int64_t size = cpu::partials_size(params); size > 0) {
+    partials = at::empty({size}, q.options().dtype(at::kFloat));
     params.partials = partials.data_ptr<float>();
   }
   cpu::tree_attention(params);

@@ -7,6 +7,7 @@ visual row, for the HiViS drafter; ``OUT/all`` keeps them, for the EAGLE-2 style
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    model = load_model(options.target, torch.float32, options.device)
+    if any(options.out.rglob("shard-*.safetensors")):
+        sys.exit(f"error: --out: wanted a folder without shards, got {options.out}")
+    model = load_model(options.target, torch.bfloat16, options.device)
     processor = PromptProcessor.load(options.target, model)
     settings = CaptureSettings(rows="all", seed=options.seed)
     asked = prompts(processor, options.seed, options.count)
