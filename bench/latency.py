@@ -30,10 +30,11 @@ from methods import (
     hivis_method,
     hugging_face_method,
 )
-from report import Series, check_writable, make_rows, print_table, write_json
+from report import Series, check_plot, check_writable, make_rows, print_table, write_json
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hivis import ops
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
 from hivis.policy import TreePolicy
@@ -121,13 +122,13 @@ def _read_prompts(path: Path, processor: PromptProcessor) -> list[Case]:
             continue
         try:
             entry = json.loads(line)
-            prompt, images = entry["prompt"], entry.get("image") or []
+            prompt, images = str(entry["prompt"]), entry.get("image") or []
+            images = [images] if isinstance(images, str) else images
+            pictures = [path.parent / image for image in images]
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise HivisError(
                 f'{path}:{number}: wanted a JSON object with "prompt" and "image", got {line[:60]}'
             ) from None
-        images = [images] if isinstance(images, str) else images
-        pictures = [path.parent / image for image in images]
         cases.append(Case(f"{path.name}:{number}", processor(prompt, pictures)))
     return cases
 
@@ -208,12 +209,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     check_writable(options.json, "--json")
     check_writable(options.plot, "--plot")
+    check_plot(options.plot)
     if options.threads is not None:
         if options.threads < 1:
             raise HivisError(f"--threads: wanted at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
     if options.device != "cpu" and not torch.cuda.is_available():
         raise HivisError(f"--device: wanted cpu (torch sees no GPU here), got {options.device}")
+    missing = ops.missing_on(options.device)
+    if missing:
+        raise HivisError(
+            f"--device: wanted one that this build has all ops for, got {options.device} "
+            f"(without {', '.join(missing)})"
+        )
     if options.dtype is None:
         options.dtype = "bfloat16" if has_fast_bfloat16(options.device) else "float32"
     settings = [

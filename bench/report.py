@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -17,6 +18,7 @@ from rich.table import Table
 from hivis.errors import HivisError
 
 Row = dict[str, Any]
+PLOT_TYPES = (".png", ".svg", ".pdf")
 PHASES = ("prefill", "draft", "verify", "accept", "compact", "commit", "read")
 
 
@@ -146,6 +148,16 @@ def check_writable(path: Path | None, name: str) -> None:
     folder = path.resolve().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise HivisError(f"{name}: wanted a file in a folder that can be written, got {path}")
+
+
+def check_plot(path: Path | None) -> None:
+    """Likewise for a picture that could not be drawn."""
+    if path is None:
+        return
+    if path.suffix.lower() not in PLOT_TYPES:
+        raise HivisError(f"--plot: wanted a name in {', '.join(PLOT_TYPES)}, got {path}")
+    if find_spec("matplotlib") is None:
+        raise HivisError("--plot: wanted matplotlib installed (pip install matplotlib), got none")
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

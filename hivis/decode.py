@@ -26,7 +26,9 @@ class Statistics:
 
     Attributes:
         cycles: verify passes.
-        accepted_lengths: drafted tokens accepted, cycle by cycle (the extra token not counted).
+        accepted_lengths: drafted tokens accepted, cycle by cycle (the extra token not counted). Of
+            the last cycle only what the text kept counts, so that the sum over the cycles of
+            accepted length + 1 is the number of tokens after the first.
         prompt_rows: rows the target prefilled.
         drafter_rows: prompt rows the drafter read (0 without one).
         first_token_ms: from the call to the first emitted token, prefill included.
@@ -164,8 +166,9 @@ class Stream:
             token = verdict.next_token
             with clock.phase("read"):
                 drawn = _read(verdict)
-            accepted_lengths.append(len(drawn) - 1)
-            yield emitted.take(drawn)
+            new = emitted.take(drawn)
+            accepted_lengths.append(len(new) - 1)
+            yield new
 
         drafter_rows = 0 if prefilled.prompt is None else prefilled.prompt.rows
         self._result = Generation(

@@ -13,6 +13,14 @@ from torch import Tensor
 from hivis import _C
 
 build_info = _C.build_info
+_NAMES = ("tree_attention", "kv_compact_", "tree_accept", "shared_noise")
+
+
+def missing_on(device: torch.device | str) -> list[str]:
+    """The ops that this build cannot run on `device`."""
+    key = torch.device(device).type.upper()
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return [name for name in _NAMES if not has(f"hivis::{name}", key)]
 
 
 # --- tree_attention

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -37,22 +36,37 @@ class SamplingParams:
     eos_token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        # The bounds keep float32, in which tokens are drawn, from overflowing or rounding to 0.
         _check(
-            math.isfinite(self.temperature) and self.temperature >= 0,
+            self.temperature == 0 or 1e-6 <= self.temperature <= 1e6,
             "temperature",
-            "a finite number >= 0",
+            "0 (greedy) or a number in [1e-6, 1e6]",
             self.temperature,
         )
         _check(
-            self.top_k == int(self.top_k) and 0 <= self.top_k < 2**31,
+            _is_whole(self.top_k) and 0 <= self.top_k < 2**31,
             "top_k",
             "a whole number >= 0 (0: off)",
             self.top_k,
         )
-        _check(0 < self.top_p <= 1, "top_p", "a number in (0, 1]", self.top_p)
+        _check(1e-30 <= self.top_p <= 1, "top_p", "a number in [1e-30, 1]", self.top_p)
         _check(0 <= self.min_p <= 1, "min_p", "a number in [0, 1]", self.min_p)
-        _check(-(2**63) <= self.seed < 2**63, "seed", "a signed 64-bit number", self.seed)
-        _check(self.max_new_tokens >= 1, "max_new_tokens", "at least 1", self.max_new_tokens)
+        _check(
+            _is_whole(self.seed) and -(2**63) <= self.seed < 2**63,
+            "seed",
+            "a signed 64-bit number",
+            self.seed,
+        )
+        _check(
+            _is_whole(self.max_new_tokens) and self.max_new_tokens >= 1,
+            "max_new_tokens",
+            "a whole number >= 1",
+            self.max_new_tokens,
+        )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check(ok: bool, name: str, wanted: str, got: object) -> None:

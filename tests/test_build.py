@@ -32,6 +32,11 @@ def test_an_op_has_a_body_for_the_cpu(name: str):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"hivis::{name}", "CPU")
 
 
+def test_the_cpu_lacks_no_op():
+    assert ops.missing_on("cpu") == []
+    assert "kv_compact_" in ops.missing_on("cuda") or ops.build_info()["cuda"]
+
+
 def test_an_op_for_cuda_is_there_exactly_when_the_build_says_so():
     has = torch._C._dispatch_has_kernel_for_dispatch_key("hivis::kv_compact_", "CUDA")
     assert has == ops.build_info()["cuda"]

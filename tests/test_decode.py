@@ -8,6 +8,8 @@ from guessers import Guesser, KnowsTheText
 from models import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
 
 from hivis.decode import Stream, generate
+from hivis.drafters.checkpoint import HiViSConfig, random_tensors
+from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
@@ -50,6 +52,25 @@ def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
             assert speculative.tokens == plain.tokens
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("rows", ["text", "all"])
+def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target, setting, rows):
+    """The real drafter, untrained; used again for the next prompt, whatever the last one left."""
+    config = HiViSConfig(
+        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=VOCAB, rows=rows,
+    )  # fmt: skip
+    drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
+    for seed, policy in enumerate(POLICIES):
+        inputs = random_inputs(seed, text=20 - 5 * seed, pictures=seed % 3)
+        sampling = params(setting, seed)
+        plain = generate(target, inputs, sampling)
+        drafted = generate(target, inputs, sampling, drafter, policy)
+        assert drafted.tokens == plain.tokens
+        text = int((inputs.tokens != IMAGE_TOKEN).sum())
+        assert drafted.statistics.drafter_rows == (text if rows == "text" else inputs.length)
+
+
 def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
     inputs = random_inputs(0)
     plain = generate(target, inputs, params("T=1"))
@@ -60,7 +81,7 @@ def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
     assert lucky.accepted_length > 1.0
     assert unlucky.accepted_length == 0.0
     assert unlucky.cycles == 39
-    assert sum(lucky.accepted_lengths) + lucky.cycles >= 39
+    assert sum(lucky.accepted_lengths) + lucky.cycles == 39
 
 
 @pytest.mark.parametrize("pictures", [0, 1, 2])
@@ -134,6 +155,22 @@ def test_the_drafter_sees_no_visual_row(target):
     assert drafter.prompt.length == inputs.length
     embedded = target.embedding[inputs.tokens[0][text]]
     assert torch.equal(drafter.prompt.embeddings[0], embedded)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": 1e300},
+        {"temperature": 1e-50}, {"top_k": -1}, {"top_k": float("nan")}, {"top_p": 0.0},
+        {"top_p": 1e-50}, {"top_p": 1.1}, {"min_p": -0.1}, {"seed": 2**63}, {"seed": 1.5},
+        {"max_new_tokens": 0}, {"max_new_tokens": 1.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_sampling_settings_are_named(bad):
+    (name,) = bad
+    with pytest.raises(HivisError, match=f"^{name}: wanted .*, got "):
+        SamplingParams(**bad)
 
 
 def test_context_overflow_is_refused(target):

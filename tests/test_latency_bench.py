@@ -71,7 +71,9 @@ def test_rows(document):
         (("--drafter", "./nowhere"), "nowhere"),
         (("--json", "no/such/folder/out.json"), "--json"),
         (("--prompts", "missing.jsonl"), "missing.jsonl"),
+        (("--plot", "out.xyz"), ".png"),
         (("--prompts", "bad.jsonl"), "bad.jsonl:2"),
+        (("--prompts", "odd.jsonl"), "odd.jsonl:1"),
         (("--prompt", "What is this?", "--image", "bad.jsonl"), "bad.jsonl"),
         (("--image", "bad.jsonl"), "--prompt"),
         (("--temperature", "-1"), "temperature"),
@@ -87,12 +89,20 @@ def test_rows(document):
 def test_bad_input_is_named_in_one_line(tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     Path("bad.jsonl").write_text('{"prompt": "What is a cat?"}\nnot json\n')
+    Path("odd.jsonl").write_text('{"prompt": "What is a cat?", "image": 5}\n')
     threads = torch.get_num_threads()
     with pytest.raises(HivisError) as error:
         latency.main(["--count", "1", "--max-new-tokens", "4", *arguments])
     assert torch.get_num_threads() == threads
     assert says in str(error.value) and "\n" not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.jsonl", "odd.jsonl"}
+
+
+def test_a_device_without_all_ops_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(latency.ops, "missing_on", lambda device: ["tree_attention"])
+    with pytest.raises(HivisError, match="--device: .* cuda .*without tree_attention"):
+        latency.main(["--device", "cuda"])
 
 
 def test_the_command_line_shows_no_traceback(tmp_path):

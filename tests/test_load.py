@@ -12,6 +12,7 @@ import pytest
 import torch
 from models import random_llava
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hivis.decode import generate
 from hivis.errors import HivisError
@@ -86,6 +87,17 @@ def test_truncated_weights(saved, tmp_path, keep):
     with pytest.raises(HivisError) as error:
         load_model(folder)
     assert str(folder) in one_line(error)
+
+
+def test_a_weight_that_is_missing_is_not_made_up(saved, tmp_path):
+    folder = copy_of(saved, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    gone = sorted(name for name in tensors if "language_model" in name and "mlp" in name)[:2]
+    kept = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(HivisError) as error:
+        load_model(folder)
+    assert "mlp" in one_line(error) and "and 1 more" in one_line(error)
 
 
 def test_a_pickle_named_safetensors(saved, tmp_path):

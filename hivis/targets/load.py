@@ -38,7 +38,7 @@ def load_model(
     """The plain Hugging Face model, from safetensors only: a pickle is never opened.
 
     Raises:
-        HivisError: folder or weights missing, unreadable or of an unsupported family.
+        HivisError: folder or weights missing, unreadable, incomplete or of an unsupported family.
     """
     path = str(path)
     if Path(path).is_dir():
@@ -47,13 +47,21 @@ def load_model(
         raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
     try:
         family_of(AutoConfig.from_pretrained(path).model_type)
-        model: torch.nn.Module = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, use_safetensors=True
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except HivisError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
         raise HivisError(f"model {path}: cannot be loaded: {_first_line(error)}") from error
+    # transformers only warns, and fills what is missing with random numbers.
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise HivisError(
+            f"model {path}: wanted a weight for every parameter, got none for {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        )
     return cast(PreTrainedModel, model.to(device).eval())
 
 
