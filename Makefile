@@ -20,7 +20,7 @@ latency: venv
 	$(BIN)/python bench/latency.py $(ARGS)
 
 test: venv
-	$(BIN)/python -m pytest -rs $(ARGS)
+	$(BIN)/python -m pytest -rs -n auto $(ARGS)
 
 venv: $(VENV)/.built
 

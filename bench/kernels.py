@@ -10,20 +10,29 @@ product in the same dtype. The last line is one JSON document.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Python puts a script's own folder first on the path, where kernels.py would pass for the
+    # package of that name that transformers looks for.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import argparse
 import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from machine import commit, device_name, versions
-from timing import Call, time_together
 from torch import Tensor
 
+from bench.machine import commit, device_name, set_up, versions
+from bench.report import check_writable
+from bench.timing import Call, time_together
 from hivis import ops
+from hivis.errors import run_cli
 from hivis.tree import ancestor_words
 
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -237,12 +246,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the JSON document to this file")
     parser.add_argument("--only", choices=CASES, help="one op")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
-    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    check_writable(arguments.json, "--json")
+    set_up(arguments.device, arguments.threads)
     torch.manual_seed(0)
-    setting = Setting(arguments.device, arguments.quick)
+    setting = Setting(torch.device(arguments.device), arguments.quick)
     device, build = device_name(arguments.device), ops.build_info()
     print(f"{device} | {versions()} | commit {commit()} | {build['compiler']} {build['cpu_flags']}")
 
@@ -273,4 +282,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

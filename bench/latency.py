@@ -1,7 +1,7 @@
 """The main job: how much sooner the same text is there.
 
     python bench/latency.py                          the embedded model, T = 0 and T = 1
-    python bench/latency.py --model PATH --drafter PATH --device cuda --dtype bfloat16
+    python bench/latency.py --model PATH --drafter PATH --dtype bfloat16
     python bench/latency.py --image cat.png --prompt "What is in the picture?"
 
 Every prompt is run by every method in turn, in an order that rotates from prompt to prompt, so that
@@ -11,18 +11,27 @@ the same new tokens (up to and with EOS) and include the picture's encoding and 
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # Python puts a script's own folder first on the path, where kernels.py would pass for the
+    # package of that name that transformers looks for.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from machine import commit, device_name, has_fast_bfloat16, versions
-from margins import top_two_margin
-from methods import (
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.machine import commit, device_name, has_fast_bfloat16, set_up, versions
+from bench.margins import margin_where_they_part
+from bench.methods import (
     HUGGING_FACE,
     PLAIN,
     Method,
@@ -30,13 +39,10 @@ from methods import (
     hivis_method,
     hugging_face_method,
 )
-from report import Series, check_plot, check_writable, make_rows, print_table, write_json
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from hivis import ops
+from bench.report import Series, check_plot, check_writable, make_rows, print_table, write_json
+from hivis.decode import check_context
 from hivis.drafters.load import load_drafter
-from hivis.errors import HivisError
+from hivis.errors import HivisError, run_cli
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
@@ -95,22 +101,26 @@ def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[
     """The prompts to run, ready as token ids and pixels; HivisError for any that is bad."""
     if options.image and not options.prompt:
         raise HivisError("--image: wanted a --prompt to go with it, got none")
+    if options.prompts and options.prompt:
+        raise HivisError("--prompts: wanted either a file or a --prompt, got both")
+    if options.count < 1:
+        raise HivisError(f"--count: wanted at least 1, got {options.count}")
     if options.prompt:
         return [Case("prompt", processor(options.prompt, options.image))]
     if options.prompts:
-        cases = _read_prompts(options.prompts, processor)
+        cases = _read_prompts(options.prompts, processor, options.count)
     else:
         long = [item for item in heldout() if item.kind == "long"]
         cases = [
             Case(item.id, processor(item.prompt, [item.image] if item.image else []))
-            for item in long
+            for item in long[: options.count]
         ]
-    if options.count < 1 or not cases:
-        raise HivisError(f"prompts: wanted at least one, got {min(options.count, len(cases))}")
-    return cases[: options.count]
+    if not cases:
+        raise HivisError(f"--prompts {options.prompts}: wanted at least one prompt, got none")
+    return cases
 
 
-def _read_prompts(path: Path, processor: PromptProcessor) -> list[Case]:
+def _read_prompts(path: Path, processor: PromptProcessor, count: int) -> list[Case]:
     """Lines of ``{"prompt": ..., "image": ...}``: paths are seen from the file's folder."""
     try:
         lines = path.read_text().splitlines()
@@ -120,6 +130,8 @@ def _read_prompts(path: Path, processor: PromptProcessor) -> list[Case]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        if len(cases) == count:
+            break
         try:
             entry = json.loads(line)
             prompt, images = str(entry["prompt"]), entry.get("image") or []
@@ -189,7 +201,7 @@ def measure(
 def find_margins(
     series: Sequence[Series], cases: Sequence[Case], settings: Sequence[SamplingParams], target: Any
 ) -> dict[tuple[str, float], list[float]]:
-    """Where a hivis text parts from plain decoding's: how close the two best tokens were there."""
+    """Where a hivis text parts from plain decoding's: how close the two tokens were there."""
     margins: dict[tuple[str, float], list[float]] = {}
     by_key = {(s.method, s.temperature): s for s in series}
     for params in settings:
@@ -198,30 +210,25 @@ def find_margins(
             if s.temperature != params.temperature or s.runs[0].generation is None:
                 continue
             for case, mine, theirs in zip(cases, s.runs, plain.runs, strict=True):
-                if mine.tokens != theirs.tokens:
-                    margin = top_two_margin(target, case.inputs, mine.tokens, theirs.tokens, params)
-                    margins.setdefault((s.method, s.temperature), []).append(margin)
+                if mine.tokens == theirs.tokens:
+                    continue
+                try:
+                    margin = margin_where_they_part(
+                        target, case.inputs, mine.tokens, theirs.tokens, params
+                    )
+                except HivisError:  # a sampled text may hold a placeholder, which no prompt may
+                    continue
+                margins.setdefault((s.method, s.temperature), []).append(margin)
     return margins
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     console = Console()
     check_writable(options.json, "--json")
     check_writable(options.plot, "--plot")
     check_plot(options.plot)
-    if options.threads is not None:
-        if options.threads < 1:
-            raise HivisError(f"--threads: wanted at least 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise HivisError(f"--device: wanted cpu (torch sees no GPU here), got {options.device}")
-    missing = ops.missing_on(options.device)
-    if missing:
-        raise HivisError(
-            f"--device: wanted one that this build has all ops for, got {options.device} "
-            f"(without {', '.join(missing)})"
-        )
+    set_up(options.device, options.threads)
     if options.dtype is None:
         options.dtype = "bfloat16" if has_fast_bfloat16(options.device) else "float32"
     settings = [
@@ -233,6 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]  # fmt: skip
     methods, processor, target = load_methods(options)
     cases = load_cases(options, processor)
+    for case in cases:  # a text that does not fit should be known before the others are measured
+        check_context(target, case.inputs, settings[0])
 
     header = {
         "device": device_name(options.device),
@@ -255,17 +264,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_json(options.json, {**header, "rows": rows})
     if options.plot:
-        from plot import draw
+        from bench.plot import draw
 
         draw(rows, options.plot, f"{header['device']}, {options.dtype}, commit {header['commit']}")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except HivisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_cli(main)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 
+from hivis import ops
+from hivis.errors import HivisError
+
 
 def device_name(device: str | torch.device) -> str:
     """The processor or the GPU, in words."""
@@ -33,6 +36,26 @@ def has_fast_bfloat16(device: str | torch.device) -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags
+
+
+def set_up(device: str | torch.device, threads: int | None) -> None:
+    """Apply --threads and refuse a --device that this machine or this build cannot serve."""
+    if threads is not None:
+        if threads < 1:
+            raise HivisError(f"--threads: wanted at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = "unknown"
+    if kind != "cpu" and not (kind == "cuda" and torch.cuda.is_available()):
+        raise HivisError(f"--device: wanted cpu, or cuda where torch sees a GPU, got {device}")
+    missing = ops.missing_on(device)
+    if missing:
+        raise HivisError(
+            f"--device: wanted one that this build has all ops for, got {device} "
+            f"(without {', '.join(missing)})"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from report import PHASES, Row
+from bench.report import PHASES, Row
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from methods import HUGGING_FACE, PLAIN, Run
 from rich.console import Console
 from rich.table import Table
 
+from bench.methods import HUGGING_FACE, PLAIN, Run
 from hivis.errors import HivisError
 
 Row = dict[str, Any]

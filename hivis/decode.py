@@ -83,7 +83,8 @@ class Stream:
 
     The tokens are those of plain decoding on the same seed, whatever the drafter and the tree
     (``docs/lossless.md``). After the last ones, :attr:`result` holds the whole text and its
-    statistics. A stream may be left at any time; target and drafter can be used again.
+    statistics. A stream may be left at any time; target and drafter can be used again, which ends
+    this one.
 
     Args:
         target: the loaded model.
@@ -94,7 +95,7 @@ class Stream:
 
     Raises:
         HivisError: the text would not fit the model's positions, the drafter was made for another
-            target, or the logits hold a NaN.
+            target, the logits hold a NaN, or the target has begun another text meanwhile.
     """
 
     target: Target
@@ -107,12 +108,7 @@ class Stream:
     def __post_init__(self) -> None:
         self.params = self.params or SamplingParams()
         self.policy = self.policy or TreePolicy()
-        longest = self.inputs.length + self.params.max_new_tokens
-        if longest > self.target.max_positions:
-            raise HivisError(
-                f"context: wanted at most {self.target.max_positions} positions, got "
-                f"{self.inputs.length} of the prompt + {self.params.max_new_tokens} new tokens"
-            )
+        check_context(self.target, self.inputs, self.params)
         if self.drafter is not None:
             self.drafter.bind(self.target.embedding, self.target.head)
 
@@ -141,6 +137,7 @@ class Stream:
             token = _draw_first(prefilled.logits, self.inputs.length, sampling)
             if drafter is not None and prefilled.prompt is not None:
                 drafter.prefill(prefilled.prompt, token, capacity)
+        cache = target.cache
         with clock.phase("read"):
             new = emitted.take(token.tolist())
         first_token_ms = (time.perf_counter() - start) * 1e3
@@ -148,7 +145,11 @@ class Stream:
 
         accepted_lengths = []
         while not emitted.finished:
-            position = target.cache.kv_len.long() + 1
+            if target.cache is not cache:
+                raise HivisError(
+                    "stream: wanted the target to itself, got another text begun on it"
+                )
+            position = cache.kv_len.long() + 1
             with clock.phase("draft"):
                 if drafter is None:
                     tree = DraftTree.root_only(token)
@@ -159,7 +160,7 @@ class Stream:
             with clock.phase("accept"):
                 verdict = accept(verify, tree, position, sampling)
             with clock.phase("compact"):
-                target.cache.compact(verdict)
+                cache.compact(verdict)
             if drafter is not None:
                 with clock.phase("commit"):
                     drafter.commit(verify.hidden, tree, verdict)
@@ -182,6 +183,15 @@ class Stream:
                 total_ms=(time.perf_counter() - start) * 1e3,
                 phases_ms=clock.totals(),
             ),
+        )
+
+
+def check_context(target: Target, inputs: Inputs, params: SamplingParams) -> None:
+    """HivisError if prompt and new tokens exceed the model's positions."""
+    if inputs.length + params.max_new_tokens > target.max_positions:
+        raise HivisError(
+            f"context: wanted at most {target.max_positions} positions, got "
+            f"{inputs.length} of the prompt + {params.max_new_tokens} new tokens"
         )
 
 

@@ -13,6 +13,7 @@ from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
+from hivis.targets.base import Inputs
 
 SETTINGS = {
     "greedy": {},
@@ -139,6 +140,14 @@ def test_stream_yields_every_token_once_and_can_be_left(target):
     assert generate(target, inputs, params("T=1"), drafter).tokens == plain.tokens
 
 
+def test_a_stream_does_not_go_on_in_the_cache_of_another_text(target):
+    first = iter(Stream(target, random_inputs(4), params("T=1")))
+    next(first)
+    generate(target, random_inputs(5), params("T=1"))
+    with pytest.raises(HivisError, match="stream: wanted the target to itself"):
+        next(first)
+
+
 def test_seeds_and_temperatures_matter(target):
     inputs = random_inputs(4)
     texts = {generate(target, inputs, params("T=1", seed)).tokens for seed in range(4)}
@@ -177,6 +186,15 @@ def test_context_overflow_is_refused(target):
     inputs = random_inputs(1)
     with pytest.raises(HivisError, match=r"context: wanted at most 256 positions"):
         Stream(target, inputs, params("greedy", max_new_tokens=250))
+
+
+@pytest.mark.parametrize("placeholders", [0, 1, 15, 17, 32])
+def test_placeholders_must_match_the_visual_rows(target, placeholders):
+    tokens = torch.tensor([[5, 6, *[IMAGE_TOKEN] * placeholders, 7]])
+    for features in (random_inputs(1).features, {}):
+        if placeholders or features:
+            with pytest.raises(HivisError, match=f"visual rows, got {placeholders}"):
+                generate(target, Inputs(tokens, features), params("greedy"))
 
 
 def test_nan_logits_are_not_a_token(target):

@@ -410,6 +410,8 @@ def test_limits_are_checked() -> None:
     rows = torch.zeros(1, 7, CONFIG.hidden_size)
     with pytest.raises(HivisError, match="max_rows"):
         drafter.prefill(Prompt(rows, rows, 7), torch.tensor([1]), 6)
+    with pytest.raises(HivisError, match="prompt: wanted at least one row of 'text'"):
+        drafter.prefill(Prompt(rows[:, :0], rows[:, :0], 7), torch.tensor([1]), 6)
     drafter.prefill(Prompt(rows, rows, 7), torch.tensor([1]), 400)
     with pytest.raises(HivisError, match="at most the vocabulary"):
         policy = TreePolicy(nodes=4, depth=1, top_k=102)

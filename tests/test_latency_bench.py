@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import latency
 import pytest
 import torch
 
+from bench import latency, machine
 from hivis.errors import HivisError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ def test_rows(document):
         (("--nodes", "200"), "nodes"),
         (("--max-new-tokens", "100000"), "context"),
         (("--threads", "0"), "--threads"),
-        (("--count", "0"), "prompts"),
+        (("--count", "0"), "--count"),
     ],
 )
 def test_bad_input_is_named_in_one_line(tmp_path, monkeypatch, arguments, says):
@@ -100,7 +100,7 @@ def test_bad_input_is_named_in_one_line(tmp_path, monkeypatch, arguments, says):
 
 def test_a_device_without_all_ops_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(latency.ops, "missing_on", lambda device: ["tree_attention"])
+    monkeypatch.setattr(machine.ops, "missing_on", lambda device: ["tree_attention"])
     with pytest.raises(HivisError, match="--device: .* cuda .*without tree_attention"):
         latency.main(["--device", "cuda"])
 

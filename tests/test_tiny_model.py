@@ -69,7 +69,6 @@ def test_patch_labels_name_every_thing() -> None:
 
 
 def test_new_layers_start_as_identities(tokenizer: PreTrainedTokenizerFast) -> None:
-    torch.set_num_threads(1)
     model = make_target(tokenizer).eval()
     layers = model.model.language_model.layers
     ids = torch.tensor([tokenizer("What is a cat?")["input_ids"]])
@@ -83,7 +82,6 @@ def test_new_layers_start_as_identities(tokenizer: PreTrainedTokenizerFast) -> N
 
 @pytest.mark.skipif(not (TARGET / "config.json").exists(), reason="no shipped weights yet")
 def test_shipped_target_loads_and_reads_a_picture(tokenizer: PreTrainedTokenizerFast) -> None:
-    torch.set_num_threads(1)
     folder = Path(TARGET)
     processor = AutoProcessor.from_pretrained(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder)

@@ -6,7 +6,6 @@ the oracle in fp64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -19,15 +18,6 @@ from hivis import _C, ops, reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAN = float("nan")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The oracle works on small tensors, where threads only get in each other's way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

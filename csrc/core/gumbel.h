@@ -37,12 +37,4 @@ HIVIS_HD NoiseKey noise_key(int64_t seed, int64_t position) {
           static_cast<uint32_t>(p >> 32)};
 }
 
-// Noise of one token. Neighbours share a Philox call: kernels that need many should make it once
-// per four.
-HIVIS_HD float gumbel(const NoiseKey& key, uint32_t token) {
-  const PhiloxWords words =
-      philox4x32({{token / 4, 0, key.position0, key.position1}}, key.key0, key.key1);
-  return gumbel_from_word(words.x[token % 4]);
-}
-
 }  // namespace hivis

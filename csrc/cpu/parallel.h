@@ -22,7 +22,4 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
 
 inline int max_threads() { return at::get_num_threads(); }
 
-// Index of the calling thread inside parallel_for, below max_threads().
-inline int thread_index() { return at::get_thread_num(); }
-
 }  // namespace hivis::cpu

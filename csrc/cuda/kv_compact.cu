@@ -70,15 +70,16 @@ __global__ void __launch_bounds__(kThreads) kv_compact_kernel(const KvCompactPar
 template <class Word>
 cudaError_t launch_words(const KvCompactParams& p, cudaStream_t stream) {
   const int64_t columns = p.layers * 2 * p.heads * (p.row_bytes / sizeof(Word));
-  const dim3 grid(static_cast<unsigned>((columns + kThreads - 1) / kThreads),
-                  static_cast<unsigned>(p.batch));
+  // With nothing to move there is still a length to advance.
+  const int64_t blocks = columns > 0 ? (columns + kThreads - 1) / kThreads : 1;
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.batch));
   return launch(kv_compact_kernel<Word>, grid, dim3(kThreads), 0, stream, p);
 }
 
 }  // namespace
 
 cudaError_t launch_kv_compact(const KvCompactParams& p, cudaStream_t stream) {
-  if (p.batch == 0 || p.layers * p.heads * p.row_bytes == 0) return cudaSuccess;
+  if (p.batch == 0) return cudaSuccess;
   // The widest word that every row starts at and is a whole number of.
   const int64_t all = static_cast<int64_t>(reinterpret_cast<uintptr_t>(p.kv)) | p.row_bytes |
                       p.layer_stride | p.side_stride | p.batch_stride | p.head_stride |

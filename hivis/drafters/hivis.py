@@ -115,6 +115,8 @@ class HiViSDrafter:
     def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
         """Read the prompt's R rows; ``token`` ``[B]`` follows the last of them."""
         batch, rows, _ = prompt.hidden.shape
+        if rows == 0:
+            raise HivisError(f"prompt: wanted at least one row of {self.rows!r}, got none")
         if max_rows < rows:
             raise HivisError(f"max_rows: wanted at least the {rows} prompt rows, got {max_rows}")
         self._allocate(batch, max_rows)

@@ -46,9 +46,13 @@ def load_model(
     elif path.startswith((".", "/", "~")):
         raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
     try:
-        family_of(AutoConfig.from_pretrained(path).model_type)
+        family_of(AutoConfig.from_pretrained(path, trust_remote_code=False).model_type)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except HivisError:
         raise
@@ -128,7 +132,7 @@ class PromptProcessor:
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel) -> PromptProcessor:
         try:
-            processor = AutoProcessor.from_pretrained(str(path))
+            processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
         except Exception as error:
             raise HivisError(f"processor of {path}: {_first_line(error)}") from error
         return cls(processor, processor.image_token, model.device, model.dtype)

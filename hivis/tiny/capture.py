@@ -7,13 +7,13 @@ visual row, for the HiViS drafter; ``OUT/all`` keeps them, for the EAGLE-2 style
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.progress import track
 
+from hivis.errors import HivisError, run_cli
 from hivis.targets.base import Inputs
 from hivis.targets.load import PromptProcessor, load_model
 from hivis.tiny.prompts import training_prompts
@@ -40,12 +40,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     if any(options.out.rglob("shard-*.safetensors")):
-        sys.exit(f"error: --out: wanted a folder without shards, got {options.out}")
+        raise HivisError(f"--out: wanted a folder without shards, got {options.out}")
     model = load_model(options.target, torch.bfloat16, options.device)
     processor = PromptProcessor.load(options.target, model)
     settings = CaptureSettings(rows="all", seed=options.seed)
@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
+from hivis.errors import run_cli
+from hivis.targets.load import load_model
 from hivis.tiny.data import IGNORE, Conversations, normalise
 from hivis.tiny.paths import TARGET
 from hivis.tiny.prompts import HeldOut, heldout
@@ -95,7 +97,7 @@ def perplexity(
 
 def evaluate(target: Path, limit: int | None = None) -> dict[str, Any]:
     """Accuracy by topic with the right and with a swapped picture, and the perplexity."""
-    model = LlavaForConditionalGeneration.from_pretrained(target).eval()
+    model: Any = load_model(target, torch.float32)
     processor = AutoProcessor.from_pretrained(target)
     prompts = heldout()[:limit]
     pictures = sorted({p.image for p in prompts})
@@ -131,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

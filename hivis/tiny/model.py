@@ -27,7 +27,7 @@ FIRST_LAYERS = (0, 3, 6, 9, 12, 15)
 
 
 def target_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """About 17 million parameters: a 4-layer CLIP tower and a 16-layer Llama."""
+    """About 16 million parameters: a 4-layer CLIP tower and a 16-layer Llama."""
     vision = CLIPVisionConfig(
         hidden_size=160,
         intermediate_size=640,

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, run_cli
 from hivis.tiny.paths import EAGLE, HIVIS, TARGET, WEIGHTS
 
 TARGET_FILES = (
@@ -40,12 +40,18 @@ def copy_files(source: Path, destination: Path, names: tuple[str, ...]) -> None:
 
 def collect_figures(run: Path) -> dict[str, object]:
     """What was measured on the way: the target's evaluation, the drafters' held-out numbers."""
-    figures: dict[str, object] = {"target": json.loads((run / "evaluation.json").read_text())}
-    last = (run / "target" / "history.jsonl").read_text().splitlines()[-1]
-    figures["target_training"] = json.loads(last)
-    for name in ("hivis", "eagle"):
-        figures[name] = json.loads((run / name / "metrics.json").read_text())
-    return figures
+    sources = {
+        "target": run / "evaluation.json",
+        "target_training": run / "target" / "history.jsonl",
+        "hivis": run / "hivis" / "metrics.json",
+        "eagle": run / "eagle" / "metrics.json",
+    }
+    for path in sources.values():
+        if not path.is_file():
+            raise HivisError(f"--run {run}: wanted {path}, got no such file")
+    texts = {name: path.read_text() for name, path in sources.items()}
+    texts["target_training"] = texts["target_training"].splitlines()[-1]
+    return {name: json.loads(text) for name, text in texts.items()}
 
 
 def main() -> None:
@@ -62,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 from hivis.drafters.base import PromptRows
 from hivis.drafters.checkpoint import HiViSConfig
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.errors import HivisError
+from hivis.errors import HivisError, run_cli
 from hivis.policy import TreePolicy
 from hivis.training.accepted import mean_accepted_length
 from hivis.training.data import Sample, load_capture, split
@@ -192,7 +191,7 @@ def _run_with_bar(
     return updates
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hivis.training.train_drafter")
     parser.add_argument("--target", required=True, type=Path, help="folder of the target")
     parser.add_argument("--data", required=True, type=Path, help="folder of captured shards")
@@ -213,19 +212,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.minutes, options.lr, options.batch, options.soft, options.noise, options.held_out,
         not options.fp32, options.seed,
     )  # fmt: skip
-    try:
-        config = drafter_config(options.target, options.rows)
-        target = read_tables(options.target, options.device)
-        samples = load_capture(options.data, options.rows)
-        metrics = train(target, config, samples, options.out, recipe)
-    except HivisError as error:
-        print(error, file=sys.stderr)
-        return 2
+    config = drafter_config(options.target, options.rows)
+    target = read_tables(options.target, options.device)
+    samples = load_capture(options.data, options.rows)
+    metrics = train(target, config, samples, options.out, recipe)
     for stage in ("stage 1", "stage 2"):
         for tree, length in metrics[stage]["accepted_length"].items():
             print(f"{stage}: accepted length {length:.2f} (tree {tree}, greedy, held out)")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_cli(main)
