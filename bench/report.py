@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.markdown import number
 from bench.methods import HUGGING_FACE, PLAIN, Run
 from hivis.errors import HivisError
 
@@ -117,11 +118,11 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
         same = row["identical_prompts"]
         table.add_row(
             row["method"], f"{row['temperature']:g}", f"{row['tokens_per_s']:.1f}",
-            _number(row["speedup_vs_plain"], "{:.2f}"), _number(row["speedup_vs_hf"], "{:.2f}"),
-            _number(row["accepted_length"] or None, "{:.2f}"),
-            _number(row["tokens_per_cycle"], "{:.2f}"),
+            number(row["speedup_vs_plain"], "{:.2f}"), number(row["speedup_vs_hf"], "{:.2f}"),
+            number(row["accepted_length"] or None, "{:.2f}"),
+            number(row["tokens_per_cycle"], "{:.2f}"),
             f"{row['first_token_ms']['median']:.1f}", f"{row['latency_ms']['median']:.0f}",
-            f"{row['latency_ms']['p95']:.0f}", _number(share or None, "{:.0%}"),
+            f"{row['latency_ms']['p95']:.0f}", number(share or None, "{:.0%}"),
             "-" if same is None else f"{same}/{row['prompts']}",
         )  # fmt: skip
     console.print(table)
@@ -135,10 +136,6 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
             cells = [f"{row['phases_ms'][phase]:.1f}" for phase in PHASES]
             phases.add_row(row["method"], f"{row['temperature']:g}", *cells)
     console.print(phases)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
 
 
 def check_writable(path: Path | None, name: str) -> None:
