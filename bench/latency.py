@@ -52,6 +52,8 @@ from hivis.tiny.prompts import heldout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+TREE = TreePolicy()
+
 
 @dataclass(frozen=True)
 class Case:
@@ -75,10 +77,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--threads", type=int, help="threads of the CPU (default: torch's)")
     tree = parser.add_argument_group("draft tree")
-    tree.add_argument("--nodes", type=int, default=16, help="N, the root included")
-    tree.add_argument("--depth", type=int, default=5)
-    tree.add_argument("--tree-top-k", type=int, default=4, help="nodes expanded per level")
-    tree.add_argument("--sharpness", type=float, default=1.0, help="of path scores at T > 0")
+    tree.add_argument("--nodes", type=int, default=TREE.nodes, help="N, the root included")
+    tree.add_argument("--depth", type=int, default=TREE.depth)
+    tree.add_argument("--tree-top-k", type=int, default=TREE.top_k, help="nodes expanded per level")
+    tree.add_argument(
+        "--sharpness", type=float, default=TREE.sharpness, help="of path scores at T > 0"
+    )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0])
     sampling.add_argument("--top-k", type=int, default=0)

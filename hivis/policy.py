@@ -22,7 +22,7 @@ class TreePolicy:
     """
 
     nodes: int = 16
-    depth: int = 5
+    depth: int = 7
     top_k: int = 4
     sharpness: float = 1.0
 
