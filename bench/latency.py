@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default=str(paths.TARGET), help="folder or hub name of a VLM")
+    model.add_argument("--model", help="folder or hub name of a VLM (default: the embedded one)")
     model.add_argument("--drafter", help="folder of a HiViS drafter (default: the embedded one)")
     model.add_argument("--eagle", help="folder of an EAGLE-2 style drafter that sees the picture")
     model.add_argument("--device", default="cpu")
@@ -152,22 +152,28 @@ def _read_prompts(path: Path, processor: PromptProcessor, count: int) -> list[Ca
 def load_methods(options: argparse.Namespace) -> tuple[list[Method], PromptProcessor, Any]:
     """Load everything once. The Hugging Face rows get a model object of their own."""
     dtype = DTYPES[options.dtype]
-    target, processor = load_target(options.model, dtype, options.device)
+    path = options.model or paths.TARGET
+    target, processor = load_target(path, dtype, options.device)
     policy = TreePolicy(options.nodes, options.depth, options.tree_top_k, options.sharpness)
     methods = []
     if not options.no_hf:
-        model = load_model(options.model, dtype, options.device)
+        model = load_model(path, dtype, options.device)
         methods += [
             hugging_face_method(HUGGING_FACE, model),
-            hugging_face_method("HF prompt lookup", model, prompt_lookup_num_tokens=5),
+            hugging_face_method(
+                "HF prompt lookup",
+                model,
+                prompt_lookup_num_tokens=5,
+                # The rows of the picture repeat too; looked up, they would be drafted.
+                suppress_tokens=[model.config.image_token_id],
+            ),
         ]
     methods.append(hivis_method(PLAIN, target, None, None))
-    embedded = options.model == str(paths.TARGET)
     for name, given, default in (
-        ("hivis + EAGLE-2 (sees picture)", options.eagle, paths.EAGLE),
+        ("hivis + EAGLE-2", options.eagle, paths.EAGLE),
         ("hivis + HiViS", options.drafter, paths.HIVIS),
     ):
-        folder = given or (default if embedded else None)
+        folder = given or (default if options.model is None else None)
         if folder is not None:
             drafter = load_drafter(folder)
             drafter.bind(target.embedding, target.head)
@@ -257,9 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if key not in ("json", "plot")
         },
     }
-    console.print(f"{header['device']}\n{header['versions']}\ncommit {header['commit']}")
+    console.print(f"{header['device']}, commit {header['commit']}")
+    console.print(", ".join(f"{name} {number}" for name, number in versions().items()))
     console.print(
-        f"{options.model}, {options.dtype}, {len(cases)} prompts, at most "
+        f"{options.model or 'embedded model'}, {options.dtype}, {len(cases)} prompts, at most "
         f"{options.max_new_tokens} new tokens, trees of {options.nodes} nodes depth {options.depth}"
     )
     series = measure(methods, cases, settings, console)

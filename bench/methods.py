@@ -68,7 +68,7 @@ class _FirstToken(BaseStreamer):
 
 
 def hugging_face_method(name: str, model: PreTrainedModel, **extra: object) -> Method:
-    """``generate`` of transformers on its own SDPA attention; ``extra`` goes to it as it is."""
+    """``generate`` of transformers on its own SDPA attention; ``extra`` is of its configuration."""
 
     def run(inputs: Inputs, params: SamplingParams) -> Run:
         eos = model.generation_config.eos_token_id
@@ -83,6 +83,7 @@ def hugging_face_method(name: str, model: PreTrainedModel, **extra: object) -> M
             eos_token_id=eos or None,
             pad_token_id=model.generation_config.pad_token_id,
             bos_token_id=model.generation_config.bos_token_id,
+            **extra,
         )
         torch.manual_seed(params.seed)
         first = _FirstToken()
@@ -94,7 +95,6 @@ def hugging_face_method(name: str, model: PreTrainedModel, **extra: object) -> M
                 **inputs.features,
                 generation_config=settings,
                 streamer=first,
-                **extra,
             )
         tokens = tuple(text[0, inputs.length :].tolist())
         end = time.perf_counter()

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -100,42 +101,55 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
-    """The figures, then where the time of a text goes."""
-    table = Table(title="Latency, one prompt at a time (first token and prefill included)")
-    for name in ("method", "T"):
-        table.add_column(name, no_wrap=True)
-    for name in (
-        "tokens/s", "x plain", "x HF", "accepted\nlength", "tokens\n/cycle", "first token\nms",
-        "latency ms\nmedian", "p95", "drafter\nprefill", "same text\nas plain",
-    ):  # fmt: skip
-        table.add_column(name, justify="right")
-    last = None
-    for row in rows:
-        if last not in (None, row["temperature"]):
-            table.add_section()
-        last = row["temperature"]
-        share = row["drafter_prefill_share"]
-        same = row["identical_prompts"]
-        table.add_row(
-            row["method"], f"{row['temperature']:g}", f"{row['tokens_per_s']:.1f}",
-            number(row["speedup_vs_plain"], "{:.2f}"), number(row["speedup_vs_hf"], "{:.2f}"),
+    """The figures in tables that fit a terminal of 80 columns."""
+    speed = [
+        (
+            f"{row['tokens_per_s']:.1f}",
+            number(row["speedup_vs_plain"], "{:.2f}x"),
+            number(row["speedup_vs_hf"], "{:.2f}x"),
+            f"{row['identical_prompts']}/{row['prompts']}"
+            if row["identical_prompts"] is not None
+            else "-",
+        )
+        for row in rows
+    ]
+    cycles = [
+        (
             number(row["accepted_length"] or None, "{:.2f}"),
             number(row["tokens_per_cycle"], "{:.2f}"),
-            f"{row['first_token_ms']['median']:.1f}", f"{row['latency_ms']['median']:.0f}",
-            f"{row['latency_ms']['p95']:.0f}", number(share or None, "{:.0%}"),
-            "-" if same is None else f"{same}/{row['prompts']}",
-        )  # fmt: skip
+            f"{row['first_token_ms']['median']:.1f}",
+            f"{row['latency_ms']['median']:.0f}",
+            f"{row['latency_ms']['p95']:.0f}",
+            number(row["drafter_prefill_share"] or None, "{:.0%}"),
+        )
+        for row in rows
+    ]
+    ours = [row for row in rows if row["phases_ms"]["prefill"] is not None]
+    phases = [[f"{row['phases_ms'][phase]:.1f}" for phase in PHASES] for row in ours]
+    _table(
+        console, "Speed, prefill included; same text: prompts with plain hivis' very tokens",
+        ("tokens/s", "over plain", "over HF", "same text"), rows, speed,
+    )  # fmt: skip
+    _table(
+        console, "Drafting and latency, in ms (accepted: drafted tokens per cycle)",
+        ("accepted", "tok/cycle", "1st token", "median", "p95", "drafter prefill"), rows, cycles,
+    )  # fmt: skip
+    _table(console, "Milliseconds per text, by phase", PHASES, ours, phases)
+
+
+def _table(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[Row],
+    cells: Sequence[Sequence[str]],
+) -> None:  # fmt: skip
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("T")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for i, row in enumerate(rows):
+        last = i + 1 < len(rows) and rows[i + 1]["temperature"] != row["temperature"]
+        table.add_row(row["method"], f"{row['temperature']:g}", *cells[i], end_section=last)
     console.print(table)
-    phases = Table(title="Milliseconds per text, by phase")
-    phases.add_column("method", no_wrap=True)
-    phases.add_column("T")
-    for phase in PHASES:
-        phases.add_column(phase, justify="right")
-    for row in rows:
-        if row["phases_ms"]["prefill"] is not None:
-            cells = [f"{row['phases_ms'][phase]:.1f}" for phase in PHASES]
-            phases.add_row(row["method"], f"{row['temperature']:g}", *cells)
-    console.print(phases)
 
 
 def check_writable(path: Path | None, name: str) -> None:
