@@ -275,9 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         write_json(options.json, {**header, "rows": rows})
     if options.plot:
-        from bench.plot import draw
+        from bench.plot import draw, title_of
 
-        draw(rows, options.plot, f"{header['device']}, {options.dtype}, commit {header['commit']}")
+        draw(rows, options.plot, title_of(header))
 
 
 if __name__ == "__main__":

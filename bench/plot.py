@@ -1,11 +1,20 @@
-"""The picture of a latency run: speed-ups, and where the time of a token goes."""
+"""The picture of a latency run: speed-ups, and where the time of a token goes.
+
+python -m bench.plot bench/results/cpu.json docs/latency.png
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.report import PHASES, Row
+
+
+def title_of(run: dict[str, Any]) -> str:
+    """What stands above the picture of a run's JSON document."""
+    return f"{run['device']}, {run['settings']['dtype']}, commit {run['commit']}"
 
 
 def draw(rows: Sequence[Row], path: Path, title: str) -> None:
@@ -32,13 +41,13 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
                       color=shades(0.25 + 0.5 * i / max(1, len(temperatures) - 1)),
                       label=f"T = {temperature:g}" if j == 0 else None)  # fmt: skip
             left.text(row["speedup_vs_plain"] + 0.03, y, f"{row['speedup_vs_plain']:.2f}x",
-                      va="center", fontsize=9)  # fmt: skip
+                      va="center", bbox={"color": "white", "pad": 0.5}, fontsize=9)  # fmt: skip
     left.axvline(1.0, color="grey", linewidth=0.8)
     left.set_yticks(range(len(methods)), methods)
     left.invert_yaxis()
     left.margins(x=0.12)
     left.set_xlabel("tokens/s over plain decoding in hivis")
-    left.legend(loc="lower right", frameon=False)
+    left.legend(loc="upper right", frameon=False)
 
     ours = [row for row in rows if row["phases_ms"]["prefill"] is not None]
     labels = [f"{row['method']}, T = {row['temperature']:g}" for row in ours]
@@ -57,3 +66,16 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def main() -> None:
+    import json
+    import sys
+
+    source, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    run = json.loads(source.read_text())
+    draw(run["rows"], picture, title_of(run))
+
+
+if __name__ == "__main__":
+    main()
