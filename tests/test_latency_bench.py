@@ -92,7 +92,7 @@ def test_bad_input_is_named_in_one_line(tmp_path, monkeypatch, arguments, says):
     Path("odd.jsonl").write_text('{"prompt": "What is a cat?", "image": 5}\n')
     threads = torch.get_num_threads()
     with pytest.raises(HivisError) as error:
-        latency.main(["--count", "1", "--max-new-tokens", "4", *arguments])
+        latency.main(["--count", "2", "--max-new-tokens", "4", *arguments])
     assert torch.get_num_threads() == threads
     assert says in str(error.value) and "\n" not in str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == {"bad.jsonl", "odd.jsonl"}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hivis.drafters.checkpoint import HiViSConfig
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.errors import HivisError
+from hivis.errors import HivisError, run_cli
 from hivis.handoff import Prompt
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams, SamplingState
@@ -278,7 +278,7 @@ def test_command_line_trains_and_writes_a_drafter(
     out = tmp_path / "drafter"
     arguments = ["--target", str(target), "--data", str(tmp_path / "data"), "--out", str(out)]
     arguments += ["--minutes", "0.02", "--batch", "4"]
-    assert train_drafter.main(arguments) == 0
+    train_drafter.main(arguments)
     assert "accepted length" in capsys.readouterr().out
     assert HiViSDrafter.load(out).config == HiViSDrafter.load(out / "stage1").config
     metrics = json.loads((out / "metrics.json").read_text())
@@ -286,8 +286,11 @@ def test_command_line_trains_and_writes_a_drafter(
 
     bad = arguments.copy()
     bad[bad.index("--data") + 1] = str(tmp_path / "nowhere")
-    assert train_drafter.main(bad) == 2
-    assert capsys.readouterr().err.strip().count("\n") == 0
+    with pytest.raises(SystemExit) as stop:
+        run_cli(lambda: train_drafter.main(bad))
+    assert stop.value.code == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("error: ") and "nowhere" in message
 
 
 # Capture
