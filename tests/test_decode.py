@@ -164,6 +164,9 @@ def test_the_drafter_sees_no_visual_row(target):
     assert drafter.prompt.length == inputs.length
     embedded = target.embedding[inputs.tokens[0][text]]
     assert torch.equal(drafter.prompt.embeddings[0], embedded)
+    with torch.inference_mode():
+        whole = random_llava().model(input_ids=inputs.tokens, **inputs.features).last_hidden_state
+    torch.testing.assert_close(drafter.prompt.hidden[0], whole[0, text], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

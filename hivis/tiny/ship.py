@@ -50,8 +50,10 @@ def collect_figures(run: Path) -> dict[str, object]:
         if not path.is_file():
             raise HivisError(f"--run {run}: wanted {path}, got no such file")
     texts = {name: path.read_text() for name, path in sources.items()}
-    texts["target_training"] = texts["target_training"].splitlines()[-1]
-    return {name: json.loads(text) for name, text in texts.items()}
+    history = [json.loads(line) for line in texts.pop("target_training").splitlines()]
+    last = {record["stage"]: record for record in history}  # of each stage, at its end
+    figures: dict[str, object] = {name: json.loads(text) for name, text in texts.items()}
+    return figures | {"target_training": list(last.values())}
 
 
 def main() -> None:

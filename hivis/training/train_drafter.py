@@ -34,6 +34,8 @@ from hivis.training.stages import StageSettings, Target, measure, run_stage
 
 FEEDBACK_STEPS = 3
 STAGE_1_SHARE = 0.4
+#: Trees that held-out answers are replayed with: a chain of five, and a small tree.
+MEASURED = (TreePolicy(6, 5, 1), TreePolicy(16, 5, 4))
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def train(
                 f"{policy.nodes}/{policy.depth}/{policy.top_k}": mean_accepted_length(
                     drafter, held_out, policy
                 )
-                for policy in (TreePolicy(6, 5, 1), TreePolicy())
+                for policy in MEASURED
             },
         }
         (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

@@ -1,0 +1,53 @@
+"""The embedded target with its trained drafters: the same text, over whole answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hivis.decode import generate
+from hivis.drafters.load import load_drafter
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.load import load_target
+from hivis.tiny import paths
+from hivis.tiny.prompts import heldout
+
+SETTINGS = [
+    {},
+    {"temperature": 0.7},
+    {"temperature": 1.0},
+    {"temperature": 1.0, "top_k": 5},
+    {"temperature": 0.7, "top_p": 0.8},
+]
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_target(paths.TARGET, torch.float32)
+
+
+@pytest.mark.parametrize("folder", [paths.HIVIS, paths.EAGLE], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_whole_answers_are_those_of_plain_decoding(embedded, folder, settings):
+    target, processor = embedded
+    drafter = load_drafter(folder)
+    items = heldout()
+    for seed, item in enumerate([items[0], items[9], items[18]]):
+        inputs = processor(item.prompt, [item.image])
+        params = SamplingParams(max_new_tokens=160, seed=seed, **settings)
+        plain = generate(target, inputs, params)
+        drafted = generate(target, inputs, params, drafter, TreePolicy())
+        assert drafted.tokens == plain.tokens
+        assert drafted.statistics.cycles < plain.statistics.cycles
+
+
+def test_the_pictures_matter(embedded):
+    """The same question about two pictures with different signs gets different, right answers."""
+    target, processor = embedded
+    signs = [item for item in heldout() if item.topic == "sign"][:6]
+    right = 0
+    for item in signs:
+        answer = generate(target, processor(item.prompt, [item.image]), SamplingParams())
+        right += all(fact in processor.decode(answer.tokens) for fact in item.facts)
+    assert right >= 5
