@@ -103,13 +103,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[Case]:
     """The prompts to run, ready as token ids and pixels; HivisError for any that is bad."""
-    if options.image and not options.prompt:
+    if options.image and options.prompt is None:
         raise HivisError("--image: wanted a --prompt to go with it, got none")
-    if options.prompts and options.prompt:
+    if options.prompts and options.prompt is not None:
         raise HivisError("--prompts: wanted either a file or a --prompt, got both")
     if options.count < 1:
         raise HivisError(f"--count: wanted at least 1, got {options.count}")
-    if options.prompt:
+    if options.prompt is not None:
         return [Case("prompt", processor(options.prompt, options.image))]
     if options.prompts:
         cases = _read_prompts(options.prompts, processor, options.count)

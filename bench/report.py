@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -21,6 +21,7 @@ from hivis.errors import HivisError
 
 Row = dict[str, Any]
 PLOT_TYPES = (".png", ".svg", ".pdf")
+BUSY = 4  # answers differ in length by less than this
 PHASES = ("prefill", "draft", "verify", "accept", "compact", "commit", "read")
 
 
@@ -135,6 +136,11 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
         ("accepted", "tok/cycle", "1st token", "median", "p95", "drafter prefill"), rows, cycles,
     )  # fmt: skip
     _table(console, "Milliseconds per text, by phase", PHASES, ours, phases)
+    if any(row["latency_ms"]["p95"] > BUSY * row["latency_ms"]["median"] for row in rows):
+        console.print(
+            f"Some texts took over {BUSY} times the median: the machine was busy with something "
+            "else. Do not quote these figures."
+        )
 
 
 def _table(
@@ -156,9 +162,16 @@ def check_writable(path: Path | None, name: str) -> None:
     """Find out before the run, not after it, that a result could not be kept."""
     if path is None:
         return
-    folder = path.resolve().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise HivisError(f"{name}: wanted a file in a folder that can be written, got {path}")
+    # Asking for permission is not enough: root has it everywhere, and some folders take no file.
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        with NamedTemporaryFile(dir=path.resolve().parent):
+            pass
+    except OSError as error:
+        raise HivisError(
+            f"{name}: wanted a file in a folder that can be written, got {path} ({error.strerror})"
+        ) from None
 
 
 def check_plot(path: Path | None) -> None:

@@ -136,7 +136,8 @@ class Stream:
             prefilled = target.prefill(self.inputs, rows, capacity)
             token = _draw_first(prefilled.logits, self.inputs.length, sampling)
             if drafter is not None and prefilled.prompt is not None:
-                drafter.prefill(prefilled.prompt, token, capacity)
+                # -1 (logits with a NaN) is refused below, when it is read; any row will do here.
+                drafter.prefill(prefilled.prompt, token.clamp(min=0), capacity)
         cache = target.cache
         with clock.phase("read"):
             new = emitted.take(token.tolist())

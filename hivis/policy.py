@@ -27,6 +27,10 @@ class TreePolicy:
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("nodes", "depth", "top_k"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise HivisError(f"{name}: wanted a whole number, got {value!r}")
         if not 2 <= self.nodes <= MAX_NODES:
             raise HivisError(f"nodes: wanted 2..{MAX_NODES} (root included), got {self.nodes}")
         if not 1 <= self.depth < MAX_NODES:

@@ -36,6 +36,9 @@ class SamplingParams:
     eos_token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p"):
+            value = getattr(self, name)
+            _check(_is_number(value), name, "a number", value)
         # The bounds keep float32, in which tokens are drawn, from overflowing or rounding to 0.
         _check(
             self.temperature == 0 or 1e-6 <= self.temperature <= 1e6,
@@ -69,9 +72,13 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _check(ok: bool, name: str, wanted: str, got: object) -> None:
     if not ok:
-        raise HivisError(f"{name}: wanted {wanted}, got {got}")
+        raise HivisError(f"{name}: wanted {wanted}, got {got!r}")
 
 
 @dataclass(frozen=True)

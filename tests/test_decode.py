@@ -175,7 +175,7 @@ def test_the_drafter_sees_no_visual_row(target):
         {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": 1e300},
         {"temperature": 1e-50}, {"top_k": -1}, {"top_k": float("nan")}, {"top_p": 0.0},
         {"top_p": 1e-50}, {"top_p": 1.1}, {"min_p": -0.1}, {"seed": 2**63}, {"seed": 1.5},
-        {"max_new_tokens": 0}, {"max_new_tokens": 1.5},
+        {"max_new_tokens": 0}, {"temperature": "1"}, {"min_p": None}, {"max_new_tokens": 1.5},
     ],
     ids=str,
 )  # fmt: skip
@@ -204,5 +204,7 @@ def test_nan_logits_are_not_a_token(target):
     inputs = random_inputs(1)
     broken = torch.full_like(inputs.features["pixel_values"], float("nan"))
     bad = type(inputs)(inputs.tokens, {"pixel_values": broken})
-    with pytest.raises(HivisError, match="logits"):
-        generate(target, bad, params("greedy"))
+    config = HiViSConfig(64, 96, 4, 4, 16, VOCAB)
+    for drafter in (None, HiViSDrafter(config, random_tensors(config, seed=1))):
+        with pytest.raises(HivisError, match="logits"):
+            generate(target, bad, params("greedy"), drafter)

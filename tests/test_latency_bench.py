@@ -76,6 +76,8 @@ def test_rows(document):
         (("--prompts", "odd.jsonl"), "odd.jsonl:1"),
         (("--prompt", "What is this?", "--image", "bad.jsonl"), "bad.jsonl"),
         (("--image", "bad.jsonl"), "--prompt"),
+        (("--prompt", ""), "prompt"),
+        (("--json", "/proc/out.json"), "--json"),
         (("--temperature", "-1"), "temperature"),
         (("--temperature", "nan"), "temperature"),
         (("--top-p", "0"), "top_p"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import pickle
 import struct
@@ -164,6 +166,20 @@ def test_slots_and_pictures_must_match(embedded, prompt, pictures, raw):
 def test_empty_prompt(embedded):
     with pytest.raises(HivisError, match="prompt"):
         embedded[1]("  \n ")
+
+
+@pytest.mark.parametrize("pictures", ["a.png", [5], [Image.new("RGB", (0, 3))]])
+def test_pictures_of_the_wrong_kind(embedded, pictures):
+    with pytest.raises(HivisError, match="^pictures?: wanted"):
+        embedded[1](QUESTION, pictures)
+
+
+def test_a_processor_without_chat_template(embedded):
+    bare = copy.copy(embedded[1].processor)
+    bare.chat_template = None
+    with pytest.raises(HivisError) as error:
+        dataclasses.replace(embedded[1], processor=bare)(QUESTION, [])
+    assert "raw=True" in one_line(error)
 
 
 def test_slots_in_the_prompt_and_slots_added_are_the_same(embedded):

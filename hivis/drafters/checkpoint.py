@@ -62,8 +62,8 @@ class HiViSConfig:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not value > 0:
                 raise HivisError(f"{name}: wanted a positive number, got {value!r}")
-        if self.head_dim % 2:
-            raise HivisError(f"head_dim: wanted an even number, got {self.head_dim}")
+        if self.head_dim % 8 or self.head_dim > 256:
+            raise HivisError(f"head_dim: wanted a multiple of 8 up to 256, got {self.head_dim}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise HivisError(
                 f"num_attention_heads: wanted a multiple of num_key_value_heads "

@@ -97,7 +97,11 @@ def load_target(
 def open_picture(picture: Picture) -> Image.Image:
     """A picture as RGB; HivisError if it is missing, unreadable or too large."""
     if isinstance(picture, Image.Image):
+        if not all(picture.size):
+            raise HivisError(f"picture: wanted some pixels, got {picture.size}")
         return picture.convert("RGB")
+    if not isinstance(picture, (str, Path)):
+        raise HivisError(f"picture: wanted a path or a PIL image, got {type(picture).__name__}")
     try:
         with warnings.catch_warnings():
             # Pillow warns where our own limit, which is lower, is about to refuse.
@@ -151,8 +155,10 @@ class PromptProcessor:
         Raises:
             HivisError: slots and pictures do not match, or a picture cannot be read.
         """
-        if not prompt.strip():
-            raise HivisError("prompt: wanted some text, got an empty one")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise HivisError(f"prompt: wanted some text, got {prompt!r}")
+        if isinstance(pictures, (str, Path, Image.Image)):
+            raise HivisError(f"pictures: wanted a list of them, got {type(pictures).__name__}")
         slots = prompt.count(self.image_token)
         if slots != len(pictures) and (slots or raw):
             raise HivisError(
@@ -173,7 +179,13 @@ class PromptProcessor:
     def _in_chat(self, prompt: str, slots: int) -> str:
         content = [{"type": "image"}] * slots + [{"type": "text", "text": prompt}]
         turns = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(turns, add_generation_prompt=True)
+        try:
+            return self.processor.apply_chat_template(turns, add_generation_prompt=True)
+        except Exception as error:  # none at all, or one that jinja cannot read
+            raise HivisError(
+                f"chat template: wanted one in the model's processor (or raw=True with a whole "
+                f"prompt), got: {_first_line(error)}"
+            ) from error
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of emitted tokens, special ones left out."""
