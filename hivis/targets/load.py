@@ -40,10 +40,11 @@ def load_model(
     Raises:
         HivisError: folder or weights missing, unreadable, incomplete or of an unsupported family.
     """
+    local = isinstance(path, Path) or path.startswith((".", "/", "~"))  # no hub name, that is
     path = str(path)
     if Path(path).is_dir():
         _check_weights(Path(path))
-    elif path.startswith((".", "/", "~")):
+    elif local:
         raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
     try:
         family_of(AutoConfig.from_pretrained(path, trust_remote_code=False).model_type)

@@ -22,6 +22,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor, nn
 from transformers import LlavaProcessor
 
+from hivis.errors import HivisError, run_cli
 from hivis.tiny.data import IGNORE, Batch, Conversations, ScenePatches, batches, normalise
 from hivis.tiny.model import make_target, save_target, use_layers
 from hivis.tiny.threads import patient_threads
@@ -220,10 +221,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
+    if not args.minutes > 0 or args.threads < 1:
+        raise HivisError(
+            f"--minutes and --threads: wanted positive numbers, got {args.minutes}, {args.threads}"
+        )
     torch.set_num_threads(args.threads)
     Trainer(args.out, args.minutes, args.device, args.resume).run()
 
 
 if __name__ == "__main__":
     patient_threads()
-    main()
+    run_cli(main)
