@@ -264,10 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     }
     console.print(f"{header['device']}, commit {header['commit']}")
-    console.print(", ".join(f"{name} {number}" for name, number in versions().items()))
+    console.print(", ".join(f"{name} {number}" for name, number in header["versions"].items()))
     console.print(
         f"{options.model or 'embedded model'}, {options.dtype}, {len(cases)} prompts, at most "
-        f"{options.max_new_tokens} new tokens, trees of {options.nodes} nodes depth {options.depth}"
+        f"{options.max_new_tokens} new tokens, "
+        f"trees of {options.nodes} nodes, depth {options.depth}"
     )
     series = measure(methods, cases, settings, console)
     rows = make_rows(series, find_margins(series, cases, settings, target))

@@ -30,11 +30,6 @@ class KVCache:
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]
 
-    @property
-    def capacity(self) -> int:
-        """S, the rows a sequence may use; a whole tree has to fit behind the accepted ones."""
-        return self.kv.shape[4]
-
     def node_rows(self, nodes: int) -> Tensor:
         """``[B, N]`` int64: the slab rows of the nodes of the next tree."""
         index = torch.arange(nodes, device=self.kv.device)

@@ -17,9 +17,9 @@ from typing import Any
 
 from PIL import Image
 
-ASSETS = Path(__file__).parent / "assets"
-SPRITE_SIZE = 96
-COLUMNS = 12
+from hivis.tiny.paths import ASSETS
+from hivis.tiny.scenes import COLUMNS, SPRITE_SIZE
+
 MAX_GLOSS_WORDS = 16
 NO_ARTICLE = {"a", "an", "any", "the", "two", "armor", "electronic", "hosiery", "neckwear",
               "public", "rescue", "steps"}  # fmt: skip
