@@ -10,6 +10,8 @@
 //
 // Every block needs the old kv_len and one must write the new one: the block that draws the last
 // ticket of its sequence does, when all the others have read it, and puts the ticket back to 0.
+//
+// budget: kv_compact_kernel: registers <= 64
 #include "cuda/kv_compact.h"
 #include "cuda/launch.h"
 
@@ -23,7 +25,9 @@ template <class Word>
 __global__ void __launch_bounds__(kThreads) kv_compact_kernel(const KvCompactParams p) {
   const int64_t b = blockIdx.y;
   const int64_t old_len = p.kv_len[b];
-  const int count = p.path_len[b];
+  // Values out of range are the caller's mistake; they must not become accesses out of bounds.
+  const int64_t wanted = p.path_len[b];
+  const int count = static_cast<int>(wanted < p.path_width ? wanted : p.path_width);
 
   // This thread's column.
   const int64_t words = p.row_bytes / static_cast<int64_t>(sizeof(Word));
@@ -46,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) kv_compact_kernel(const KvCompactPar
       for (int i = 0; i < kInFlight; ++i) {
         const int to = first + i;
         const int64_t from = to < count ? path[to] : to;
-        move[i] = from > to && old_len + from < p.rows;
+        move[i] = from > to && old_len >= 0 && old_len + from < p.rows;
         if (move[i]) value[i] = *reinterpret_cast<const Word*>(base + from * p.row_stride);
       }
 #pragma unroll

@@ -8,9 +8,19 @@
 
 namespace hivis::cuda {
 
+// What every GPU since sm_80 can give a block (sm_86 and sm_89: 99 KiB), and what needs no asking.
+constexpr size_t kMaxSharedBytes = 99 * 1024;
+constexpr size_t kFreeSharedBytes = 48 * 1024;
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                    cudaStream_t stream, Arguments&&... arguments) {
+  if (shared_bytes > kFreeSharedBytes) {
+    const cudaError_t status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                    static_cast<int>(shared_bytes));
+    if (status != cudaSuccess) return status;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

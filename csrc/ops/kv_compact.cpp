@@ -47,10 +47,7 @@ void kv_compact_cpu(const at::Tensor& kv, const at::Tensor& kv_len, const at::Te
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(hivis, m) {
-  m.def("kv_compact_(Tensor(a!) kv, Tensor(b!) kv_len, Tensor path, Tensor path_len) -> ()",
-        {at::Tag::pt2_compliant_tag});
-}
+TORCH_LIBRARY_FRAGMENT(hivis, m) { m.def(kKvCompactSchema, {at::Tag::pt2_compliant_tag}); }
 
 TORCH_LIBRARY_IMPL(hivis, CPU, m) { m.impl("kv_compact_", &kv_compact_cpu); }
 

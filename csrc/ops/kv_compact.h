@@ -5,6 +5,9 @@
 
 namespace hivis {
 
+constexpr char kKvCompactSchema[] =
+    "kv_compact_(Tensor(a!) kv, Tensor(b!) kv_len, Tensor path, Tensor path_len) -> ()";
+
 struct KvCompactShape {
   int64_t L, B, Hkv, S, D, M;
 };

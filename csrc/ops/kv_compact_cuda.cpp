@@ -1,10 +1,10 @@
-#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
 #include "cuda/kv_compact.h"
 #include "ops/kv_compact.h"
 #include "ops/stream.h"
+#include "ops/tickets.h"
 
 namespace hivis {
 namespace {
@@ -14,8 +14,8 @@ void kv_compact_cuda(const at::Tensor& kv, const at::Tensor& kv_len, const at::T
   const auto [L, B, Hkv, S, D, M] = check_kv_compact(kv, kv_len, path, path_len);
   TORCH_CHECK(B <= 65535, "kv: wanted at most 65535 sequences (dimension 2), got ", B);
   const c10::DeviceGuard guard(kv.device());
-  // Cleared in the same stream: a workspace kept between calls would be shared between streams.
-  const at::Tensor tickets = at::zeros({B}, kv_len.options());
+  const cudaStream_t stream = current_stream(kv.device());
+  const at::Tensor counters = tickets(kv.device(), stream, B);
 
   const int64_t item = kv.element_size();
   cuda::KvCompactParams params{};
@@ -27,7 +27,7 @@ void kv_compact_cuda(const at::Tensor& kv, const at::Tensor& kv_len, const at::T
   params.row_bytes = D * item;
   params.kv = static_cast<char*>(kv.data_ptr());
   params.kv_len = kv_len.data_ptr<int32_t>();
-  params.tickets = static_cast<uint32_t*>(tickets.data_ptr());
+  params.tickets = static_cast<uint32_t*>(counters.data_ptr());
   params.path = path.const_data_ptr<int32_t>();
   params.path_len = path_len.const_data_ptr<int32_t>();
   params.layer_stride = kv.stride(0) * item;
@@ -35,12 +35,12 @@ void kv_compact_cuda(const at::Tensor& kv, const at::Tensor& kv_len, const at::T
   params.batch_stride = kv.stride(2) * item;
   params.head_stride = kv.stride(3) * item;
   params.row_stride = kv.stride(4) * item;
-  const cudaError_t status = cuda::launch_kv_compact(params, current_stream(kv.device()));
+  const cudaError_t status = cuda::launch_kv_compact(params, stream);
   TORCH_CHECK(status == cudaSuccess, "kv_compact_: launch failed: ", cudaGetErrorString(status));
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(hivis, CUDA, m) { m.impl("kv_compact_", &kv_compact_cuda); }
+HIVIS_CUDA_IMPL(m) { m.impl("kv_compact_", &kv_compact_cuda); }
 
 }  // namespace hivis

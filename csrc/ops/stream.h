@@ -1,16 +1,42 @@
-// torch's current CUDA stream. The only file that knows how torch hands it out; it needs no header
-// of torch's CUDA build, so it compiles against a CPU-only torch too.
+// torch's current CUDA stream, and the place in torch's dispatcher where CUDA bodies are
+// registered. The only file that knows either; it needs no header of torch's CUDA build, so it
+// compiles against a CPU-only torch too, and tests that run the kernels elsewhere replace it.
 #pragma once
 
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/Stream.h>
 #include <cuda_runtime.h>
 
+#define HIVIS_CUDA_IMPL(m) TORCH_LIBRARY_IMPL(hivis, CUDA, m)
+
 namespace hivis {
 
 inline cudaStream_t current_stream(at::Device device) {
   return static_cast<cudaStream_t>(
       at::accelerator::getCurrentStream(device.index()).native_handle());
+}
+
+// Is a CUDA graph being recorded from this stream?
+inline bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess &&
+         status != cudaStreamCaptureStatusNone;
+}
+
+inline void synchronize(cudaStream_t stream) {
+  const cudaError_t status = cudaStreamSynchronize(stream);
+  TORCH_CHECK(status == cudaSuccess,
+              "stream: synchronisation failed: ", cudaGetErrorString(status));
+}
+
+// Multiprocessors of the device.
+inline int multiprocessors(at::Device device) {
+  int count = 0;
+  const cudaError_t status =
+      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device.index());
+  TORCH_CHECK(status == cudaSuccess, "device: wanted its number of multiprocessors, got ",
+              cudaGetErrorString(status));
+  return count;
 }
 
 }  // namespace hivis
