@@ -16,8 +16,6 @@ cpu::Element element_of(at::ScalarType type) {
 at::Tensor tree_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                               const at::Tensor& kv_len, const at::Tensor& ancestors, double scale) {
   const auto [B, N, H, Hkv, S, D] = check_tree_attention(q, k, v, kv_len, ancestors);
-  TORCH_CHECK(D >= 8 && D <= 256 && D % 8 == 0,
-              "q: wanted a multiple of 8 up to 256 in the last dimension, got ", D);
   const int32_t* lengths = kv_len.const_data_ptr<int32_t>();
   int64_t longest = N;
   for (int64_t b = 0; b < B; ++b) {
@@ -63,12 +61,7 @@ at::Tensor tree_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(hivis, m) {
-  m.def(
-      "tree_attention(Tensor q, Tensor k, Tensor v, Tensor kv_len, Tensor ancestors, float scale)"
-      " -> Tensor",
-      {at::Tag::pt2_compliant_tag});
-}
+TORCH_LIBRARY_FRAGMENT(hivis, m) { m.def(kTreeAttentionSchema, {at::Tag::pt2_compliant_tag}); }
 
 TORCH_LIBRARY_IMPL(hivis, CPU, m) { m.impl("tree_attention", &tree_attention_cpu); }
 

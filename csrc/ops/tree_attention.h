@@ -6,6 +6,10 @@
 
 namespace hivis {
 
+constexpr char kTreeAttentionSchema[] =
+    "tree_attention(Tensor q, Tensor k, Tensor v, Tensor kv_len, Tensor ancestors, float scale) "
+    "-> Tensor";
+
 struct TreeAttentionShape {
   int64_t B, N, H, Hkv, S, D;
 };
@@ -23,6 +27,8 @@ inline TreeAttentionShape check_tree_attention(const at::Tensor& q, const at::Te
               N);
   TORCH_CHECK(Hkv >= 1 && H >= 1 && H % Hkv == 0, "q: wanted a multiple of ", Hkv,
               " heads (dimension 2), got ", H);
+  TORCH_CHECK(D >= 8 && D <= 256 && D % 8 == 0,
+              "q: wanted a multiple of 8 up to 256 in the last dimension, got ", D);
   check_shape("ancestors", ancestors, {B, N, word_count(static_cast<int>(N))});
   check_float("q", q);
   check_dtype("k", k, q.scalar_type());
