@@ -27,6 +27,16 @@ struct SamplingRule {
   float min_p;        // 0: off
 };
 
+HIVIS_HD bool has_top_k(const SamplingRule& rule, int64_t vocab) {
+  return rule.top_k > 0 && rule.top_k < vocab;
+}
+
+// May a token with a finite logit be no candidate?
+HIVIS_HD bool has_filters(const SamplingRule& rule, int64_t vocab) {
+  return rule.temperature != 0.0f &&
+         (has_top_k(rule, vocab) || rule.top_p < 1.0f || rule.min_p > 0.0f);
+}
+
 // exp(y) is below 2^-57 there: far less than one unit of weight, so smaller y need not be told
 // apart.
 constexpr float kLowestExponent = -40.0f;

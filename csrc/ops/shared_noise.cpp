@@ -26,10 +26,7 @@ at::Tensor shared_noise_cpu(const at::Tensor& seed, const at::Tensor& position, 
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(hivis, m) {
-  m.def("shared_noise(Tensor seed, Tensor position, int count, int vocab) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
-}
+TORCH_LIBRARY_FRAGMENT(hivis, m) { m.def(kSharedNoiseSchema, {at::Tag::pt2_compliant_tag}); }
 
 TORCH_LIBRARY_IMPL(hivis, CPU, m) { m.impl("shared_noise", &shared_noise_cpu); }
 

@@ -6,6 +6,9 @@
 
 namespace hivis {
 
+constexpr char kSharedNoiseSchema[] =
+    "shared_noise(Tensor seed, Tensor position, int count, int vocab) -> Tensor";
+
 // Returns B.
 inline int64_t check_shared_noise(const at::Tensor& seed, const at::Tensor& position, int64_t count,
                                   int64_t vocab) {

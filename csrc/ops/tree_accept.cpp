@@ -30,47 +30,20 @@ void check_values(const cpu::TreeAcceptParams& p) {
   }
 }
 
-cpu::LogitType logit_type(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kBFloat16:
-      return cpu::LogitType::kBFloat16;
-    case at::kHalf:
-      return cpu::LogitType::kHalf;
-    default:
-      return cpu::LogitType::kFloat;
-  }
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> tree_accept_cpu(
     const at::Tensor& logits, const at::Tensor& tokens, const at::Tensor& parents,
     const at::Tensor& seed, const at::Tensor& position, const at::Tensor& temperature,
     const at::Tensor& top_k, const at::Tensor& top_p, const at::Tensor& min_p, int64_t max_depth) {
-  const auto [B, N, V] = check_tree_accept(logits, tokens, parents, seed, position, temperature,
-                                           top_k, top_p, min_p, max_depth);
-  at::Tensor path = at::empty({B, max_depth + 1}, parents.options());
-  at::Tensor path_len = at::empty({B}, parents.options());
-  at::Tensor next_token = at::empty({B}, tokens.options());
+  const TreeAcceptShape shape = check_tree_accept(logits, tokens, parents, seed, position,
+                                                  temperature, top_k, top_p, min_p, max_depth);
+  at::Tensor path = at::empty({shape.B, max_depth + 1}, parents.options());
+  at::Tensor path_len = at::empty({shape.B}, parents.options());
+  at::Tensor next_token = at::empty({shape.B}, tokens.options());
 
   cpu::TreeAcceptParams params{};
-  params.batch = B;
-  params.nodes = N;
-  params.vocab = V;
-  params.max_depth = max_depth;
-  params.logits = logits.const_data_ptr();
-  params.type = logit_type(logits.scalar_type());
-  params.logits_batch_stride = logits.stride(0);
-  params.logits_node_stride = logits.stride(1);
-  params.tokens = tokens.const_data_ptr<int64_t>();
-  params.parents = parents.const_data_ptr<int32_t>();
-  params.seed = seed.const_data_ptr<int64_t>();
-  params.position = position.const_data_ptr<int64_t>();
-  params.temperature = temperature.const_data_ptr<float>();
-  params.top_k = top_k.const_data_ptr<int32_t>();
-  params.top_p = top_p.const_data_ptr<float>();
-  params.min_p = min_p.const_data_ptr<float>();
-  params.path = path.data_ptr<int32_t>();
-  params.path_len = path_len.data_ptr<int32_t>();
-  params.next_token = next_token.data_ptr<int64_t>();
+  set_tree_accept<cpu::LogitType>(shape, logits, tokens, parents, seed, position, temperature,
+                                  top_k, top_p, min_p, max_depth, path, path_len, next_token,
+                                  &params);
   check_values(params);
   cpu::tree_accept(params);
   return {path, path_len, next_token};
@@ -78,13 +51,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> tree_accept_cpu(
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(hivis, m) {
-  m.def(
-      "tree_accept(Tensor logits, Tensor tokens, Tensor parents, Tensor seed, Tensor position, "
-      "Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, int max_depth) "
-      "-> (Tensor path, Tensor path_len, Tensor next_token)",
-      {at::Tag::pt2_compliant_tag});
-}
+TORCH_LIBRARY_FRAGMENT(hivis, m) { m.def(kTreeAcceptSchema, {at::Tag::pt2_compliant_tag}); }
 
 TORCH_LIBRARY_IMPL(hivis, CPU, m) { m.impl("tree_accept", &tree_accept_cpu); }
 
