@@ -1,0 +1,197 @@
+"""tools/gpu_check.py without a GPU: which stages run, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import gpu_check, gpu_smoke
+from tools.stages import NOT_FOUND, TIMED_OUT, Stage, Step, run_stages, summary
+
+ROOT = Path(__file__).resolve().parent.parent
+GPU = {"torch": "2.11.0", "device": "NVIDIA Test", "arch": "90"}
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def stage(name: str, code: str, limit_s: float = 60, excuse: str | None = None) -> Stage:
+    return Stage(name, limit_s, [Step(name, python(code), excuse=excuse)])
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """As if there were a GPU; stages made of harmless commands."""
+    monkeypatch.setattr(gpu_check, "gpu_facts", lambda: GPU)
+    monkeypatch.setattr(gpu_check, "build", lambda arch: stage("build", f"print('for {arch}')"))
+    monkeypatch.setattr(gpu_check, "test", lambda: stage("test", "raise SystemExit(3)"))
+    monkeypatch.setattr(gpu_check, "sanitize", lambda: Stage("sanitize", 60, [], "skipped: none"))
+    monkeypatch.setattr(
+        gpu_check, "bench", lambda out, more: stage("bench", f"print('{{}}'); print({more!r})")
+    )
+
+
+# --- stages
+
+
+def test_a_stage_that_fails_hides_no_later_one(tmp_path, capsys):
+    stages = [stage("first", "print('one'); raise SystemExit(3)"), stage("second", "print('two')")]
+    first, second = run_stages(stages, tmp_path / "out", tmp_path)
+    assert (first.status, first.note, first.failed) == (3, "one", True)
+    assert (second.status, second.note, second.failed) == (0, "two", False)
+    assert (tmp_path / "out" / "second.log").read_text() == "two\n"
+    text = summary([first, second])
+    assert text.splitlines()[-1] == "FAILED: first"
+    assert "two" in capsys.readouterr().out
+    assert summary([second]).splitlines()[-1] == "nothing failed"
+
+
+def test_a_stage_is_stopped_at_its_limit_with_all_it_started(tmp_path):
+    child = "import time; time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    (slow,) = run_stages([stage("slow", code, limit_s=1)], tmp_path, tmp_path)
+    assert slow.status == TIMED_OUT and slow.seconds < 30
+    assert "stopped at its limit of 1s" in slow.note
+
+
+def test_the_total_bounds_all_stages(tmp_path):
+    code = "import time; time.sleep(60)"
+    stages = [stage("slow", code), stage("late", "print('never')")]
+    slow, late = run_stages(stages, tmp_path, tmp_path, total_s=1)
+    assert slow.status == late.status == TIMED_OUT
+    assert late.note == "no time was left"
+
+
+def test_a_missing_command_and_a_machine_that_refuses(tmp_path):
+    stages = [
+        Stage("missing", 60, [Step("missing", ["no-such-command"])]),
+        stage("refused", "print('Device not supported.'); raise SystemExit(1)",
+              excuse="Device not supported"),
+        stage("broken", "print('Race found.'); raise SystemExit(1)", excuse="Device not supported"),
+        Stage("nothing", 60, [], "skipped: not installed"),
+    ]  # fmt: skip
+    missing, refused, broken, nothing = run_stages(stages, tmp_path, tmp_path)
+    assert missing.status == NOT_FOUND and missing.failed
+    assert refused.status is None and "not possible here" in refused.note and not refused.failed
+    assert broken.status == 1 and broken.failed
+    assert nothing.status is None and nothing.note == "skipped: not installed"
+    assert "skipped" in summary([nothing])
+
+
+def test_json_lines_go_to_the_log_alone(tmp_path, capsys):
+    (done,) = run_stages([stage("s", "print('table'); print('{\"a\": 1}')")], tmp_path, tmp_path)
+    assert '{"a": 1}' in (tmp_path / "s.log").read_text()
+    assert '{"a": 1}\n' not in capsys.readouterr().out and done.note == "table"
+
+
+# --- the command
+
+
+def test_stages_are_chosen_and_reported(machine, tmp_path, capsys):
+    out = tmp_path / "report"
+    arguments = ["--stages", "bench,build", "--out", str(out), "--bench", "--quick --only x"]
+    assert gpu_check.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "['--quick', '--only', 'x']" in printed and "nothing failed" in printed
+    document = json.loads((out / "summary.json").read_text())
+    assert [step["name"] for step in document["steps"]] == ["build", "bench"]
+    assert document["device"] == "NVIDIA Test"
+    assert document["steps"][0]["note"] == "for 90"
+
+
+def test_one_failed_stage_fails_the_check(machine, tmp_path, capsys):
+    assert gpu_check.main(["--out", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "FAILED: test" in lines and any(line.startswith("sanitize") for line in lines)
+    names = [step["name"] for step in json.loads((tmp_path / "summary.json").read_text())["steps"]]
+    assert names == ["build", "test", "sanitize", "bench"]
+
+
+@pytest.mark.parametrize("stages", ["build,tests", "", ","])
+def test_unknown_stages_are_refused(stages, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        gpu_check.parse(["--stages", stages])
+    assert stopped.value.code == 2 and "--stages: wanted" in capsys.readouterr().err
+
+
+def test_a_machine_without_a_gpu_is_told_so(monkeypatch, capsys):
+    none = {"torch": "2.13.0+cpu", "device": None, "arch": None}
+    monkeypatch.setattr(gpu_check, "gpu_facts", lambda: none)
+    assert gpu_check.main([]) == 2
+    assert "wanted a GPU that torch sees, got torch 2.13.0+cpu" in capsys.readouterr().err
+
+
+# --- what the stages are made of
+
+
+def test_the_build_is_for_this_gpu_alone():
+    (build, info) = gpu_check.build("90").steps
+    assert build.command[1:] == ["setup.py", "build_ext", "--inplace"]
+    assert build.environment["HIVIS_CUDA"] == "ON"
+    assert build.environment["CMAKE_CUDA_ARCHITECTURES"] == "90"
+    assert gpu_check.build(None).steps[0].environment["CMAKE_CUDA_ARCHITECTURES"] == "native"
+    assert "missing_on('cuda')" in info.command[2]
+
+
+def test_tests_that_lack_a_package_are_left_out_and_named(monkeypatch):
+    real = gpu_check.find_spec
+    gone = {"hypothesis", "xdist"}
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: None if name in gone else real(name))
+    made = gpu_check.test()
+    users = [path.name for path in (ROOT / "tests").glob("test_*.py")
+             if "\nfrom hypothesis import" in path.read_text()]  # fmt: skip
+    assert users
+    for name in users:
+        assert f"without {name} (no hypothesis installed)" in made.note
+        assert any(part.endswith(f"tests/{name}") for part in made.steps[0].command)
+    assert "one process" in made.note and "-n" not in made.steps[0].command
+    assert "--devices" in made.steps[0].command
+
+
+def test_packages_are_found_through_this_checkouts_own_modules(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "peer.py").write_text("import nowhere.at.all\nimport json\n")
+    (tmp_path / "tests" / "helper.py").write_text("from bench.peer import x\n")
+    (tmp_path / "tests" / "helper2.py").write_text("import helper2\nimport helper\n")
+    user = tmp_path / "tests" / "test_x.py"
+    user.write_text("import helper2\n\ndef f():\n    import only_inside\n")
+    assert gpu_check.missing_packages(user) == {"nowhere"}
+
+
+def test_without_pytest_the_smoke_test_runs_and_says_so(monkeypatch):
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
+    made = gpu_check.test()
+    assert "pytest is not installed" in made.note
+    assert made.steps[0].command[-1] == "tools.gpu_smoke"
+
+
+def test_the_sanitizer_watches_hivis_alone_and_every_tensor_apart(monkeypatch):
+    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: "/cuda/compute-sanitizer")
+    memcheck, racecheck = gpu_check.sanitize().steps
+    for step, tool in ((memcheck, "memcheck"), (racecheck, "racecheck")):
+        assert step.command[:3] == ["/cuda/compute-sanitizer", "--tool", tool]
+        assert "kns=hivis" in step.command and "--error-exitcode" in step.command
+        assert step.environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
+    monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: None)
+    made = gpu_check.sanitize()
+    assert made.steps == [] and "no compute-sanitizer" in made.note
+
+
+def test_the_smoke_test_passes_on_a_cpu(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_smoke", "--device", "cpu"])
+    assert gpu_smoke.main() == 0
+    assert "all ok" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_smoke, "checks", lambda: iter([("wrong", lambda device: False)]))
+    assert gpu_smoke.main() == 1
+
+
+def test_make_hands_over():
+    makefile = (ROOT / "Makefile").read_text()
+    assert "-m tools.gpu_check --out $(OUT) $(ARGS)" in makefile
+    assert "-m tools.kernel_gate" in makefile
