@@ -1,25 +1,31 @@
 # make latency   set up .venv, build, run the main job          make test   the tests
 # make venv      only the environment and the build             make lint   format, lint, types
-# make cuda      compile every CUDA file (needs nvcc, no GPU)   make tiny   train the embedded models
+# make cuda      compile every CUDA file and hold its kernels to their budgets (needs nvcc, no GPU)
+# make gpu-check on a machine with a GPU: build, tests, compute-sanitizer, benchmark (no network)
+# make kernels   time the ops                                   make tiny   train the embedded models
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CPP := $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 BUILD := build/cmake-$(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)')
 # Training: minutes by the clock; on a GPU far more steps fit into them.
 TARGET_MINUTES ?= 53
 DRAFTER_MINUTES ?= 10
 RUN ?= runs/tiny
+# Where make gpu-check leaves its logs and figures.
+OUT ?= build/gpu-check
 
-.PHONY: latency test venv lint cuda kernels tiny clean
+.PHONY: latency test venv lint cuda gpu-check kernels tiny clean
 
 latency: venv
 	$(BIN)/python bench/latency.py $(ARGS)
 
 test: venv
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD) --target \
+	  emulation_library emulation_checks emulation_faults
 	$(BIN)/python -m pytest -rs -n auto $(ARGS)
 
 venv: $(VENV)/.built
@@ -41,7 +47,12 @@ lint: venv
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 cuda: venv
+	$(BIN)/python -m tools.kernel_gate $(ARGS)
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD) --target hivis_cuda_check
+
+# With the torch and the tools of $(PYTHON): .venv has no CUDA build of torch.
+gpu-check:
+	$(PYTHON) -m tools.gpu_check --out $(OUT) $(ARGS)
 
 kernels: venv
 	$(BIN)/python bench/kernels.py $(ARGS)

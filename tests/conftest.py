@@ -1,19 +1,67 @@
-"""Fixtures of the whole suite."""
+"""Options and fixtures of the whole suite."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+KINDS = ("cpu", "emulated", "cuda")
 
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Every device of this machine in turn, so that one test serves machines with and without."""
-    return torch.device(request.param)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--devices",
+        help="what the op tests run on, of cpu, emulated (the CUDA kernels on the CPU) and cuda; "
+        "by default all that this machine can",
+    )
+
+
+def chosen_devices(config: pytest.Config) -> list[str]:
+    """The kinds to test; a kind that was asked for and cannot be had is an error, not a skip."""
+    chosen = config.getoption("--devices")
+    if chosen is None:
+        return ["cpu", "emulated"] + (["cuda"] if torch.cuda.is_available() else [])
+    names = chosen.split(",")
+    for name in names:
+        if name not in KINDS:
+            raise pytest.UsageError(f"--devices: wanted some of {', '.join(KINDS)}, got {name}")
+    if "cuda" in names and not torch.cuda.is_available():
+        raise pytest.UsageError("--devices: wanted a GPU that torch sees for cuda, got none")
+    return names
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "whole_models: runs models token by token, which emulation is too slow for"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" not in metafunc.fixturenames:
+        return
+    names = chosen_devices(metafunc.config)
+    if metafunc.definition.get_closest_marker("whole_models"):
+        names = [name for name in names if name != "emulated"]
+    metafunc.parametrize("device", names, indirect=True)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Every kind of device in turn, so that one test serves all of them.
+
+    Emulated kernels work on CPU tensors. Their threads take turns in an order that the name of the
+    test chooses, and that is therefore the same in every run.
+    """
+    if request.param != "emulated":
+        yield torch.device(request.param)
+        return
+    from emulation.library import emulated_ops
+
+    with emulated_ops(seed=zlib.crc32(request.node.nodeid.encode()) % 1000):
+        yield torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)

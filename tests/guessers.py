@@ -64,7 +64,9 @@ class Guesser:
             for kid, (guess, right) in zip(kids, guesses, strict=True):
                 tokens[kid], truth[kid] = guess, right
         return DraftTree.from_parents(
-            torch.tensor([tokens]), torch.tensor([parents], dtype=torch.int32), policy.depth
+            torch.tensor([tokens], device=token.device),
+            torch.tensor([parents], dtype=torch.int32, device=token.device),
+            policy.depth,
         )
 
 

@@ -33,7 +33,9 @@ def llava_config(heads: int = 4, kv_heads: int = 4, layers: int = 3) -> LlavaCon
 
 
 @lru_cache
-def random_llava(seed: int = 0, heads: int = 4, kv_heads: int = 4) -> LlavaForConditionalGeneration:
+def random_llava(
+    seed: int = 0, heads: int = 4, kv_heads: int = 4, device: str = "cpu"
+) -> LlavaForConditionalGeneration:
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(heads, kv_heads)).eval()
     with torch.no_grad():
@@ -44,14 +46,18 @@ def random_llava(seed: int = 0, heads: int = 4, kv_heads: int = 4) -> LlavaForCo
                 weight.mul_(4.0)
         model.lm_head.weight.mul_(1.5)
     model.generation_config.eos_token_id = None
-    return model
+    return model.to(device)
 
 
-def random_target(seed: int = 0, kv_heads: int = 4) -> HuggingFaceTarget:
-    return HuggingFaceTarget(random_llava(seed, kv_heads=kv_heads), Llava())
+def random_target(
+    seed: int = 0, kv_heads: int = 4, device: torch.device | str = "cpu"
+) -> HuggingFaceTarget:
+    return HuggingFaceTarget(random_llava(seed, kv_heads=kv_heads, device=str(device)), Llava())
 
 
-def random_inputs(seed: int, text: int = 9, pictures: int = 1) -> Inputs:
+def random_inputs(
+    seed: int, text: int = 9, pictures: int = 1, device: torch.device | str = "cpu"
+) -> Inputs:
     """A prompt of ``text`` random tokens with the pictures' slots somewhere among them."""
     make = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, IMAGE_TOKEN, (text,), generator=make).tolist()
@@ -60,5 +66,5 @@ def random_inputs(seed: int, text: int = 9, pictures: int = 1) -> Inputs:
         tokens[place:place] = [IMAGE_TOKEN] * PICTURE_ROWS
     features = {}
     if pictures:
-        features["pixel_values"] = torch.randn(pictures, 3, 32, 32, generator=make)
-    return Inputs(torch.tensor([tokens]), features)
+        features["pixel_values"] = torch.randn(pictures, 3, 32, 32, generator=make).to(device)
+    return Inputs(torch.tensor([tokens], device=device), features)

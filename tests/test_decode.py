@@ -14,6 +14,7 @@ from hivis.errors import HivisError
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
+from hivis.targets.hugging_face import HuggingFaceTarget
 
 SETTINGS = {
     "greedy": {},
@@ -26,9 +27,16 @@ SETTINGS = {
 POLICIES = [TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(60, 5, 10), TreePolicy(70, 9, 8)]
 
 
-@pytest.fixture(scope="module")
-def target():
-    return random_target()
+pytestmark = pytest.mark.whole_models
+
+
+@pytest.fixture
+def target(device: torch.device) -> HuggingFaceTarget:
+    return random_target(device=device)
+
+
+def inputs_for(target: HuggingFaceTarget, seed: int, **extra: int) -> Inputs:
+    return random_inputs(seed, **extra, device=target.device)
 
 
 def params(setting: str, seed: int = 0, **extra) -> SamplingParams:
@@ -38,7 +46,7 @@ def params(setting: str, seed: int = 0, **extra) -> SamplingParams:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("seed", range(4))
 def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
-    inputs = random_inputs(seed, text=7 + 3 * seed, pictures=seed % 3)
+    inputs = inputs_for(target, seed, text=7 + 3 * seed, pictures=seed % 3)
     sampling = params(setting, seed)
     plain = generate(target, inputs, sampling)
     assert len(plain.tokens) == 40
@@ -63,7 +71,7 @@ def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target
     )  # fmt: skip
     drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     for seed, policy in enumerate(POLICIES):
-        inputs = random_inputs(seed, text=20 - 5 * seed, pictures=seed % 3)
+        inputs = inputs_for(target, seed, text=20 - 5 * seed, pictures=seed % 3)
         sampling = params(setting, seed)
         plain = generate(target, inputs, sampling)
         drafted = generate(target, inputs, sampling, drafter, policy)
@@ -73,7 +81,7 @@ def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target
 
 
 def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
-    inputs = random_inputs(0)
+    inputs = inputs_for(target, 0)
     plain = generate(target, inputs, params("T=1"))
     right = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
     wrong = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False)
@@ -87,8 +95,8 @@ def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
 
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 def test_plain_greedy_is_generate(target, pictures):
-    inputs = random_inputs(5, pictures=pictures)
-    theirs = random_llava().generate(
+    inputs = inputs_for(target, 5, pictures=pictures)
+    theirs = random_llava(device=str(target.device)).generate(
         input_ids=inputs.tokens, attention_mask=torch.ones_like(inputs.tokens), **inputs.features,
         max_new_tokens=40, do_sample=False,
     )  # fmt: skip
@@ -96,9 +104,9 @@ def test_plain_greedy_is_generate(target, pictures):
     assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
 
 
-def test_grouped_heads(setting="T=1"):
-    grouped = random_target(seed=3, kv_heads=2)
-    inputs = random_inputs(1)
+def test_grouped_heads(device: torch.device, setting: str = "T=1"):
+    grouped = random_target(seed=3, kv_heads=2, device=device)
+    inputs = inputs_for(grouped, 1)
     plain = generate(grouped, inputs, params(setting))
     drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
     assert generate(grouped, inputs, params(setting), drafter).tokens == plain.tokens
@@ -106,7 +114,7 @@ def test_grouped_heads(setting="T=1"):
 
 @pytest.mark.parametrize("limit", range(1, 9))
 def test_the_limit_cuts_inside_a_cycle(target, limit):
-    inputs = random_inputs(2)
+    inputs = inputs_for(target, 2)
     whole = generate(target, inputs, params("T=1"))
     drafter = KnowsTheText(VOCAB, inputs.length, whole.tokens, right=True)
     cut = generate(target, inputs, params("T=1", max_new_tokens=limit), drafter)
@@ -115,7 +123,7 @@ def test_the_limit_cuts_inside_a_cycle(target, limit):
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 7, 20])
 def test_eos_cuts_where_plain_decoding_cuts(target, place):
-    inputs = random_inputs(2)
+    inputs = inputs_for(target, 2)
     whole = generate(target, inputs, params("T=1"))
     eos = whole.tokens[place]
     first = whole.tokens.index(eos)
@@ -126,7 +134,7 @@ def test_eos_cuts_where_plain_decoding_cuts(target, place):
 
 
 def test_stream_yields_every_token_once_and_can_be_left(target):
-    inputs = random_inputs(4)
+    inputs = inputs_for(target, 4)
     plain = generate(target, inputs, params("T=1"))
     drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
     stream = Stream(target, inputs, params("T=1"), drafter)
@@ -141,22 +149,22 @@ def test_stream_yields_every_token_once_and_can_be_left(target):
 
 
 def test_a_stream_does_not_go_on_in_the_cache_of_another_text(target):
-    first = iter(Stream(target, random_inputs(4), params("T=1")))
+    first = iter(Stream(target, inputs_for(target, 4), params("T=1")))
     next(first)
-    generate(target, random_inputs(5), params("T=1"))
+    generate(target, inputs_for(target, 5), params("T=1"))
     with pytest.raises(HivisError, match="stream: wanted the target to itself"):
         next(first)
 
 
 def test_seeds_and_temperatures_matter(target):
-    inputs = random_inputs(4)
+    inputs = inputs_for(target, 4)
     texts = {generate(target, inputs, params("T=1", seed)).tokens for seed in range(4)}
     assert len(texts) == 4
     assert generate(target, inputs, params("greedy")).tokens not in texts
 
 
 def test_the_drafter_sees_no_visual_row(target):
-    inputs = random_inputs(1, text=12, pictures=2)
+    inputs = inputs_for(target, 1, text=12, pictures=2)
     drafter = Guesser(VOCAB)
     result = generate(target, inputs, params("greedy"), drafter)
     text = inputs.tokens[0] != IMAGE_TOKEN
@@ -165,7 +173,8 @@ def test_the_drafter_sees_no_visual_row(target):
     embedded = target.embedding[inputs.tokens[0][text]]
     assert torch.equal(drafter.prompt.embeddings[0], embedded)
     with torch.inference_mode():
-        whole = random_llava().model(input_ids=inputs.tokens, **inputs.features).last_hidden_state
+        model = random_llava(device=str(target.device)).model
+        whole = model(input_ids=inputs.tokens, **inputs.features).last_hidden_state
     torch.testing.assert_close(drafter.prompt.hidden[0], whole[0, text], rtol=1e-4, atol=1e-4)
 
 
@@ -186,22 +195,22 @@ def test_bad_sampling_settings_are_named(bad):
 
 
 def test_context_overflow_is_refused(target):
-    inputs = random_inputs(1)
+    inputs = inputs_for(target, 1)
     with pytest.raises(HivisError, match=r"context: wanted at most 256 positions"):
         Stream(target, inputs, params("greedy", max_new_tokens=250))
 
 
 @pytest.mark.parametrize("placeholders", [0, 1, 15, 17, 32])
 def test_placeholders_must_match_the_visual_rows(target, placeholders):
-    tokens = torch.tensor([[5, 6, *[IMAGE_TOKEN] * placeholders, 7]])
-    for features in (random_inputs(1).features, {}):
+    tokens = torch.tensor([[5, 6, *[IMAGE_TOKEN] * placeholders, 7]], device=target.device)
+    for features in (inputs_for(target, 1).features, {}):
         if placeholders or features:
             with pytest.raises(HivisError, match=f"visual rows, got {placeholders}"):
                 generate(target, Inputs(tokens, features), params("greedy"))
 
 
 def test_nan_logits_are_not_a_token(target):
-    inputs = random_inputs(1)
+    inputs = inputs_for(target, 1)
     broken = torch.full_like(inputs.features["pixel_values"], float("nan"))
     bad = type(inputs)(inputs.tokens, {"pixel_values": broken})
     config = HiViSConfig(64, 96, 4, 4, 16, VOCAB)

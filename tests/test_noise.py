@@ -47,9 +47,9 @@ def test_noise_is_made_of_the_stated_words():
 
 
 @pytest.mark.parametrize("vocab", [1, 3, 4, 63, 64, 65, 1000, 32064])
-def test_op_and_torch_agree_in_every_bit(vocab: int):
+def test_op_and_torch_agree_in_every_bit(device: torch.device, vocab: int):
     count = 3
-    got = ops.shared_noise(SEEDS, POSITIONS, count, vocab)
+    got = ops.shared_noise(SEEDS.to(device), POSITIONS.to(device), count, vocab).cpu()
     expected = noise.gumbel(SEEDS, POSITIONS, count, vocab)
     assert got.shape == (len(SEEDS), count, vocab) and got.dtype == torch.float32
     assert torch.equal(got.view(torch.int32), expected.view(torch.int32))
@@ -65,16 +65,17 @@ def test_threads_do_not_matter():
         torch.set_num_threads(threads)
 
 
-def test_noise_depends_on_position_and_token_only():
+def test_noise_depends_on_position_and_token_only(device: torch.device):
     """Rows shift with the position, and a smaller vocabulary is a prefix."""
-    full = ops.shared_noise(SEEDS, POSITIONS, 4, 4096)
-    assert torch.equal(ops.shared_noise(SEEDS, POSITIONS + 1, 3, 4096), full[:, 1:])
-    assert torch.equal(ops.shared_noise(SEEDS, POSITIONS, 4, 100), full[..., :100])
-    alone = torch.cat([ops.shared_noise(SEEDS[b : b + 1], POSITIONS[b : b + 1], 4, 4096)
-                       for b in range(len(SEEDS))])  # fmt: skip
+    seeds, positions = SEEDS.to(device), POSITIONS.to(device)
+    full = ops.shared_noise(seeds, positions, 4, 4096)
+    assert torch.equal(ops.shared_noise(seeds, positions + 1, 3, 4096), full[:, 1:])
+    assert torch.equal(ops.shared_noise(seeds, positions, 4, 100), full[..., :100])
+    alone = torch.cat([ops.shared_noise(seeds[b : b + 1], positions[b : b + 1], 4, 4096)
+                       for b in range(len(seeds))])  # fmt: skip
     assert torch.equal(alone, full)
-    assert ops.shared_noise(SEEDS, POSITIONS, 0, 5).shape == (len(SEEDS), 0, 5)
-    assert ops.shared_noise(SEEDS[:0], POSITIONS[:0], 2, 5).shape == (0, 2, 5)
+    assert ops.shared_noise(seeds, positions, 0, 5).shape == (len(seeds), 0, 5)
+    assert ops.shared_noise(seeds[:0], positions[:0], 2, 5).shape == (0, 2, 5)
 
 
 def ulps(got: Tensor, exact: Tensor) -> float:
@@ -167,11 +168,13 @@ def test_positions_seeds_and_tokens_are_uncorrelated():
         (dict(vocab=2**20 + 1), "vocab: wanted 1..1048576, got 1048577"),
     ],
 )
-def test_bad_input_is_named(change: dict, message: str):
+def test_bad_input_is_named(device: torch.device, change: dict, message: str):
     good = dict(seed=torch.tensor([1]), position=torch.tensor([0]), count=1, vocab=8)
+    given = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in (good | change).items()}
     with pytest.raises(RuntimeError, match=message):
-        ops.shared_noise(**(good | change))
+        ops.shared_noise(**given)
 
 
-def test_opcheck():
-    torch.library.opcheck(torch.ops.hivis.shared_noise.default, (SEEDS, POSITIONS, 2, 9))
+def test_opcheck(device: torch.device):
+    arguments = (SEEDS.to(device), POSITIONS.to(device), 2, 9)
+    torch.library.opcheck(torch.ops.hivis.shared_noise.default, arguments)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -49,12 +49,14 @@ class Case:
         return ops.tree_accept(*self.args())
 
     def oracle(self) -> tuple[Tensor, Tensor, Tensor]:
+        args = [a.cpu() if isinstance(a, Tensor) else a for a in self.args()]
         vocab = self.logits.shape[-1]
-        g = noise.gumbel(self.seed, self.position, self.max_depth + 1, vocab)
-        return reference.tree_accept(*self.args()[:3], g, *self.args()[5:])
+        g = noise.gumbel(args[3], args[4], self.max_depth + 1, vocab)
+        return reference.tree_accept(*args[:3], g, *args[5:])
 
     def check(self) -> tuple[Tensor, Tensor, Tensor]:
-        got, wanted = self.run(), self.oracle()
+        """Runs the op, wherever the logits are; its result on the CPU, once it is the oracle's."""
+        got, wanted = tuple(a.cpu() for a in self.run()), self.oracle()
         for name, a, b in zip(("path", "path_len", "next_token"), got, wanted, strict=True):
             assert a.dtype == b.dtype and torch.equal(a, b), f"{name}: {a} is not {b}"
         return got
@@ -69,18 +71,21 @@ def make(
     seed: int = 3,
     position: int = 100,
 ) -> Case:
-    """A case from one rule for all B sequences; sequence b has seed + b and position + 10 b."""
-    batch = logits.shape[0]
+    """A case from one rule for all B sequences; sequence b has seed + b and position + 10 b.
+
+    Everything goes where the logits are.
+    """
+    batch, device = logits.shape[0], logits.device
 
     def full(value: float, dtype: torch.dtype) -> Tensor:
-        return torch.full((batch,), value, dtype=dtype)
+        return torch.full((batch,), value, dtype=dtype, device=device)
 
     return Case(
         logits,
-        torch.as_tensor(tokens).reshape(batch, -1).long(),
-        torch.as_tensor(parents).reshape(batch, -1).int(),
-        seed + torch.arange(batch),
-        position + 10 * torch.arange(batch),
+        torch.as_tensor(tokens, device=device).reshape(batch, -1).long(),
+        torch.as_tensor(parents, device=device).reshape(batch, -1).int(),
+        seed + torch.arange(batch, device=device),
+        position + 10 * torch.arange(batch, device=device),
         full(rule[0], torch.float32),
         full(rule[1], torch.int32),
         full(rule[2], torch.float32),
@@ -112,10 +117,10 @@ def drawn_tree(case: Case) -> Case:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("vocab", [1, 2, 5, 31, 64, 4096, 32064])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_oracle(rule: tuple, vocab: int, dtype: torch.dtype):
+def test_oracle(device: torch.device, rule: tuple, vocab: int, dtype: torch.dtype):
     generator = torch.Generator().manual_seed(vocab)
     batch, nodes = 2, 5 if vocab > 10_000 else 12
-    logits = (torch.randn(batch, nodes, vocab, generator=generator) * 3).to(dtype)
+    logits = (torch.randn(batch, nodes, vocab, generator=generator) * 3).to(device, dtype)
     parents = [random_parents(nodes, generator) for _ in range(batch)]
     tokens = torch.randint(vocab, (batch, nodes), generator=generator)
     case = drawn_tree(make(logits, tokens, parents, rule, max_depth=3))
@@ -123,7 +128,11 @@ def test_oracle(rule: tuple, vocab: int, dtype: torch.dtype):
     assert path_len.max() > 1 and (path[:, 0] == 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the same device for all
+)
 @given(
     st.integers(1, 20),
     st.integers(1, 80),
@@ -132,7 +141,9 @@ def test_oracle(rule: tuple, vocab: int, dtype: torch.dtype):
     st.integers(0, 2**31),
     st.booleans(),
 )
-def test_oracle_on_any_tree(nodes: int, vocab: int, depth: int, rule: tuple, seed: int, flat: bool):
+def test_oracle_on_any_tree(
+    device: torch.device, nodes: int, vocab: int, depth: int, rule: tuple, seed: int, flat: bool
+):
     """Rounded logits tie often, which the thresholds and the argmax must both survive."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, nodes, vocab, generator=generator) * 2
@@ -141,14 +152,14 @@ def test_oracle_on_any_tree(nodes: int, vocab: int, depth: int, rule: tuple, see
     logits[torch.rand(logits.shape, generator=generator) < 0.05] = -torch.inf
     parents = [random_parents(nodes, generator) for _ in range(2)]
     tokens = torch.randint(-1, min(vocab, 4), (2, nodes), generator=generator)
-    drawn_tree(make(logits, tokens, parents, rule, depth, seed=seed)).check()
+    drawn_tree(make(logits.to(device), tokens, parents, rule, depth, seed=seed)).check()
 
 
 # --- Against Hugging Face
 
 
 @pytest.mark.parametrize("rule", [r for r in RULES if r[0] > 0])
-def test_candidates_are_those_of_hugging_face(rule: tuple):
+def test_candidates_are_those_of_hugging_face(device: torch.device, rule: tuple):
     from transformers.generation import logits_process as hf
 
     temperature, top_k, top_p, min_p = rule
@@ -164,10 +175,10 @@ def test_candidates_are_those_of_hugging_face(rule: tuple):
         assert torch.equal(reference.candidates(row, *rule), score > -torch.inf)
     # Perturbed argmax over Hugging Face's scores = the op's draw, for many draws of each row.
     draws = 64
-    rows = logits.repeat_interleave(draws, 0)[:, None]
+    rows = logits.to(device).repeat_interleave(draws, 0)[:, None]
     case = make(rows, [[0]] * len(rows), [[-1]] * len(rows), rule, max_depth=0)
-    g = ops.shared_noise(case.seed, case.position, 1, 300)[:, 0]
-    assert torch.equal(case.run()[2], (scores.repeat_interleave(draws, 0) + g).argmax(-1))
+    g = ops.shared_noise(case.seed, case.position, 1, 300)[:, 0].cpu()
+    assert torch.equal(case.run()[2].cpu(), (scores.repeat_interleave(draws, 0) + g).argmax(-1))
 
 
 @pytest.mark.parametrize("rule", [(3.0, 7, 1.0, 0.0), (3.0, 0, 0.8, 0.0), (3.0, 0, 1.0, 0.2)])
@@ -180,57 +191,60 @@ def test_every_candidate_is_drawn_and_nothing_else(rule: tuple):
         assert torch.equal(drawn, reference.candidates(row, *rule))
 
 
-def test_ties_at_the_threshold_stay_together():
+def test_ties_at_the_threshold_stay_together(device: torch.device):
     row = torch.tensor([3.0, 1.0, 2.0, 2.0, 2.0, 0.0])
     ties = torch.tensor([True, False, True, True, True, False])
     for rule in [(4.0, 2, 1.0, 0.0), (4.0, 0, 0.3, 0.0), (4.0, 4, 0.5, 0.0)]:
-        case = make(row.expand(500, 1, 6), [[0]] * 500, [[-1]] * 500, rule, max_depth=0)
-        assert torch.equal(torch.bincount(case.run()[2], minlength=6) > 0, ties)
+        rows = row.to(device).expand(500, 1, 6)
+        case = make(rows, [[0]] * 500, [[-1]] * 500, rule, max_depth=0)
+        assert torch.equal(torch.bincount(case.run()[2].cpu(), minlength=6) > 0, ties)
         assert torch.equal(reference.candidates(row, *rule), ties)
-    flat = torch.zeros(1, 1, 200_000)
+    flat = torch.zeros(1, 1, 200_000, device=device)
     assert 0 <= make(flat, [[0]], [[-1]], (1.0, 10, 0.5, 0.5), 0).run()[2].item() < 200_000
 
 
 # --- Hostile trees and logits
 
 
-def chain_logits(vocab: int = 16) -> Tensor:
+def chain_logits(device: torch.device, vocab: int = 16) -> Tensor:
     """[1, 16, V]: node n's argmax is token n + 1."""
-    logits = torch.zeros(1, 16, vocab)
+    logits = torch.zeros(1, 16, vocab, device=device)
     logits[0, torch.arange(15), torch.arange(1, 16)] = 9.0
     return logits
 
 
-def test_one_node():
-    path, path_len, token = make(chain_logits()[:, 3:4], [[7]], [[-1]], max_depth=0).check()
+def test_one_node(device: torch.device):
+    path, path_len, token = make(chain_logits(device)[:, 3:4], [[7]], [[-1]], max_depth=0).check()
     assert path.tolist() == [[0]] and path_len.tolist() == [1] and token.tolist() == [4]
 
 
-def test_a_chain_longer_than_max_depth_stops_and_stays_exact():
-    case = make(chain_logits(), list(range(16)), list(range(-1, 15)), max_depth=4)
+def test_a_chain_longer_than_max_depth_stops_and_stays_exact(device: torch.device):
+    case = make(chain_logits(device), list(range(16)), list(range(-1, 15)), max_depth=4)
     path, path_len, token = case.check()
     assert path.tolist() == [[0, 1, 2, 3, 4]] and path_len.tolist() == [5]
     assert token.tolist() == [5]  # what node 5 carries, too
 
 
-def test_path_repeats_the_last_node():
+def test_path_repeats_the_last_node(device: torch.device):
     tokens = [0, 1, 2, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]
-    path, path_len, token = make(chain_logits(), tokens, list(range(-1, 15)), max_depth=5).check()
+    logits = chain_logits(device)
+    path, path_len, token = make(logits, tokens, list(range(-1, 15)), max_depth=5).check()
     assert path.tolist() == [[0, 1, 2, 2, 2, 2]] and path_len.tolist() == [3]
     assert token.tolist() == [3]
 
 
-def test_a_star_and_duplicate_siblings():
+def test_a_star_and_duplicate_siblings(device: torch.device):
     """The first child with the drawn token wins; its own children are the ones that count."""
-    case = make(chain_logits(), [0, 5, 1, 1, 4, 3, 3] + [-1] * 9,
+    case = make(chain_logits(device), [0, 5, 1, 1, 4, 3, 3] + [-1] * 9,
                 [-1, 0, 0, 0, 3, 2, 3] + [0] * 9)  # fmt: skip
     path, path_len, token = case.check()
     assert path[0, :3].tolist() == [0, 2, 5] and path_len.tolist() == [3]
     assert token.tolist() == [6]
 
 
-def test_padding_nodes_never_match():
-    logits = torch.full((1, 3, 4), -torch.inf)  # the flag is -1 and so is the padding's token
+def test_padding_nodes_never_match(device: torch.device):
+    # The flag is -1 and so is the padding's token.
+    logits = torch.full((1, 3, 4), -torch.inf, device=device)
     path, path_len, token = make(logits, [0, -1, -1], [-1, 0, 0]).check()
     assert path_len.tolist() == [1] and token.tolist() == [-1]
 
@@ -238,12 +252,12 @@ def test_padding_nodes_never_match():
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "all -inf"])
-def test_unusable_logits_are_flagged_where_visited_only(rule, dtype, bad):
+def test_unusable_logits_are_flagged_where_visited_only(device: torch.device, rule, dtype, bad):
     vocab = 200
-    logits = torch.randn(1, 4, vocab, generator=torch.Generator().manual_seed(2)).to(dtype)
+    logits = torch.randn(1, 4, vocab, generator=torch.Generator().manual_seed(2)).to(device, dtype)
     case = make(logits, [0, 1, 2, 3], [-1, 0, 1, 0], rule, max_depth=3)
     case = drawn_tree(case)
-    path, path_len, token = case.run()
+    path, path_len, token = case.check()
     assert token >= 0 and path_len >= 2
     last = path[0, path_len - 1].item()
     unvisited = next(n for n in range(4) if n not in path[0].tolist())
@@ -262,46 +276,48 @@ def test_unusable_logits_are_flagged_where_visited_only(rule, dtype, bad):
     assert torch.equal(spoilt_path, path) and torch.equal(spoilt_len, path_len) and flag == -1
 
 
-def test_temperature_that_overflows_the_logits_is_flagged():
-    assert make(torch.ones(1, 1, 3), [[0]], [[-1]], (1e-40, 0, 1.0, 0.0)).check()[2] == -1
+def test_temperature_that_overflows_the_logits_is_flagged(device: torch.device):
+    logits = torch.ones(1, 1, 3, device=device)
+    assert make(logits, [[0]], [[-1]], (1e-40, 0, 1.0, 0.0)).check()[2] == -1
 
 
-def test_one_finite_logit_is_drawn():
-    logits = torch.full((1, 1, 100), -torch.inf)
+def test_one_finite_logit_is_drawn(device: torch.device):
+    logits = torch.full((1, 1, 100), -torch.inf, device=device)
     logits[0, 0, 70] = -1e30
     for rule in RULES:
         assert make(logits, [[0]], [[-1]], rule).check()[2] == 70
 
 
-def test_equal_logits_give_the_lowest_token():
-    logits = torch.zeros(1, 1, 300)
+def test_equal_logits_give_the_lowest_token(device: torch.device):
+    logits = torch.zeros(1, 1, 300, device=device)
     logits[0, 0, [65, 66, 130, 299]] = 1.0
     assert make(logits, [[0]], [[-1]]).check()[2] == 65
-    assert make(torch.tensor([[[-0.0, 0.0]]]), [[0]], [[-1]]).check()[2] == 0
+    zeros = torch.tensor([[[-0.0, 0.0]]], device=device)
+    assert make(zeros, [[0]], [[-1]]).check()[2] == 0
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_views_are_read_in_place(rule: tuple):
+def test_views_are_read_in_place(device: torch.device, rule: tuple):
     generator = torch.Generator().manual_seed(4)
     wide = torch.full((4, 9, 150), math.nan)
     wide[::2, 1:8, 7:107] = torch.randn(2, 7, 100, generator=generator) * 2
-    view = wide[::2, 1:8, 7:107]
+    view = wide.to(device)[::2, 1:8, 7:107]
     parents = [random_parents(7, generator) for _ in range(2)]
     case = drawn_tree(make(view, torch.randint(100, (2, 7)), parents, rule))
     got = case.check()
-    for a, b in zip(got, replace(case, logits=view.contiguous()).run(), strict=True):
+    for a, b in zip(got, replace(case, logits=view.contiguous()).check(), strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_batch_equals_its_sequences_alone(dtype: torch.dtype):
+def test_a_batch_equals_its_sequences_alone(device: torch.device, dtype: torch.dtype):
     """Every sequence with its own rule, seed and position, whatever its neighbours do."""
     generator = torch.Generator().manual_seed(5)
     batch, nodes, vocab = len(RULES), 9, 257
-    logits = (torch.randn(batch, nodes, vocab, generator=generator) * 3).to(dtype)
+    logits = (torch.randn(batch, nodes, vocab, generator=generator) * 3).to(device, dtype)
     parents = [random_parents(nodes, generator) for _ in range(batch)]
     case = make(logits, torch.randint(vocab, (batch, nodes), generator=generator), parents)
-    columns = [torch.tensor(c) for c in zip(*RULES, strict=True)]
+    columns = [torch.tensor(c, device=device) for c in zip(*RULES, strict=True)]
     case = drawn_tree(
         replace(
             case,
@@ -315,7 +331,7 @@ def test_a_batch_equals_its_sequences_alone(dtype: torch.dtype):
     for b in range(batch):
         one = Case(*(a[b : b + 1] if isinstance(a, Tensor) else a for a in case.args())).run()
         for a, whole in zip(one, together, strict=True):
-            assert torch.equal(a[0], whole[b])
+            assert torch.equal(a[0].cpu(), whole[b])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -368,7 +384,7 @@ def test_emitted_tokens_follow_the_filtered_softmax_whatever_is_drafted(rule: tu
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_any_tree_emits_what_plain_decoding_emits(rule: tuple):
+def test_any_tree_emits_what_plain_decoding_emits(device: torch.device, rule: tuple):
     """A toy language model, logits = table[previous token]: the text is the same for every tree."""
     vocab, length = 40, 60
     generator = torch.Generator().manual_seed(7)
@@ -381,8 +397,9 @@ def test_any_tree_emits_what_plain_decoding_emits(rule: tuple):
             guess = table[text[-1]].topk(min(nodes, vocab)).indices
             tokens = guess[torch.randint(len(guess), (nodes,), generator=generator)]
             tokens[0] = text[-1]
-            case = make(table[tokens][None], tokens, parents, rule, position=len(text))
-            path, path_len, token = case.run()
+            logits = table[tokens][None].to(device)
+            case = make(logits, tokens, parents, rule, position=len(text))
+            path, path_len, token = (a.cpu() for a in case.run())
             text += tokens[path[0, 1 : path_len[0]].long()].tolist() + token.tolist()
             cycles += 1
         return text[:length], cycles
@@ -398,8 +415,9 @@ def test_any_tree_emits_what_plain_decoding_emits(rule: tuple):
 # --- Checks
 
 
-def good_case() -> Case:
-    return make(torch.zeros(2, 3, 8), [[0, 1, 2]] * 2, [[-1, 0, 1]] * 2, (1.0, 0, 1.0, 0.0))
+def good_case(device: torch.device | str = "cpu") -> Case:
+    logits = torch.zeros(2, 3, 8, device=device)
+    return make(logits, [[0, 1, 2]] * 2, [[-1, 0, 1]] * 2, (1.0, 0, 1.0, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -415,13 +433,25 @@ def good_case() -> Case:
         (dict(tokens=torch.zeros(2, 3)), "tokens: wanted Long, got Float"),
         (dict(tokens=torch.zeros(3, 2).long().T), "tokens: wanted a contiguous tensor"),
         (dict(parents=torch.zeros(2, 3).long()), "parents: wanted Int, got Long"),
-        (dict(parents=torch.tensor([[-1, 0, 1], [0, 0, 1]]).int()), r"parents\[1, 0\]: wanted -1"),
-        (dict(parents=torch.tensor([[-1, 0, 2], [-1, 0, 1]]).int()), r"parents\[0, 2\]: wanted"),
-        (dict(parents=torch.tensor([[-1, -1, 0], [-1, 0, 1]]).int()), r"parents\[0, 1\]: .*-1"),
         (dict(seed=torch.zeros(1).long()), r"seed: wanted shape \[2\], got \[1\]"),
         (dict(seed=torch.zeros(2)), "seed: wanted Long, got Float"),
         (dict(position=torch.zeros(2).int()), "position: wanted Long, got Int"),
         (dict(temperature=torch.zeros(2).double()), "temperature: wanted Float, got Double"),
+        (dict(max_depth=-1), "max_depth: wanted 0..256, got -1"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(device: torch.device, change: dict, message: str):
+    change = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in change.items()}
+    with pytest.raises(RuntimeError, match=message):
+        replace(good_case(device), **change).run()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(parents=torch.tensor([[-1, 0, 1], [0, 0, 1]]).int()), r"parents\[1, 0\]: wanted -1"),
+        (dict(parents=torch.tensor([[-1, 0, 2], [-1, 0, 1]]).int()), r"parents\[0, 2\]: wanted"),
+        (dict(parents=torch.tensor([[-1, -1, 0], [-1, 0, 1]]).int()), r"parents\[0, 1\]: .*-1"),
         (dict(temperature=torch.tensor([0, -1.0])), r"temperature\[1\]: wanted a finite number"),
         (dict(temperature=torch.tensor([0, math.nan])), r"temperature\[1\]: .* got nan"),
         (dict(temperature=torch.tensor([math.inf, 1])), r"temperature\[0\]: .* got inf"),
@@ -430,18 +460,17 @@ def good_case() -> Case:
         (dict(top_p=torch.tensor([1, 1.5])), r"top_p\[1\]: .* got 1.5"),
         (dict(min_p=torch.tensor([0, -0.1])), r"min_p\[1\]: wanted 0..1, got -0.1"),
         (dict(min_p=torch.tensor([0, math.nan])), r"min_p\[1\]: wanted 0..1, got nan"),
-        (dict(max_depth=-1), "max_depth: wanted 0..256, got -1"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named(change: dict, message: str):
+def test_bad_values_are_named_on_the_cpu(change: dict, message: str):
     with pytest.raises(RuntimeError, match=message):
         replace(good_case(), **change).run()
 
 
-def test_empty_batch():
-    empty = Case(*(a[:0] if isinstance(a, Tensor) else a for a in good_case().args()))
+def test_empty_batch(device: torch.device):
+    empty = Case(*(a[:0] if isinstance(a, Tensor) else a for a in good_case(device).args()))
     assert [t.shape for t in empty.run()] == [(0, 6), (0,), (0,)]
 
 
-def test_opcheck():
-    torch.library.opcheck(torch.ops.hivis.tree_accept.default, good_case().args())
+def test_opcheck(device: torch.device):
+    torch.library.opcheck(torch.ops.hivis.tree_accept.default, good_case(device).args())

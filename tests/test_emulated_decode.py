@@ -1,0 +1,25 @@
+"""The whole loop on the kernels that a GPU runs, emulated."""
+
+from __future__ import annotations
+
+import pytest
+from emulation.library import emulated_ops
+from guessers import KnowsTheText
+from models import VOCAB, random_inputs, random_target
+
+from hivis.decode import generate
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+
+
+@pytest.mark.parametrize("rule", [{}, {"temperature": 1.0}, {"temperature": 1.3, "top_p": 0.9}])
+def test_the_cuda_kernels_give_the_plain_text(rule: dict[str, float]):
+    target, inputs = random_target(), random_inputs(0, text=5, pictures=0)
+    sampling = SamplingParams(max_new_tokens=6, **rule)
+    plain = generate(target, inputs, sampling)
+    drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    with emulated_ops(seed=len(rule)):
+        assert generate(target, inputs, sampling).tokens == plain.tokens
+        drafted = generate(target, inputs, sampling, drafter, TreePolicy(12, 5, 4))
+    assert drafted.tokens == plain.tokens
+    assert drafted.statistics.accepted_length > 1.0

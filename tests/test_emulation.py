@@ -1,0 +1,135 @@
+"""The CUDA kernels, run on this machine's processor, and proof that such a run notices faults."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from emulation import library
+from emulation.faults import FAULTS
+
+from hivis import ops, reference
+
+HERE = Path(__file__).parent / "emulation"
+CHECKS = sorted(path.stem.removeprefix("check_") for path in HERE.glob("check_*.cpp"))
+SEEDS = {"plain": "0,1,2,3", "race": "0", "ubsan": "1"}
+DIAGNOSES = ("FAILED:", "emulation:")
+
+pytestmark = pytest.mark.skipif(not library.BUILD.exists(), reason=f"no build in {library.BUILD}")
+
+
+@functools.cache
+def everything_builds() -> bool:
+    try:
+        library.build("emulation_checks", "emulation_faults", "emulation_library")
+    except RuntimeError:
+        return False  # the test of what does not build says so
+    return True
+
+
+def run(program: str, build: str, only: str = "") -> subprocess.CompletedProcess[str]:
+    if not everything_builds():
+        library.build(program)
+    command = [str(library.PROGRAMS / program), "--seeds", SEEDS[build]]
+    if only:
+        command += ["--only", only]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("build", SEEDS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_check(check: str, build: str) -> None:
+    result = run(f"check_{check}_{build}", build)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    "name, build", [(name, build) for name, fault in FAULTS.items() for build in fault.builds]
+)
+def test_fault_is_noticed(name: str, build: str) -> None:
+    result = run(f"fault_{name}_{build}", build, FAULTS[name].only)
+    assert result.returncode == 1, f"{name} went unnoticed"
+    assert any(line.startswith(DIAGNOSES) for line in result.stderr.splitlines()), result.stderr
+
+
+def test_every_check_notices_something() -> None:
+    assert {fault.check for fault in FAULTS.values()} == set(CHECKS)
+
+
+# What the kernels promise not to use must not be there.
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "__shared__ int x[4];",
+        "__ldg(static_cast<const int*>(nullptr));",
+        "atomicCAS(static_cast<unsigned*>(nullptr), 0u, 1u);",
+        "__shfl_sync(~0u, uint16_t{1}, 0);",
+        "hivis::cuda::mma<float>({}, {}, 0, 0);",
+    ],
+)
+def test_other_builtins_do_not_compile(statement: str) -> None:
+    compiler = shutil.which("c++")
+    assert compiler is not None
+    source = f'#include "cuda/ptx.h"\n__global__ void kernel() {{ {statement} }}\n'
+    command = [compiler, "-std=c++17", f"-I{HERE / 'include'}", "-fsyntax-only", "-x", "c++", "-"]
+    valid = source.replace(statement, "__syncthreads();")
+    assert subprocess.run(command, input=valid, capture_output=True, text=True).returncode == 0
+    assert subprocess.run(command, input=source, capture_output=True, text=True).returncode != 0
+
+
+def test_stand_in_has_what_ptx_has() -> None:
+    real = (library.ROOT / "csrc/cuda/ptx.h").read_text()
+    stand_in = (HERE / "include/cuda/ptx.h").read_text()
+    names = set(re.findall(r"__forceinline__ [\w*]+ (\w+)(?:<\w+>)?\(", real))
+    assert len(names) > 10
+    assert {name for name in names if not re.search(rf" {name}\(", stand_in)} == set()
+
+
+# --- From Python
+
+
+def compact_arguments() -> tuple[torch.Tensor, ...]:
+    kv = torch.arange(2 * 2 * 2 * 3 * 20 * 8, dtype=torch.float32).view(2, 2, 2, 3, 20, 8)
+    kv_len = torch.tensor([3, 9], dtype=torch.int32)
+    path = torch.tensor([[0, 2, 5], [1, 4, 99]], dtype=torch.int32)
+    path_len = torch.tensor([3, 2], dtype=torch.int32)
+    return kv, kv_len, path, path_len
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_emulated_op(seed: int) -> None:
+    wanted = compact_arguments()
+    reference.kv_compact_(*wanted)
+    got = compact_arguments()
+    with library.emulated_ops(seed):
+        ops.kv_compact_(*got)
+    for want, have in zip(wanted, got, strict=True):
+        assert torch.equal(want, have)
+
+
+# The CPU body refuses a path that decreases; the CUDA body cannot see it.
+def test_bodies_come_and_go() -> None:
+    kv, kv_len, path, path_len = compact_arguments()
+    path[0, 1] = -7
+    with library.emulated_ops(0):
+        ops.kv_compact_(kv.clone(), kv_len.clone(), path, path_len)
+        assert torch.empty(8).isnan().all()
+    with pytest.raises(RuntimeError, match="path"):
+        ops.kv_compact_(kv, kv_len, path, path_len)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_failure_is_an_exception(capfd: pytest.CaptureFixture[str]) -> None:
+    numbers = torch.arange(3 * 64 * 4 + 1, dtype=torch.int32)
+    aligned, off_by_one = numbers[:-1].view(3, 64, 4), numbers[1:].view(3, 64, 4)
+    with library.emulated_ops(0):
+        sum_tiles = torch.ops.hivis_emulated.sum_tiles
+        with pytest.raises(RuntimeError, match="aligned to 16 bytes.*\n.*block"):
+            sum_tiles(off_by_one)
+        assert "emulation: cp_async" in capfd.readouterr().err
+        assert torch.equal(sum_tiles(aligned), aligned.sum(0).flip(0))
