@@ -23,7 +23,7 @@ def test_the_python_example_runs(capsys):
 
 def test_the_commands_exist():
     makefile = (ROOT / "Makefile").read_text()
-    commands = set(re.findall(r"\bmake (\w+)", README))
+    commands = set(re.findall(r"\bmake ([\w-]+)", README))
     assert {"latency", "test"} <= commands
     for command in commands:
         assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
