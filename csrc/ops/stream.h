@@ -1,19 +1,31 @@
 // torch's current CUDA stream, and the place in torch's dispatcher where CUDA bodies are
-// registered. The only file that knows either; it needs no header of torch's CUDA build, so it
-// compiles against a CPU-only torch too, and tests that run the kernels elsewhere replace it.
+// registered. The only file that knows either; from torch 2.11 on it needs no header of torch's
+// CUDA build, so it compiles against a CPU-only torch too. Tests that run kernels elsewhere replace
+// it.
 #pragma once
 
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/Stream.h>
 #include <cuda_runtime.h>
+#include <torch/headeronly/version.h>
+
+// CUDA streams have a native handle since torch 2.11.
+#define HIVIS_STREAMS_HAVE_HANDLES (TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 11)
+#if !HIVIS_STREAMS_HAVE_HANDLES
+#include <c10/cuda/CUDAStream.h>
+#endif
 
 #define HIVIS_CUDA_IMPL(m) TORCH_LIBRARY_IMPL(hivis, CUDA, m)
 
 namespace hivis {
 
 inline cudaStream_t current_stream(at::Device device) {
+#if HIVIS_STREAMS_HAVE_HANDLES
   return static_cast<cudaStream_t>(
       at::accelerator::getCurrentStream(device.index()).native_handle());
+#else
+  return c10::cuda::getCurrentCUDAStream(device.index());
+#endif
 }
 
 // Is a CUDA graph being recorded from this stream?
