@@ -48,6 +48,11 @@ def test_entries_behind_path_len_are_not_read(device: torch.device):
     check(kv, kv_len, i32([[0, 4, 2147483647, -5]], device), i32([2], device))
 
 
+def test_rows_of_no_bytes(device: torch.device):
+    check(torch.randn(2, 2, 1, 2, 12, 0, device=device), i32([3], device),
+          i32([[0, 5]], device), i32([2], device))  # fmt: skip
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_nothing_to_move(device: torch.device, length: int):
     kv = torch.randn(2, 2, 1, 2, 12, 16, device=device)

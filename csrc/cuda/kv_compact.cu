@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kThreads) kv_compact_kernel(const KvCompactPar
   // This thread's column.
   const int64_t words = p.row_bytes / static_cast<int64_t>(sizeof(Word));
   const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  const int64_t slab = column / words;
-  if (slab < p.layers * 2 * p.heads) {
+  const int64_t slab = words > 0 ? column / words : 0;
+  if (words > 0 && slab < p.layers * 2 * p.heads) {
     const int64_t head = slab % p.heads;
     const int64_t side = slab / p.heads % 2;
     const int64_t layer = slab / p.heads / 2;

@@ -28,8 +28,8 @@ FAULTS: dict[str, Fault] = {
     "ticket_kept": Fault(_KV_COMPACT, "      p.tickets[b] = 0;\n", "", "kv_compact", ("plain",)),
     "no_tail": Fault(
         _KV_COMPACT,
-        "if (slab < p.layers * 2 * p.heads) {",
-        "if (slab >= 0) {",
+        "slab < p.layers * 2 * p.heads) {",
+        "slab >= 0) {",
         "kv_compact",
         ("plain",),
     ),
