@@ -219,7 +219,7 @@ def accept_case(
     walk: int = 5,
 ) -> Case:
     on = {"device": setting.device}
-    touched = walk * vocab * torch.empty((), dtype=dtype).element_size()
+    touched = nodes * vocab * torch.empty((), dtype=dtype).element_size()
     copies = copies_for(touched, setting)
     logits = torch.randn(copies, nodes, vocab, dtype=dtype, **on).mul_(3)
     if temperature == 0:  # no ties: what is compared is who is largest

@@ -50,8 +50,8 @@ def tree_attention(
         [B, N, H, D], dtype of q, contiguous.
 
     Raises:
-        RuntimeError: wrong rank, shape, dtype, device or stride; on the CPU also a length out of
-            range, or D not a multiple of 8 up to 256.
+        RuntimeError: wrong rank, shape, dtype, device or stride, or D not a multiple of 8 up to
+            256; on the CPU also a length out of range.
     """
     return torch.ops.hivis.tree_attention.default(q, k, v, kv_len, ancestors, scale)
 
@@ -142,8 +142,8 @@ def tree_accept(
     `next_token` and the walk ends. What is emitted does not depend on what was drafted.
 
     The candidates are those of Hugging Face's temperature, top-k, top-p and min-p, in this order,
-    except that tokens which tie are always kept or dropped together. Only visited nodes' logits are
-    read. A root-only tree (N = 1) is plain sampling.
+    except that tokens which tie are always kept or dropped together. Logits of nodes
+    that are not visited do not matter. A root-only tree (N = 1) is plain sampling.
 
     Args:
         logits: [B, N, V] f32, bf16 or f16; last dimension contiguous. N <= 256, V <= 2^20.

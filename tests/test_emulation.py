@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,47 @@ def test_bodies_come_and_go() -> None:
     with pytest.raises(RuntimeError, match="path"):
         ops.kv_compact_(kv, kv_len, path, path_len)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.fixture
+def capturing() -> Iterator[None]:
+    """As if a graph were being recorded."""
+    with library.emulated_ops(0):
+        torch.ops.hivis_emulated.set_capturing(True)
+        yield
+        torch.ops.hivis_emulated.set_capturing(False)
+
+
+def test_calls_of_one_stream_share_their_counters() -> None:
+    with library.emulated_ops(0):
+        tickets = torch.ops.hivis_emulated.tickets
+        first, second = tickets(40), tickets(7)
+        assert first.data_ptr() == second.data_ptr() and second.numel() == 7
+        assert not tickets(5000).any()  # a longer buffer starts at zero, too
+
+
+def test_recorded_calls_have_counters_of_their_own(capturing: None) -> None:
+    tickets = torch.ops.hivis_emulated.tickets
+    torch.ops.hivis_emulated.set_capturing(False)
+    shared = tickets(64)
+    torch.ops.hivis_emulated.set_capturing(True)
+    taken = [shared] + [tickets(count) for count in (1, 33, 64)]
+    spans = sorted((t.data_ptr(), t.data_ptr() + 4 * t.numel()) for t in taken)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert not any(t.any() for t in taken)
+
+
+def test_a_recorded_call_finds_counters_when_the_supply_is_used_up(capturing: None) -> None:
+    tickets = torch.ops.hivis_emulated.tickets
+    for _ in range(3):  # of a million
+        counters = tickets(600_000)
+        assert counters.numel() == 600_000 and not counters.any()
+        counters.fill_(1)  # nobody else may get these
+    got = compact_arguments()
+    wanted = compact_arguments()
+    reference.kv_compact_(*wanted)
+    ops.kv_compact_(*got)
+    assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
 
 
 def test_failure_is_an_exception(capfd: pytest.CaptureFixture[str]) -> None:

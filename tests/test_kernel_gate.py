@@ -155,6 +155,26 @@ def test_budgets_are_read():
     assert problems == []
 
 
+def test_a_budget_of_some_instantiations():
+    budgets, problems = ptxas.parse_budgets(
+        {"a.cu": "// budget: a_kernel<T<*, 64>>: registers <= 168\n"
+                 "// budget: a_kernel<T<*, 128>>: registers <= 40\n"}
+    )  # fmt: skip
+    assert not problems
+
+    def usage(arguments: str, registers: int) -> ptxas.Usage:
+        return ptxas.Usage("a_kernel", arguments, "sm_80", True, registers, 0, 0, 0, 0)
+
+    small, large, other = usage("T<X, 64>", 168), usage("T<Y, 128>", 41), usage("T<X, 96>", 1)
+    assert ptxas.violations([small], budgets) == []
+    assert ptxas.violations([large], budgets) == [
+        "a_kernel<T<Y, 128>> sm_80: wanted registers <= 40, got 41"
+    ]
+    (line,) = ptxas.violations([other], budgets)
+    assert line.startswith("a_kernel<T<X, 96>>: wanted a line '// budget: a_kernel<T<X, 96>>:")
+    assert len(ptxas.unknown([small], budgets)) == 1
+
+
 @pytest.mark.parametrize(
     "line",
     ["// budget: a_kernel", "// budget: a_kernel: registers < 40", "// budget a: registers <= 4",

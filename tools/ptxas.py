@@ -1,9 +1,10 @@
 """What ptxas reports about kernels (`-Xptxas=-v`), and how much of it a kernel may use.
 
 A kernel's budget is a comment in csrc/cuda, in its own file or a header, and holds for every
-instantiation and architecture:
+architecture and every instantiation, or for those that a pattern names:
 
-    // budget: tree_attention_kernel: registers <= 168, stack <= 0
+    // budget: tree_attention_any_kernel: registers <= 64, stack <= 0
+    // budget: tree_attention_kernel<Traits<*, 128, 1, 4, 1>>: registers <= 200
 
 Stack may be left out (0). Spills and static shared memory have no budget: there must be none.
 """
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 _FUNCTION = re.compile(r"Function properties for (\S+)$")
 _ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'$")
@@ -24,7 +26,7 @@ _FRAME = re.compile(
 _USED = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
 _BUDGET = re.compile(r"^\s*// budget\b(.*)$", re.MULTILINE)
-_BUDGET_TEXT = re.compile(r": (\w+): registers <= (\d+)(?:, stack <= (\d+))?\s*$")
+_BUDGET_TEXT = re.compile(r": (\w+(?:<.*>)?): registers <= (\d+)(?:, stack <= (\d+))?\s*$")
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,17 @@ def parse_budgets(sources: Mapping[str, str]) -> tuple[dict[str, Budget], list[s
     return budgets, problems
 
 
+def is_for(usage: Usage, budget: str) -> bool:
+    """Whether a budget of this name is about the kernel, be it about other instantiations."""
+    return budget.partition("<")[0] == usage.kernel
+
+
+def budget_of(usage: Usage, budgets: Mapping[str, Budget]) -> Budget | None:
+    """The budget of the kernel as a whole, or that of the pattern that it matches."""
+    names = [name for name in budgets if name == usage.kernel or fnmatchcase(usage.name, name)]
+    return budgets[names[0]] if names else None
+
+
 def violations(usages: Iterable[Usage], budgets: Mapping[str, Budget]) -> list[str]:
     """One line for each thing that is over its budget, or has none."""
     lines = []
@@ -183,9 +196,9 @@ def violations(usages: Iterable[Usage], budgets: Mapping[str, Budget]) -> list[s
             lines.append(
                 f"{where}: wanted dynamic shared memory alone, got {usage.shared} static bytes"
             )
-        budget = budgets.get(usage.kernel)
+        budget = budget_of(usage, budgets)
         if budget is None and usage.is_kernel:
-            without.add(usage.kernel)
+            without.add(usage.name if any(is_for(usage, b) for b in budgets) else usage.kernel)
             continue
         budget = budget or Budget(0)
         # A spill needs a stack frame of its own: one line says it.
@@ -202,8 +215,9 @@ def violations(usages: Iterable[Usage], budgets: Mapping[str, Budget]) -> list[s
 
 def unknown(usages: Iterable[Usage], budgets: Mapping[str, Budget]) -> list[str]:
     """One line for each budget of a kernel that is not there (any more)."""
-    there = {usage.kernel for usage in usages}
+    kernels = list(usages)
     return [
-        f"{kernel}: wanted a kernel of this name for its budget, got none"
-        for kernel in sorted(set(budgets) - there)
+        f"{name}: wanted a kernel of this name for its budget, got none"
+        for name in sorted(budgets)
+        if not any(budget_of(usage, {name: budgets[name]}) for usage in kernels)
     ]

@@ -14,6 +14,7 @@
 // budget: kv_compact_kernel: registers <= 64
 #include "cuda/kv_compact.h"
 #include "cuda/launch.h"
+#include "cuda/ticket.h"
 
 namespace hivis::cuda {
 namespace {
@@ -61,14 +62,9 @@ __global__ void __launch_bounds__(kThreads) kv_compact_kernel(const KvCompactPar
   }
 
   // The last block of the sequence advances its length.
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    if (atomicAdd(&p.tickets[b], 1u) == gridDim.x - 1) {
-      p.kv_len[b] = static_cast<int32_t>(old_len) + count;
-      p.tickets[b] = 0;
-    }
-  }
+  auto* const flag = reinterpret_cast<int*>(dynamic_shared());
+  if (!is_last_block(&p.tickets[b], gridDim.x, flag)) return;
+  if (threadIdx.x == 0) p.kv_len[b] = static_cast<int32_t>(old_len) + count;
 }
 
 template <class Word>
@@ -77,7 +73,7 @@ cudaError_t launch_words(const KvCompactParams& p, cudaStream_t stream) {
   // With nothing to move there is still a length to advance.
   const int64_t blocks = columns > 0 ? (columns + kThreads - 1) / kThreads : 1;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.batch));
-  return launch(kv_compact_kernel<Word>, grid, dim3(kThreads), 0, stream, p);
+  return launch(kv_compact_kernel<Word>, grid, dim3(kThreads), sizeof(int), stream, p);
 }
 
 }  // namespace

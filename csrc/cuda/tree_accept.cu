@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) survey_kernel(const TreeAcceptParams
   if (span < work.spans) survey<T>(p, b, span, first_node, count, shared.depth);
 
   // The last block of the sequence walks.
-  if (!last_block(&p.tickets[b], gridDim.x * gridDim.y, &shared.scratch)) return;
+  if (!is_last_block(&p.tickets[b], gridDim.x * gridDim.y, &shared.scratch.last)) return;
   if (threadIdx.x == 0) p.path[b * (p.max_depth + 1)] = 0;
   walk(p, b, 0, 0, &shared.scratch, [&](int node, int) {
     return token_of(

@@ -119,14 +119,35 @@ struct FilteredDraw {
     return block_sum(sums, scratch);
   }
 
-  // Weight of what top-k lets pass, whose lowest key is found bit by bit.
+  // The same among the spans' largest keys alone: a lower bound of count.
+  __device__ int64_t count_tops(uint32_t floor) const {
+    Sums sums{};
+    for (int s = threadIdx.x; s < spans; s += kThreads) sums.count += tops[s] >= floor ? 1 : 0;
+    return block_sum(sums, scratch).count;
+  }
+
+  // The highest key from `low` on that rule.top_k or more keys reach; `low` is reached by so many.
+  template <class Count>
+  __device__ uint32_t highest_key(uint32_t low, const Count& reached) const {
+    uint32_t high = key_of(top);
+    while (low < high) {
+      const uint32_t middle = high - (high - low) / 2;
+      if (reached(middle) >= rule.top_k) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return low;
+  }
+
+  // Weight of what top-k lets pass. Its lowest key is not below the k-th largest of the spans'
+  // largest; looking for that first leaves about k spans to read.
   __device__ int64_t total() const {
     uint32_t lowest = kLowestKey;
     if (has_top_k(rule, row.vocab)) {
-      lowest = 0;
-      for (uint32_t bit = 1u << 31; bit != 0; bit >>= 1) {
-        if (count(lowest | bit) >= rule.top_k) lowest |= bit;
-      }
+      lowest = highest_key(0, [&](uint32_t key) { return count_tops(key); });
+      lowest = highest_key(lowest, [&](uint32_t key) { return count(key); });
     }
     return sums_from(value_of(lowest)).total;
   }
@@ -299,7 +320,7 @@ __global__ void __launch_bounds__(kThreads, 1) confirm_kernel(const TreeAcceptPa
   const int length = p.path_len[b], entry = blockIdx.y;
   if (threadIdx.x == 0) scratch.first = static_cast<uint32_t>(length);
   if (entry < length) sum_chunk<T>(p, b, entry, rule, &scratch);
-  if (!last_block(&p.tickets[b], gridDim.x * gridDim.y, &scratch)) return;
+  if (!is_last_block(&p.tickets[b], gridDim.x * gridDim.y, &scratch.last)) return;
   judge<T>(p, b, rule, length, &scratch);
 }
 

@@ -6,6 +6,7 @@
 #include "core/gumbel.h"
 #include "core/tree_bits.h"
 #include "cuda/ptx.h"
+#include "cuda/ticket.h"
 #include "cuda/tree_accept.h"
 
 namespace hivis::cuda {
@@ -181,7 +182,7 @@ __device__ __forceinline__ void octet_noise(const NoiseKey& key, int first,
 struct Scratch {
   uint64_t best[kWarp];  // one per warp
   Sums sums[kConfirmWarps];
-  uint32_t last;
+  int last;
   uint32_t first;
 };
 
@@ -208,21 +209,6 @@ __device__ __forceinline__ uint64_t row_best(const uint64_t* of_span, int64_t sp
 #pragma unroll 4
   for (int64_t s = threadIdx.x; s < spans; s += blockDim.x) best = greater(best, of_span[s]);
   return block_best(best, scratch);
-}
-
-// Is this the last one of so many blocks to get here? Then it sees all that they have written.
-__device__ __forceinline__ bool last_block(uint32_t* ticket, unsigned blocks, Scratch* scratch) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    scratch->last = atomicAdd(ticket, 1u) == blocks - 1;
-    if (scratch->last) {
-      __threadfence();
-      *ticket = 0;
-    }
-  }
-  __syncthreads();
-  return scratch->last;
 }
 
 // accept_walk of core/accept.h by a whole block, from a node on that the path ends with already.

@@ -19,8 +19,6 @@
 // many nodes are bound by arithmetic, 4 * N * H * (kv_len + N) * D operations at the rate of
 // mma.sync, about two thirds of what the newest tensor cores reach with wgmma.
 //
-// budget: tree_attention_kernel: registers <= 255
-//
 // What this kernel cannot take goes to tree_attention_any.cu: fp32, other head dims, and views of
 // which a row does not start at a multiple of 16 bytes.
 #include "cuda/tree_attention_launch.h"
@@ -53,7 +51,8 @@ TreeAttentionPlan plan_tree_attention(TreeAttentionParams* p, int multiprocessor
   const int rows = p->nodes * (p->heads / p->kv_heads);
   const TileSize size = tile_size(p->head_dim, rows);
   p->row_tiles = (rows + size.rows - 1) / size.rows;
-  // One wave of blocks: two fit a multiprocessor, but 128 rows have so many partial results that
+  // One wave of blocks where two fit a multiprocessor (sm_90; sm_80 but for the largest tiles; not
+  // sm_86 and sm_89, where it is two waves). But 128 rows have so many partial results that
   // more splits would cost more than they bring.
   const int blocks = multiprocessors * (size.rows > 64 ? 1 : 2);
   const int splits = blocks / (p->kv_heads * p->row_tiles);

@@ -1,4 +1,21 @@
 // tree_attention on tensor cores, for 16-bit types. tree_attention.cu says how it works as a whole.
+//
+// Traits<T, D, row tiles of a warp, warps along rows, warps along keys>; two blocks of 128 threads
+// leave 255 registers.
+// budget: tree_attention_kernel<Traits<*, 64, 1, 1, 4>>: registers <= 112
+// budget: tree_attention_kernel<Traits<*, 64, 1, 4, 1>>: registers <= 152
+// budget: tree_attention_kernel<Traits<*, 64, 2, 4, 1>>: registers <= 200
+// budget: tree_attention_kernel<Traits<*, 80, 1, 1, 4>>: registers <= 120
+// budget: tree_attention_kernel<Traits<*, 80, 1, 4, 1>>: registers <= 160
+// budget: tree_attention_kernel<Traits<*, 80, 2, 4, 1>>: registers <= 216
+// budget: tree_attention_kernel<Traits<*, 96, 1, 1, 4>>: registers <= 128
+// budget: tree_attention_kernel<Traits<*, 96, 1, 4, 1>>: registers <= 168
+// budget: tree_attention_kernel<Traits<*, 96, 2, 4, 1>>: registers <= 224
+// budget: tree_attention_kernel<Traits<*, 128, 1, 1, 4>>: registers <= 152
+// budget: tree_attention_kernel<Traits<*, 128, 1, 4, 1>>: registers <= 200
+// budget: tree_attention_kernel<Traits<*, 128, 2, 4, 1>>: registers <= 255
+// budget: tree_attention_kernel<Traits<*, 256, 1, 2, 2>>: registers <= 248
+// budget: tree_attention_kernel<Traits<*, 256, 1, 4, 1>>: registers <= 248
 #pragma once
 
 #include "core/fastmath.h"

@@ -29,6 +29,21 @@ using ManyRows = Traits<T, kHeadDim, 1, 4, 1>;
 template <class T, int kHeadDim>
 using MostRows = Traits<T, kHeadDim, 2, 4, 1>;
 
+// Budgets of shared memory. All fit sm_86 and sm_89; all but the last two fit sm_80 twice.
+template <class Tr>
+constexpr bool fits(int kib) {
+  return Tr::kSharedBytes <= kib * 1024;
+}
+static_assert(fits<FewRows<Half, 64>>(51) && fits<ManyRows<Half, 64>>(57) &&
+              fits<MostRows<Half, 64>>(65));
+static_assert(fits<FewRows<Half, 80>>(69) && fits<ManyRows<Half, 80>>(78) &&
+              fits<MostRows<Half, 80>>(67));
+static_assert(fits<FewRows<Half, 96>>(56) && fits<ManyRows<Half, 96>>(66) &&
+              fits<MostRows<Half, 96>>(79));
+static_assert(fits<FewRows<Half, 128>>(69) && fits<ManyRows<Half, 128>>(81) &&
+              fits<FewRows<Half, 256>>(81));
+static_assert(fits<MostRows<Half, 128>>(97) && fits<ManyRows<Half, 256>>(97));
+
 template <class Tr>
 constexpr TileSize size_of() {
   return {Tr::kRows, Tr::kKeys, Tr::kKeyWarps};

@@ -2,6 +2,7 @@
 // of the keys, whoever finished when.
 #pragma once
 
+#include "cuda/ticket.h"
 #include "cuda/tree_attention_tile.h"
 
 namespace hivis::cuda {
@@ -56,19 +57,9 @@ __device__ __forceinline__ void weigh_slots(const TreeAttentionParams& p, const 
 template <class Tr>
 __device__ __forceinline__ void merge_splits(const TreeAttentionParams& p, const Work& w,
                                              char* shared) {
-  auto* const last = reinterpret_cast<int*>(shared);
+  auto* const flag = reinterpret_cast<int*>(shared);
   auto* const weights = reinterpret_cast<float*>(shared + 16);  // [row][slot]
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    *last = atomicAdd(&p.tickets[w.unit], 1u) == static_cast<unsigned>(w.splits) - 1;
-    if (*last) {
-      __threadfence();
-      p.tickets[w.unit] = 0;
-    }
-  }
-  __syncthreads();
-  if (!*last) return;
+  if (!is_last_block(&p.tickets[w.unit], w.splits, flag)) return;
 
   const int slots = w.splits * Tr::kKeyWarps;
   const int left = w.rows - w.row_tile * Tr::kRows, rows = left < Tr::kRows ? left : Tr::kRows;

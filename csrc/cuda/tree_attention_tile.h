@@ -54,7 +54,8 @@ struct Traits {
   static constexpr int kStageBytes = 2 * kSideBytes;
   static constexpr int kSeenBytes = kMaxNodes / 8;
   static constexpr int kFixedBytes = kQueryBytes + kSeenBytes;
-  static constexpr int kStages = kFixedBytes + 3 * kStageBytes <= kMaxSharedBytes ? 3 : 2;
+  // Two blocks of sm_80 share 164 KiB, 1 KiB of which each block costs by itself.
+  static constexpr int kStages = kFixedBytes + 3 * kStageBytes <= (164 / 2 - 1) * 1024 ? 3 : 2;
   static constexpr int kSharedBytes = kFixedBytes + kStages * kStageBytes;
 
   static_assert(kHeadDim % kFragment == 0 && kPassKeys % kFragment == 0 &&

@@ -21,7 +21,8 @@ at::Tensor tree_attention_cuda(const at::Tensor& q, const at::Tensor& k, const a
                                const at::Tensor& kv_len, const at::Tensor& ancestors,
                                double scale) {
   const auto [B, N, H, Hkv, S, D] = check_tree_attention(q, k, v, kv_len, ancestors);
-  constexpr int64_t kMostBlocks = 65535, kMostRows = std::numeric_limits<int32_t>::max();
+  // Keys are counted with 32 bits, up to the end of the last tile.
+  constexpr int64_t kMostBlocks = 65535, kMostRows = std::numeric_limits<int32_t>::max() - 64;
   TORCH_CHECK(S >= N && S <= kMostRows, "k: wanted ", N, "..", kMostRows,
               " rows (dimension 2), got ", S);
   TORCH_CHECK(B <= kMostBlocks, "q: wanted at most ", kMostBlocks, " sequences, got ", B);

@@ -6,6 +6,8 @@
 #include "emulation/device.h"
 #include "ops/kv_compact.h"
 #include "ops/shared_noise.h"
+#include "ops/stream.h"
+#include "ops/tickets.h"
 #include "ops/tree_accept.h"
 #include "ops/tree_attention.h"
 #include "toy.h"
@@ -31,6 +33,9 @@ TORCH_LIBRARY(hivis_emulated, m) {
   m.def(hivis::kTreeAcceptSchema);
   m.def(hivis::kTreeAttentionSchema);
   m.def("sum_tiles(Tensor tiles) -> Tensor", &sum_tiles);
+  m.def("set_capturing(bool on) -> ()", [](bool on) { hivis::emulated_capture = on; });
+  m.def("tickets(int count) -> Tensor",
+        [](int64_t count) { return hivis::tickets(at::Device(at::kCPU), nullptr, count); });
   m.def("set_schedule(int seed) -> ()",
         [](int64_t seed) { emulation::set_schedule(static_cast<uint64_t>(seed)); });
 }

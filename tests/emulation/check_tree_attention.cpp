@@ -138,7 +138,7 @@ struct Problem {
     return p;
   }
 
-  // One row's result, and the bound of its error: what rounding the weights and the result to 8
+  // One row's result, and the bound of its error: what rounding the weights and the result to 16
   // bits can do.
   void check_row(int b, int n, int h) {
     const int64_t head_row = (int64_t{b} * c.kv_heads + h / (c.heads / c.kv_heads)) * rows;
@@ -168,7 +168,8 @@ struct Problem {
     for (int d = 0; d < c.head_dim; ++d) {
       const double got = value_of(type, out[q_row * c.head_dim + d]);
       const double wanted = sum > 0.0 ? o[d] / sum : 0.0;
-      const double bound = sum > 0.0 ? (std::abs(wanted) + size[d] / sum) / 256 : 0.0;
+      const double unit = type == Element::kBf16 ? 1.0 / 256 : 1.0 / 2048;
+      const double bound = sum > 0.0 ? (std::abs(wanted) + size[d] / sum) * unit : 0.0;
       expect(std::abs(got - wanted) <= bound,
              "N %d H %d/%d D %d kv_len %d scale %g: out[%d, %d, %d, %d]: wanted %g +- %g, got %g",
              c.nodes, c.heads, c.kv_heads, c.head_dim, kv_len[b], c.scale, b, n, h, d, wanted,

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from emulation.fault import Fault
+from emulation.faults_ticket import ticket_faults
 
 _KV_COMPACT = "csrc/cuda/kv_compact.cu"
-_BARRIER = "  __syncthreads();\n"
 
 FAULTS: dict[str, Fault] = {
-    "no_barrier_before_ticket": Fault(
-        _KV_COMPACT,
-        "  // The last block of the sequence advances its length.\n" + _BARRIER,
-        "",
-        "kv_compact",
-        ("plain", "race"),
-    ),
-    "no_fence": Fault(
-        _KV_COMPACT,
-        "    __threadfence();\n    if (atomicAdd",
-        "    if (atomicAdd",
-        "kv_compact",
-        ("race",),
-    ),
-    "first_block_advances": Fault(
-        _KV_COMPACT, "== gridDim.x - 1) {", "== 0) {", "kv_compact", ("plain",)
-    ),
-    "ticket_kept": Fault(_KV_COMPACT, "      p.tickets[b] = 0;\n", "", "kv_compact", ("plain",)),
+    # Behind the ticket the last block only writes: there is nothing that it could read too early.
+    **ticket_faults("kv_compact", _KV_COMPACT, without="no_fence_after_ticket"),
     "no_tail": Fault(
         _KV_COMPACT,
         "slab < p.layers * 2 * p.heads) {",

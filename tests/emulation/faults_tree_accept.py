@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from emulation.fault import Fault
+from emulation.faults_ticket import ticket_faults
 
 _ACCEPT = "csrc/cuda/tree_accept.cu"
 _ACCEPT_ROW = "csrc/cuda/tree_accept_row.h"
@@ -10,36 +11,7 @@ _ACCEPT_CONFIRM = "csrc/cuda/tree_accept_confirm.cu"
 _BARRIER = "  __syncthreads();\n"
 
 FAULTS: dict[str, Fault] = {
-    "no_barrier_before_ticket": Fault(
-        _ACCEPT_ROW,
-        "Scratch* scratch) {\n" + _BARRIER + "  if (threadIdx.x == 0) {",
-        "Scratch* scratch) {\n  if (threadIdx.x == 0) {",
-        "tree_accept",
-        ("plain", "race"),
-        _ACCEPT,
-    ),
-    "no_fence_before_ticket": Fault(
-        _ACCEPT_ROW,
-        "    __threadfence();\n    scratch->last",
-        "    scratch->last",
-        "tree_accept",
-        ("race",),
-        _ACCEPT,
-    ),
-    "no_fence_after_ticket": Fault(
-        _ACCEPT_ROW,
-        "      __threadfence();\n      *ticket",
-        "      *ticket",
-        "tree_accept",
-        ("race",),
-        _ACCEPT,
-    ),
-    "first_block_walks": Fault(
-        _ACCEPT_ROW, "== blocks - 1;", "== 0;", "tree_accept", ("race",), _ACCEPT
-    ),
-    "ticket_kept": Fault(
-        _ACCEPT_ROW, "      *ticket = 0;\n", "", "tree_accept", ("plain",), _ACCEPT
-    ),
+    **ticket_faults("tree_accept", _ACCEPT),
     "reduction_overtaken": Fault(
         _ACCEPT_ROW,
         _BARRIER.rstrip() + "  // everybody has read the result of the call before\n",
@@ -118,6 +90,13 @@ FAULTS: dict[str, Fault] = {
         "  const int first =",
         "tree_accept",
         ("plain", "race"),
+    ),
+    "one_too_few_in_the_total": Fault(
+        _ACCEPT_CONFIRM,
+        "reached(middle) >= rule.top_k",
+        "reached(middle) > rule.top_k",
+        "tree_accept",
+        ("plain",),
     ),
     "passes_spans_over": Fault(
         _ACCEPT_CONFIRM, "tops[mine] >= floor", "tops[mine] > floor", "tree_accept", ("plain",)

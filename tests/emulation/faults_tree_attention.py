@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from emulation.fault import Fault
+from emulation.faults_ticket import ticket_faults
 
 _TILE = "csrc/cuda/tree_attention_tile.h"
 _KERNEL = "csrc/cuda/tree_attention_kernel.h"
@@ -78,20 +79,7 @@ FAULTS: dict[str, Fault] = {
     # --- Splits and their merge
     "a_tile_left_out": _fault(_TILE, "int64_t{tiles} * (w.split + 1) / w.splits);",
                               "int64_t{tiles} * (w.split + 1) / w.splits - (w.split == 1));"),
-    "first_block_merges": _fault(
-        _MERGE, "== static_cast<unsigned>(w.splits) - 1;", "== 0;", "race"
-    ),
-    "no_barrier_before_ticket": _fault(
-        _MERGE, "  __syncthreads();\n  if (threadIdx.x == 0) {\n    __threadfence();",
-        "  if (threadIdx.x == 0) {\n    __threadfence();", "plain", "race",
-    ),
-    "no_fence_before_ticket": _fault(
-        _MERGE, "    __threadfence();\n    *last", "    *last", "race"
-    ),
-    "no_fence_after_ticket": _fault(
-        _MERGE, "      __threadfence();\n      p.tickets", "      p.tickets", "race"
-    ),
-    "ticket_kept": _fault(_MERGE, "      p.tickets[w.unit] = 0;\n", ""),
+    **ticket_faults("tree_attention", _UNIT),
     "weights_read_too_early": _fault(
         _MERGE, "  }\n  __syncthreads();\n\n  // A thread", "  }\n\n  // A thread", "plain", "race"
     ),

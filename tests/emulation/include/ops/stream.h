@@ -9,8 +9,10 @@
 
 namespace hivis {
 
+inline bool emulated_capture = false;  // as if a graph were being recorded
+
 inline cudaStream_t current_stream(at::Device) { return nullptr; }
-inline bool is_capturing(cudaStream_t) { return false; }
+inline bool is_capturing(cudaStream_t) { return emulated_capture; }
 inline void synchronize(cudaStream_t) {}
 
 // Few, so that small problems are split over more blocks than there are multiprocessors, too.

@@ -1,0 +1,66 @@
+"""A cycle's ops recorded in a CUDA graph: replays equal eager calls, with others in between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hivis import ops
+from hivis.tree import ancestor_words
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
+
+NODES, VOCAB, ROWS = 20, 5000, 1200
+
+
+class Cycle:
+    """Attention, acceptance and compaction on one slab, in place."""
+
+    def __init__(self, seed: int) -> None:
+        on = {"device": "cuda", "generator": torch.Generator("cuda").manual_seed(seed)}
+        self.kv = torch.randn(3, 2, 2, 2, ROWS, 128, **on).bfloat16()
+        self.q = torch.randn(2, NODES, 8, 128, **on).bfloat16()
+        self.kv_len = torch.zeros(2, dtype=torch.int32, device="cuda")
+        self.logits = torch.randn(2, NODES, VOCAB, **on).bfloat16()
+        self.tokens = torch.randint(VOCAB, (2, NODES), **on)
+        parents = torch.tensor([[-1] + [(n - 1) // 2 for n in range(1, NODES)]] * 2)
+        self.parents = parents.int().cuda()
+        self.ancestors = ancestor_words(parents).cuda()
+        self.seed = torch.tensor([3, 4], device="cuda")
+        one = torch.ones(2, device="cuda")
+        self.rule = (one, (one * 50).int(), one * 0.9, one * 0)
+
+    def run(self) -> tuple[Tensor, ...]:
+        k, v = self.kv[1]
+        out = ops.tree_attention(self.q, k, v, self.kv_len, self.ancestors, 0.1)
+        path, path_len, token = ops.tree_accept(
+            self.logits, self.tokens, self.parents, self.seed, self.kv_len.long(), *self.rule, 4
+        )
+        ops.kv_compact_(self.kv, self.kv_len, path, path_len)
+        return out, path, path_len, token
+
+    def state(self, results: tuple[Tensor, ...]) -> list[Tensor]:
+        return [t.clone() for t in (*results, self.kv, self.kv_len)]
+
+
+def test_replays_equal_eager_calls():
+    recorded, eager, other = Cycle(0), Cycle(0), Cycle(1)
+    other.run()  # a kernel's first launch loads it, which no recording allows
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = recorded.run()
+    streams = [torch.cuda.Stream(), torch.cuda.current_stream()]
+    for turn, length in enumerate((0, 700, 1, 64, 1100, 383)):
+        for cycle in (recorded, eager):
+            cycle.kv_len.copy_(torch.tensor([length, 1100 - length], dtype=torch.int32))
+        torch.cuda.synchronize()
+        with torch.cuda.stream(streams[turn % 2]):
+            graph.replay()
+        other.kv_len.fill_(length)
+        other.run()  # at the same time, on its own stream
+        wanted = eager.state(eager.run())
+        torch.cuda.synchronize()
+        for a, b in zip(recorded.state(results), wanted, strict=True):
+            assert torch.equal(a, b)
