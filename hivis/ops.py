@@ -23,6 +23,15 @@ def missing_on(device: torch.device | str) -> list[str]:
     return [name for name in _NAMES if not has(f"hivis::{name}", key)]
 
 
+def _check_devices(name: str, first: Tensor, **others: Tensor) -> None:
+    """Fakes run where any tensor is on the meta device: others may not be elsewhere."""
+    for other, tensor in others.items():
+        if tensor.device != first.device:
+            raise RuntimeError(
+                f"{other}: wanted device {first.device} (as {name}), got {tensor.device}"
+            )
+
+
 # --- tree_attention
 
 
@@ -60,6 +69,7 @@ def tree_attention(
 def _tree_attention_fake(
     q: Tensor, k: Tensor, v: Tensor, kv_len: Tensor, ancestors: Tensor, scale: float
 ) -> Tensor:
+    _check_devices("q", q, k=k, v=v, kv_len=kv_len, ancestors=ancestors)
     return q.new_empty(q.shape)
 
 
@@ -87,7 +97,7 @@ def kv_compact_(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> N
 
 @torch.library.register_fake("hivis::kv_compact_")
 def _kv_compact_fake(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> None:
-    return None
+    _check_devices("kv", kv, kv_len=kv_len, path=path, path_len=path_len)
 
 
 # --- shared_noise
@@ -115,6 +125,7 @@ def shared_noise(seed: Tensor, position: Tensor, count: int, vocab: int) -> Tens
 
 @torch.library.register_fake("hivis::shared_noise")
 def _shared_noise_fake(seed: Tensor, position: Tensor, count: int, vocab: int) -> Tensor:
+    _check_devices("seed", seed, position=position)
     return seed.new_empty((seed.shape[0], count, vocab), dtype=torch.float32)
 
 
@@ -185,6 +196,10 @@ def _tree_accept_fake(
     min_p: Tensor,
     max_depth: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check_devices(
+        "logits", logits, tokens=tokens, parents=parents, seed=seed, position=position,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+    )  # fmt: skip
     batch = logits.shape[0]
     return (
         parents.new_empty((batch, max_depth + 1)),

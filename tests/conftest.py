@@ -24,7 +24,7 @@ def chosen_devices(config: pytest.Config) -> list[str]:
     chosen = config.getoption("--devices")
     if chosen is None:
         return ["cpu", "emulated"] + (["cuda"] if torch.cuda.is_available() else [])
-    names = chosen.split(",")
+    names = [name.strip() for name in chosen.split(",")]
     for name in names:
         if name not in KINDS:
             raise pytest.UsageError(f"--devices: wanted some of {', '.join(KINDS)}, got {name}")
@@ -34,6 +34,7 @@ def chosen_devices(config: pytest.Config) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    chosen_devices(config)  # a wrong --devices ends the run before it starts
     config.addinivalue_line(
         "markers", "whole_models: runs models token by token, which emulation is too slow for"
     )

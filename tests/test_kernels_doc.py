@@ -18,6 +18,8 @@ def test_the_cycle_on_random_tensors(capsys):
     assert (scope["path"][:, :2].cpu().numpy() == [[0, 1], [0, 1]]).all()
     assert (scope["path_len"] >= 2).all() and (scope["next_token"] >= 0).all()
     before = torch.tensor([40, 7])
+    # The root is the last emitted token, at kv_len: noise of that position has been used already.
+    assert torch.equal(scope["position"].cpu(), before + 1)
     assert torch.equal(scope["kv_len"].cpu(), (before + scope["path_len"].cpu()).int())
     assert scope["out"].isfinite().all()
     assert capsys.readouterr().out.count("[") >= 4

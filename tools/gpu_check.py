@@ -206,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if facts["device"] is None:
         found = facts.get("error") or f"torch {facts['torch']} without one"
         print(f"gpu-check: wanted a GPU that torch sees, got {found}", file=sys.stderr)
+        print("(make gpu-check PYTHON=... runs it with another Python)", file=sys.stderr)
         return 2
     print(f"gpu-check on {facts['device']} (sm_{facts['arch']}), torch {facts['torch']}")
     make = {

@@ -17,6 +17,7 @@ void kv_compact_cpu(const at::Tensor& kv, const at::Tensor& kv_len, const at::Te
     TORCH_CHECK(counts[b] >= 0 && counts[b] <= M, "path_len[", b, "]: wanted 0..", M, ", got ",
                 counts[b]);
     TORCH_CHECK(lengths[b] >= 0, "kv_len[", b, "]: wanted 0 or more, got ", lengths[b]);
+    TORCH_CHECK(lengths[b] <= S, "kv_len[", b, "]: wanted at most ", S, " (S), got ", lengths[b]);
     for (int64_t i = 0; i < counts[b]; ++i) {
       const int32_t node = nodes[b * M + i], before = i > 0 ? nodes[b * M + i - 1] : -1;
       TORCH_CHECK(node > before, "path[", b, ", ", i, "]: wanted more than ", before, ", got ",

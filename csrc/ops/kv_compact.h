@@ -1,6 +1,8 @@
 // kv_compact_: what the CPU and CUDA bodies check alike.
 #pragma once
 
+#include <ATen/MemoryOverlap.h>
+
 #include "ops/check.h"
 
 namespace hivis {
@@ -24,6 +26,8 @@ inline KvCompactShape check_kv_compact(const at::Tensor& kv, const at::Tensor& k
   check_dtype("path", path, at::kInt);
   check_dtype("path_len", path_len, at::kInt);
   check_last_stride("kv", kv);
+  TORCH_CHECK(at::has_internal_overlap(kv) != at::MemOverlap::Yes,
+              "kv: wanted every element in a place of its own, got strides ", kv.strides());
   check_contiguous("kv_len", kv_len);
   check_contiguous("path", path);
   check_contiguous("path_len", path_len);

@@ -25,8 +25,10 @@ inline TreeAttentionShape check_tree_attention(const at::Tensor& q, const at::Te
   check_shape("kv_len", kv_len, {B});
   TORCH_CHECK(N >= 1 && N <= kMaxNodes, "q: wanted 1..", kMaxNodes, " nodes (dimension 1), got ",
               N);
-  TORCH_CHECK(Hkv >= 1 && H >= 1 && H % Hkv == 0, "q: wanted a multiple of ", Hkv,
-              " heads (dimension 2), got ", H);
+  TORCH_CHECK(S >= N, "k: wanted at least ", N, " rows (dimension 2, one for each node), got ", S);
+  TORCH_CHECK(Hkv >= 1, "k: wanted at least one head (dimension 1), got 0");
+  TORCH_CHECK(H >= 1 && H % Hkv == 0, "q: wanted a multiple of ", Hkv, " heads (dimension 2), got ",
+              H);
   TORCH_CHECK(D >= 8 && D <= 256 && D % 8 == 0,
               "q: wanted a multiple of 8 up to 256 in the last dimension, got ", D);
   check_shape("ancestors", ancestors, {B, N, word_count(static_cast<int>(N))});

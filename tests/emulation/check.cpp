@@ -25,6 +25,10 @@ std::vector<uint64_t> parse_seeds(const char* list) {
       std::exit(2);
     }
   }
+  if (seeds.empty()) {
+    std::fprintf(stderr, "--seeds: wanted at least one number, got none\n");
+    std::exit(2);
+  }
   return seeds;
 }
 
@@ -62,8 +66,12 @@ void expect(bool ok, const char* format, ...) {
 int run_checks(int argc, char** argv, std::initializer_list<Check> checks) {
   std::vector<uint64_t> seeds{0, 1, 2, 3};
   std::string only;
-  for (int i = 1; i + 1 < argc; i += 2) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string option = argv[i];
+    if (i + 1 == argc) {
+      std::fprintf(stderr, "options: wanted --seeds LIST or --only NAME, got %s\n", argv[i]);
+      return 2;
+    }
     if (option == "--seeds") {
       seeds = parse_seeds(argv[i + 1]);
     } else if (option == "--only") {
