@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,11 +22,18 @@ class Prompt:
         embeddings: ``[B, R, E]`` input embeddings of the kept rows.
         hidden: ``[B, R, E]`` the target's last hidden states of these rows, after the final norm.
         length: P, the number of rows that the target itself prefilled.
+        tokens: ``[B, R]`` int64, ids of the kept rows; a placeholder where a picture is.
+        visual: ``[B, R]`` bool, which of the kept rows are visual (none, if asked for ``"text"``).
+        features: what else the model's own processor made of the whole prompt (pixel values and the
+            like), for drafters that look at the picture themselves.
     """
 
     embeddings: Tensor
     hidden: Tensor
     length: int
+    tokens: Tensor | None = None
+    visual: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

@@ -120,10 +120,13 @@ class HuggingFaceTarget:
         logits = self._head(hidden[:, -1])
         if rows == "none":
             return Prefilled(logits, None)
+        text = self.family.text_rows(self.model, inputs.tokens)
+        tokens, visual = inputs.tokens, ~text.unsqueeze(0)
         if rows == "text":
-            keep = self.family.text_rows(self.model, inputs.tokens)
-            embeddings, hidden = embeddings[:, keep], hidden[:, keep]
-        return Prefilled(logits, Prompt(embeddings, hidden, inputs.length))
+            embeddings, hidden = embeddings[:, text], hidden[:, text]
+            tokens, visual = tokens[:, text], visual[:, text]
+        prompt = Prompt(embeddings, hidden, inputs.length, tokens, visual, inputs.features)
+        return Prefilled(logits, prompt)
 
     @torch.inference_mode()
     def verify(self, tree: DraftTree) -> Verify:
