@@ -43,7 +43,9 @@ from bench.report import Series, check_plot, check_writable, make_rows, print_ta
 from hivis.decode import check_context
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError, run_cli
-from hivis.policy import TreePolicy
+from hivis.policies.confidence import ConfidencePolicy
+from hivis.policies.cost import CostPolicy
+from hivis.policy import Policy, TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
 from hivis.targets.load import PromptProcessor, load_model, load_target
@@ -76,7 +78,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--dtype", choices=DTYPES, help="default: bfloat16 where the device has it, else float32"
     )
     model.add_argument("--threads", type=int, help="threads of the CPU (default: torch's)")
-    tree = parser.add_argument_group("draft tree")
+    tree = parser.add_argument_group("draft tree (nodes and depth are those of --policy fixed)")
+    tree.add_argument(
+        "--policy", choices=("fixed", "confidence", "cost"), default="fixed",
+        help="how the size of every tree is chosen",
+    )  # fmt: skip
     tree.add_argument("--nodes", type=int, default=TREE.nodes, help="N, the root included")
     tree.add_argument("--depth", type=int, default=TREE.depth)
     tree.add_argument("--tree-top-k", type=int, default=TREE.top_k, help="nodes expanded per level")
@@ -149,12 +155,22 @@ def _read_prompts(path: Path, processor: PromptProcessor, count: int) -> list[Ca
     return cases
 
 
+def make_policy(options: argparse.Namespace) -> Policy:
+    """The policy of the drafted rows. Adaptive ones keep their own sizes and depths."""
+    fixed = TreePolicy(options.nodes, options.depth, options.tree_top_k, options.sharpness)
+    if options.policy == "confidence":
+        return ConfidencePolicy(top_k=fixed.top_k, sharpness=fixed.sharpness)
+    if options.policy == "cost":
+        return CostPolicy(top_k=fixed.top_k, sharpness=fixed.sharpness)
+    return fixed
+
+
 def load_methods(options: argparse.Namespace) -> tuple[list[Method], PromptProcessor, Any]:
     """Load everything once. The Hugging Face rows get a model object of their own."""
     dtype = DTYPES[options.dtype]
     path = options.model or paths.TARGET
     target, processor = load_target(path, dtype, options.device)
-    policy = TreePolicy(options.nodes, options.depth, options.tree_top_k, options.sharpness)
+    policy = make_policy(options)
     methods = []
     if not options.no_hf:
         model = load_model(path, dtype, options.device)
@@ -177,7 +193,9 @@ def load_methods(options: argparse.Namespace) -> tuple[list[Method], PromptProce
         if folder is not None:
             drafter = load_drafter(folder)
             drafter.bind(target.embedding, target.head)
-            methods.append(hivis_method(name, target, drafter, policy))
+            # A cost model measures its times in its first 150 cycles: not while it is timed itself.
+            warm_ups = 10 if options.policy == "cost" else 1
+            methods.append(hivis_method(name, target, drafter, policy, warm_ups))
     return methods, processor, target
 
 
@@ -196,7 +214,8 @@ def measure(
         warm = progress.add_task("warm-up", total=len(methods) * len(settings))
         for params in settings:
             for method in methods:
-                method.run(cases[0].inputs, params)
+                for _ in range(method.warm_ups):
+                    method.run(cases[0].inputs, params)
                 progress.advance(warm)
         bar = progress.add_task("measuring", total=len(cases) * len(settings) * len(methods))
         for turn, case in enumerate(cases):
@@ -268,7 +287,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(
         f"{options.model or 'embedded model'}, {options.dtype}, {len(cases)} prompts, at most "
         f"{options.max_new_tokens} new tokens, "
-        f"trees of {options.nodes} nodes, depth {options.depth}"
+        + (
+            f"trees of {options.nodes} nodes, depth {options.depth}"
+            if options.policy == "fixed"
+            else f"trees by {options.policy}"
+        )
     )
     series = measure(methods, cases, settings, console)
     rows = make_rows(series, find_margins(series, cases, settings, target))

@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hivis.decode import Generation, generate
 from hivis.drafters.base import Drafter
-from hivis.policy import TreePolicy
+from hivis.policy import Policy
 from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs, Target
 
@@ -32,14 +32,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Method:
-    """A row. ``run`` takes a prompt and how to sample."""
+    """A row. ``run`` takes a prompt and how to sample; its first ``warm_ups`` do not count."""
 
     name: str
     run: Callable[[Inputs, SamplingParams], Run]
+    warm_ups: int = 1
 
 
 def hivis_method(
-    name: str, target: Target, drafter: Drafter | None, policy: TreePolicy | None
+    name: str, target: Target, drafter: Drafter | None, policy: Policy | None, warm_ups: int = 1
 ) -> Method:
     """hivis itself, with a drafter or plainly."""
 
@@ -48,7 +49,7 @@ def hivis_method(
         times = made.statistics
         return Run(made.tokens, times.first_token_ms, times.total_ms, made)
 
-    return Method(name, run)
+    return Method(name, run, warm_ups)
 
 
 @dataclass

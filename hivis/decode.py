@@ -13,54 +13,13 @@ from hivis import ops
 from hivis.clock import PhaseClock
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
+from hivis.generation import Generation, Statistics
 from hivis.handoff import Verdict, Verify
-from hivis.policy import TreePolicy
+from hivis.policies.cost import default_policy
+from hivis.policy import Outcome, Planner, Policy, TreePolicy
 from hivis.sampling import SamplingParams, SamplingState
 from hivis.targets.base import Inputs, Target
 from hivis.tree import DraftTree
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a text took.
-
-    Attributes:
-        cycles: verify passes.
-        accepted_lengths: drafted tokens accepted, cycle by cycle (the extra token not counted). Of
-            the last cycle only what the text kept counts, so that the sum over the cycles of
-            accepted length + 1 is the number of tokens after the first.
-        prompt_rows: rows the target prefilled.
-        drafter_rows: prompt rows the drafter read (0 without one).
-        first_token_ms: from the call to the first emitted token, prefill included.
-        total_ms: from the call to the last token.
-        phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read.
-    """
-
-    cycles: int
-    accepted_lengths: tuple[int, ...]
-    prompt_rows: int
-    drafter_rows: int
-    first_token_ms: float
-    total_ms: float
-    phases_ms: dict[str, float]
-
-    @property
-    def accepted_length(self) -> float:
-        """Mean number of drafted tokens accepted in a cycle."""
-        return sum(self.accepted_lengths) / max(1, self.cycles)
-
-    @property
-    def tokens_per_cycle(self) -> float:
-        """Accepted length + 1: every cycle also emits the token drawn at the end of the path."""
-        return self.accepted_length + 1 if self.cycles else 0.0
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A whole text: its new tokens (the closing EOS included) and what they took."""
-
-    tokens: tuple[int, ...]
-    statistics: Statistics
 
 
 def generate(
@@ -68,7 +27,7 @@ def generate(
     inputs: Inputs,
     params: SamplingParams | None = None,
     drafter: Drafter | None = None,
-    policy: TreePolicy | None = None,
+    policy: Policy | None = None,
 ) -> Generation:
     """Generate a whole text. See :class:`Stream` for the arguments."""
     stream = Stream(target, inputs, params, drafter, policy)
@@ -91,7 +50,9 @@ class Stream:
         inputs: one prompt.
         params: how tokens are drawn and when to stop; greedy by default.
         drafter: proposes trees; ``None`` decodes plainly, one token a pass.
-        policy: the size and depth of the trees.
+        policy: chooses the size and depth of the trees: a fixed :class:`hivis.policy.TreePolicy`,
+            or one of ``hivis/policies/``. By default the cost model, which begins with a fixed
+            size and goes on to what pays most for its time (``docs/policies.md``).
 
     Raises:
         HivisError: the text would not fit the model's positions, the drafter was made for another
@@ -102,12 +63,12 @@ class Stream:
     inputs: Inputs
     params: SamplingParams | None = None
     drafter: Drafter | None = None
-    policy: TreePolicy | None = None
+    policy: Policy | None = None
     _result: Generation | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.params = self.params or SamplingParams()
-        self.policy = self.policy or TreePolicy()
+        self.policy = self.policy or default_policy()
         check_context(self.target, self.inputs, self.params)
         if self.drafter is not None:
             self.drafter.bind(self.target.embedding, self.target.head)
@@ -130,6 +91,7 @@ class Stream:
         # A tree has to fit behind the last row that the text can reach.
         capacity = self.inputs.length + params.max_new_tokens
         capacity += 1 if drafter is None else self.policy.drafter_rows
+        planner = self._planner(emitted.ends)
 
         with clock.phase("prefill"):
             rows = "none" if drafter is None else drafter.rows
@@ -144,18 +106,21 @@ class Stream:
         first_token_ms = (time.perf_counter() - start) * 1e3
         yield new
 
-        accepted_lengths = []
+        accepted_lengths, tree_sizes = [], []
         while not emitted.finished:
             if target.cache is not cache:
                 raise HivisError(
                     "stream: wanted the target to itself, got another text begun on it"
                 )
             position = cache.kv_len.long() + 1
+            if drafter is not None and planner.wants_times:
+                with clock.phase("measure"):
+                    _measure(planner, target, drafter, token, position, sampling)
             with clock.phase("draft"):
                 if drafter is None:
                     tree = DraftTree.root_only(token)
                 else:
-                    tree = drafter.grow(token, position, sampling, self.policy)
+                    tree = drafter.grow(token, position, sampling, planner.choose())
             with clock.phase("verify"):
                 verify = target.verify(tree)
             with clock.phase("accept"):
@@ -167,9 +132,11 @@ class Stream:
                     drafter.commit(verify.hidden, tree, verdict)
             token = verdict.next_token
             with clock.phase("read"):
-                drawn = _read(verdict)
+                drawn, outcome = _read(verdict, tree, planner.learns)
+            planner.learn(outcome)
             new = emitted.take(drawn)
             accepted_lengths.append(len(new) - 1)
+            tree_sizes.append((tree.nodes, tree.max_depth))
             yield new
 
         drafter_rows = 0 if prefilled.prompt is None else prefilled.prompt.rows
@@ -183,8 +150,16 @@ class Stream:
                 first_token_ms=first_token_ms,
                 total_ms=(time.perf_counter() - start) * 1e3,
                 phases_ms=clock.totals(),
+                tree_sizes=tuple(tree_sizes),
             ),
         )
+
+    def _planner(self, ends: tuple[int, ...]) -> Planner:
+        """What plans this text's trees; without a drafter there is nothing to plan."""
+        assert self.policy is not None
+        if self.drafter is None:
+            return Planner(TreePolicy())
+        return self.policy.planner(self.target, self.drafter, self.inputs.tokens.device, ends)
 
 
 def check_context(target: Target, inputs: Inputs, params: SamplingParams) -> None:
@@ -216,10 +191,42 @@ def _draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
     return accept(Verify(logits.unsqueeze(1), logits), root, position, sampling).next_token
 
 
-def _read(verdict: Verdict) -> list[int]:
-    """The tokens of one cycle, in the cycle's only read of device values."""
-    row = torch.cat([verdict.path_len.unsqueeze(1), verdict.emitted], dim=1)[0].tolist()
-    return row[1 : 1 + row[0]]
+def _measure(
+    planner: Planner, target: Target, drafter: Drafter, token: Tensor, position: Tensor,
+    sampling: SamplingState,
+) -> None:  # fmt: skip
+    """Let ``planner`` time the pair. Nothing is compacted or committed, so no cache row stays."""
+
+    def verify(tree: DraftTree) -> Verdict:
+        return accept(target.verify(tree), tree, position, sampling)
+
+    planner.measure(
+        lambda shape: drafter.grow(token, position, sampling, shape), verify, token.device
+    )
+
+
+def _read(verdict: Verdict, tree: DraftTree, learns: bool) -> tuple[list[int], Outcome]:
+    """The tokens of one cycle and how its tree did, in the cycle's only read of device values.
+
+    That is one tensor. Where it takes scores along it is in float64, which holds token ids exactly.
+    """
+    steps = verdict.emitted.shape[1]
+    if not learns or tree.scores is None:
+        row = torch.cat([verdict.path_len.unsqueeze(1), verdict.emitted], 1)[0].tolist()
+        return row[1 : 1 + row[0]], Outcome(tree.nodes, tree.max_depth, row[0])
+    parts = (verdict.path_len.unsqueeze(1), verdict.emitted, verdict.path, tree.depths)
+    whole = torch.cat(parts, 1).double()
+    row = torch.cat([whole, tree.scores.double()], 1)[0].tolist()
+    length, depths = int(row[0]), 1 + 2 * steps
+    scores = depths + tree.nodes
+    return [int(token) for token in row[1 : 1 + length]], Outcome(
+        tree.nodes,
+        tree.max_depth,
+        length,
+        path=tuple(int(node) for node in row[1 + steps : 1 + steps + length]),
+        depths=tuple(int(depth) for depth in row[depths:scores]),
+        scores=tuple(row[scores:]),
+    )
 
 
 class _Emitted:
@@ -228,6 +235,7 @@ class _Emitted:
     def __init__(self, params: SamplingParams, model_eos: tuple[int, ...]) -> None:
         eos = model_eos if params.eos_token_ids is None else params.eos_token_ids
         self._eos = frozenset(eos)
+        self.ends = tuple(sorted(self._eos))
         self._limit = params.max_new_tokens
         self.tokens: list[int] = []
         self.finished = False

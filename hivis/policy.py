@@ -1,12 +1,48 @@
-"""How large and deep a draft tree to grow."""
+"""How large and deep a draft tree to grow: the shape of one tree, and what a policy has to offer.
+
+``TreePolicy`` is both: a shape, and the policy of always growing that shape. The policies that
+choose anew in every cycle are in ``hivis/policies/``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from hivis.errors import HivisError
+from hivis.tree import DraftTree
 
 MAX_NODES = 256
+
+
+class Governor(Protocol):
+    """Ends the growth of a tree below its shape's limits. Asked on the host, by the Grower.
+
+    An answer that needs the scores has to read them, which costs microseconds on a CPU and makes
+    a GPU wait. An answer that does not look at them is free on both.
+    """
+
+    def deeper(self, level: int, best: Tensor) -> bool:
+        """Whether to draft another level.
+
+        Args:
+            level: the levels drafted so far, from 1.
+            best: ``[B, K]`` fp32 path scores of the nodes that would be expanded; may hold NaN.
+        """
+        ...
+
+    def keep(self, depth: int, ranked: Tensor) -> int:
+        """N, the root included; at most what the pool of this depth holds.
+
+        Args:
+            depth: the levels that were drafted.
+            ranked: ``[B, at most N - 1]`` fp32 path scores of the pool, the best first, no root.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,12 +55,16 @@ class TreePolicy:
         top_k: how many nodes a level expands, and how many children each of them gets.
         sharpness: factor on the drafter's perturbed scores before they become path scores
             (only at temperature > 0; it changes which nodes are drafted, never the output).
+        governor: may end a tree earlier, which makes ``nodes`` and ``depth`` upper bounds.
+        ends: tokens that end a text; nothing is expanded after them.
     """
 
     nodes: int = 16
     depth: int = 7
     top_k: int = 4
     sharpness: float = 1.0
+    governor: Governor | None = field(default=None, repr=False)
+    ends: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for name in ("nodes", "depth", "top_k"):
@@ -48,9 +88,94 @@ class TreePolicy:
     @property
     def candidates(self) -> int:
         """Tokens a tree of this shape may choose its nodes from."""
-        return self.top_k + (self.depth - 1) * self.top_k**2
+        return candidates(self.depth, self.top_k)
 
     @property
     def drafter_rows(self) -> int:
         """Cache rows that growing one tree, or committing its longest path, may need at most."""
         return max(self.nodes, self.depth * self.top_k, self.depth + 1)
+
+    def planner(
+        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = ()
+    ) -> Planner:
+        """Always this shape."""
+        return Planner(self)
+
+
+def candidates(depth: int, top_k: int) -> int:
+    """Drafted tokens in the pool of a tree of this depth."""
+    return top_k + (depth - 1) * top_k**2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the host got to know of one cycle, of its only sequence.
+
+    Attributes:
+        nodes: N of the tree that was grown.
+        depth: its deepest level.
+        emitted: tokens of the cycle, those accepted and the one drawn after them.
+        path: the accepted nodes, the root first. This and what follows is ``None`` if nobody
+            asked for it, or the drafter gave no scores.
+        depths: the level of each node.
+        scores: the path log-probability of each node, 0 at the root.
+    """
+
+    nodes: int
+    depth: int
+    emitted: int
+    path: tuple[int, ...] | None = None
+    depths: tuple[int, ...] | None = None
+    scores: tuple[float, ...] | None = None
+
+
+class Planner:
+    """Plans the trees of a text, cycle by cycle. This one: always the same shape, nothing learnt.
+
+    Attributes:
+        shape: what ``grow`` gets; buffers are made for it, so no tree may exceed it.
+        learns: whether :meth:`learn` wants to see the outcome of every cycle.
+    """
+
+    learns = False
+
+    def __init__(self, shape: TreePolicy) -> None:
+        self.shape = shape
+
+    def choose(self) -> TreePolicy:
+        """The shape of the next tree, or the bounds within which its governor decides."""
+        return self.shape
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take note of a cycle."""
+
+    @property
+    def wants_times(self) -> bool:
+        """Whether this is the moment for :meth:`measure`."""
+        return False
+
+    def measure(
+        self,
+        draft: Callable[[TreePolicy], DraftTree],
+        verify: Callable[[DraftTree], object],
+        device: torch.device,
+    ) -> None:
+        """Time a drafter and a target that can be run again and again without consequences."""
+
+
+class Policy(Protocol):
+    """Chooses the size of the draft trees. No choice of it can change the text."""
+
+    @property
+    def drafter_rows(self) -> int:
+        """Cache rows that the largest of its trees needs."""
+        ...
+
+    def planner(
+        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = ()
+    ) -> Planner:
+        """What plans the trees of one text, which closes with one of the tokens ``ends``.
+
+        May hand out what learnt from earlier texts of this target with this drafter.
+        """
+        ...

@@ -57,6 +57,8 @@ class DraftTree:
         depths: ``[B, N]`` int64, 0 at the root.
         ancestors: ``[B, N, W]`` int64, see :func:`ancestor_words`.
         max_depth: the deepest level any node may have (a host constant: shapes depend on it).
+        scores: ``[B, N]`` float32 path log-probabilities by the drafter, 0 at the root; ``None``
+            from a drafter that has none. They say how sure it is, and decide nothing else.
     """
 
     tokens: Tensor
@@ -64,6 +66,7 @@ class DraftTree:
     depths: Tensor
     ancestors: Tensor
     max_depth: int
+    scores: Tensor | None = None
 
     @property
     def nodes(self) -> int:

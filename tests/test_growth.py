@@ -172,3 +172,50 @@ def test_scores_of_low_precision_logits_are_fp32(dtype: torch.dtype) -> None:
     for scores in (GREEDY, NodeScores.of(state, torch.tensor([5]), policy, VOCAB)):
         assert scores(logits, 1).dtype == torch.float32
         assert torch.allclose(scores(logits, 1).exp().sum(-1), torch.ones(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("ends", [(5,), (5, 11, 30)])
+def test_nothing_is_expanded_after_an_end(ends: tuple[int, ...]) -> None:
+    policy = TreePolicy(nodes=30, depth=6, top_k=5, ends=ends)
+    seen = 0
+    for root in range(0, VOCAB, 2):
+        token = torch.tensor([root, (root + 17) % VOCAB])
+        tree = grow(policy, token, "random")
+        check_valid(tree, policy)
+        for b in range(2):
+            # The oracle: the frontier is chosen among the paths that go on.
+            frontier, pool = {(int(token[b]),): 0.0}, {}
+            for _ in range(policy.depth):
+                level = {}
+                for path, total in frontier.items():
+                    gains = torch.log_softmax(path_logits(path, "random"), -1)
+                    for child in gains.topk(policy.top_k).indices.tolist():
+                        level[(*path, child)] = total + float(gains[child])
+                pool |= level
+                going = {path: s for path, s in level.items() if path[-1] not in ends}
+                frontier = dict(sorted(going.items(), key=lambda x: -x[1])[: policy.top_k])
+            best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+            found = paths(tree, b)
+            assert set(found) == {(int(token[b]),), *best}
+            seen += sum(path[-1] in ends for path in found[1:])
+            torch.testing.assert_close(
+                tree.scores[b], torch.tensor([pool.get(path, 0.0) for path in found])
+            )
+    assert seen > 5
+
+
+def test_a_governor_ends_growth_and_sets_n() -> None:
+    class Stops:
+        def deeper(self, level: int, best: Tensor) -> bool:
+            assert best.shape == (2, 4)
+            return level < 3
+
+        def keep(self, depth: int, ranked: Tensor) -> int:
+            assert depth == 3 and (ranked.diff(dim=1) <= 0).all()
+            return 9
+
+    token = torch.tensor([3, 20])
+    mine = grow(TreePolicy(40, 9, 4, governor=Stops()), token, "random")
+    check_valid(mine, TreePolicy(9, 3, 4))
+    theirs = grow(TreePolicy(9, 3, 4), token, "random")
+    assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.parents, theirs.parents)

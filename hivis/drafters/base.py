@@ -50,6 +50,9 @@ class Drafter(Protocol):
         Args:
             token: ``[B]`` int64, the root.
             position: ``[B]`` int64, absolute position of the token that is drawn at the root.
+            policy: the shape of the tree. Its governor may stop the growth earlier.
+
+        May be called again without a ``commit`` in between: only the last tree counts.
         """
         ...
 

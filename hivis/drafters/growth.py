@@ -3,7 +3,9 @@
 Level 1 is the K best tokens after the root. Each further level lets the drafter expand the K best
 nodes of the level above, the *frontier*, into K children each. All candidates of all levels go
 into one pool, and the N - 1 of them with the best path scores make the tree. Everything is a
-fixed-shape tensor operation: no value is read on the host, and no shape depends on data.
+fixed-shape tensor operation: no value is read on the host, and no shape depends on data, unless
+the policy brings a governor. That one is asked after every level whether to go on, and at the end
+for N; whether it looks at the scores to say so, which is a host read, is up to it.
 
 Path scores are sums of log-probabilities. At temperature > 0 these are of the *perturbed*
 distribution: the drafter knows the very noise that the target's draw will use, so its best guess
@@ -111,9 +113,10 @@ class Grower:
             logits: ``[B, V]`` the drafter's prediction of what follows the root.
             output: ``[B, E]`` the drafter's output at the row that predicted it.
             scores: how logits become scores.
-            step: the drafter's pass over a frontier; called ``depth - 1`` times.
+            step: the drafter's pass over a frontier; called ``depth - 1`` times, or until the
+                policy's governor has had enough.
         """
-        k, depth = self.policy.top_k, self.policy.depth
+        k, depth, governor = self.policy.top_k, self.policy.depth, self.policy.governor
         batch = token.shape[0]
         # Beyond rounding no log-probability exceeds 0. That no score may exceed its parent's is
         # what keeps parents in the tree, so rounding must not break it.
@@ -121,9 +124,13 @@ class Grower:
         best = best.clamp_(max=0)
         pool_scores, pool_tokens = [self._root_score, best], [token.unsqueeze(1), tokens]
         chosen: list[Tensor] = []
+        best = self._unended(best, tokens)
         parent_output = output.unsqueeze(1).expand(-1, k, -1)
         words = self._row_bits[0] if depth > 1 else tokens
         for level in range(1, depth):
+            if governor is not None and not governor.deeper(level, best):
+                depth = level
+                break
             level_logits, outputs = step(level, tokens, parent_output, words)
             gain, candidates = scores(level_logits, level).topk(k)
             paths = (gain.clamp_(max=0) + best.unsqueeze(2)).view(batch, k * k)
@@ -131,27 +138,39 @@ class Grower:
             pool_scores.append(paths)
             pool_tokens.append(candidates)
             if level < depth - 1:
-                best, index = paths.topk(k)
+                best, index = self._unended(paths, candidates).topk(k)
                 chosen.append(index)
                 tokens = candidates.gather(1, index)
                 slot = torch.div(index, k, rounding_mode="floor").unsqueeze(2)
                 parent_output = outputs.gather(1, slot.expand(-1, -1, outputs.shape[2]))
                 words = words.gather(1, slot.expand(-1, -1, words.shape[2]))
                 words = words | self._row_bits[level]
-        return self._prune(torch.cat(pool_scores, 1), torch.cat(pool_tokens, 1), chosen)
+        return self._prune(torch.cat(pool_scores, 1), torch.cat(pool_tokens, 1), chosen, depth)
 
-    def _prune(self, scores: Tensor, tokens: Tensor, chosen: list[Tensor]) -> DraftTree:
+    def _unended(self, scores: Tensor, tokens: Tensor) -> Tensor:
+        """``[B, n]`` scores to choose a frontier by: -inf where the text would be at its end.
+
+        Children inherit it, so that they fill a tree only where there is nothing else.
+        """
+        for end in self.policy.ends:
+            scores = scores.masked_fill(tokens == end, -torch.inf)
+        return scores
+
+    def _prune(self, scores: Tensor, tokens: Tensor, chosen: list[Tensor], depth: int) -> DraftTree:
         """The root and the N - 1 best of the pool ``[B, pool]``, renumbered, as a tree."""
-        n, depth = self.policy.nodes, self.policy.depth
+        n, governor = self.policy.nodes, self.policy.governor
         # A stable order lets a parent win a tie with its child, and -inf instead of NaN keeps a
         # broken drafter from splitting a child from its parent: the choice is closed upwards.
         inf = float("inf")
         scores = torch.nan_to_num(scores, nan=-inf, neginf=-inf)
-        order = scores.sort(dim=1, descending=True, stable=True).indices
+        ranked, order = scores.sort(dim=1, descending=True, stable=True)
+        if governor is not None:
+            n = min(governor.keep(depth, ranked[:, 1:n]), n, scores.shape[1])
         kept = order[:, :n].sort(dim=1).values
         slots = self._head_slots
         if chosen:
-            slots = torch.cat([slots, torch.cat(chosen, 1) + self._starts], 1)
+            below = torch.cat(chosen, 1)
+            slots = torch.cat([slots, below + self._starts[: below.shape[1]]], 1)
         above = slots.gather(1, self._slot_of[kept])
         # kept ascends, so the number of a pool entry is its place in it. The root's "parent" -1
         # comes out as -1.
@@ -160,16 +179,18 @@ class Grower:
             tokens=tokens.gather(1, kept),
             parents=parents,
             depths=self._depth_of[kept],
-            ancestors=self._ancestors(parents),
+            ancestors=self._ancestors(parents, depth),
             max_depth=depth,
+            scores=scores.gather(1, kept),
         )
 
-    def _ancestors(self, parents: Tensor) -> Tensor:
+    def _ancestors(self, parents: Tensor, depth: int) -> Tensor:
         """``[B, N, W]`` words by pointer jumping: every round doubles how far up a node sees."""
-        words = self._own_bit
+        nodes = parents.shape[1]
+        width = -(-nodes // WORD_BITS)
+        words = self._own_bit[:, :nodes, :width]
         up = parents.long().clamp_(min=0)
-        width = words.shape[2]
-        rounds = self.policy.depth.bit_length()
+        rounds = depth.bit_length()
         for done in range(1, rounds + 1):
             words = words | words.gather(1, up.unsqueeze(2).expand(-1, -1, width))
             if done < rounds:

@@ -1,0 +1,51 @@
+"""What comes out of a text: its tokens, and what they took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a text took.
+
+    Attributes:
+        cycles: verify passes.
+        accepted_lengths: drafted tokens accepted, cycle by cycle (the extra token not counted). Of
+            the last cycle only what the text kept counts, so that the sum over the cycles of
+            accepted length + 1 is the number of tokens after the first.
+        tree_sizes: N (the root included) and depth of the tree of every cycle.
+        prompt_rows: rows the target prefilled.
+        drafter_rows: prompt rows the drafter read (0 without one).
+        first_token_ms: from the call to the first emitted token, prefill included.
+        total_ms: from the call to the last token.
+        phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; and
+            measure, in the one text in which a policy measured its times.
+    """
+
+    cycles: int
+    accepted_lengths: tuple[int, ...]
+    prompt_rows: int
+    drafter_rows: int
+    first_token_ms: float
+    total_ms: float
+    phases_ms: dict[str, float]
+    tree_sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def accepted_length(self) -> float:
+        """Mean number of drafted tokens accepted in a cycle."""
+        return sum(self.accepted_lengths) / max(1, self.cycles)
+
+    @property
+    def tokens_per_cycle(self) -> float:
+        """Accepted length + 1: every cycle also emits the token drawn at the end of the path."""
+        return self.accepted_length + 1 if self.cycles else 0.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole text: its new tokens (the closing EOS included) and what they took."""
+
+    tokens: tuple[int, ...]
+    statistics: Statistics

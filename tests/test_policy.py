@@ -1,0 +1,493 @@
+"""Policies: what they learn, what they choose, and that no choice of theirs changes a text."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import time
+
+import pytest
+import torch
+from guessers import Guesser, KnowsTheText
+from models import VOCAB, random_inputs, random_target
+from torch import Tensor
+
+from hivis.decode import generate
+from hivis.drafters.checkpoint import HiViSConfig, random_tensors
+from hivis.drafters.growth import Grower, NodeScores
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.errors import HivisError
+from hivis.policies.calibration import EDGES, Calibration
+from hivis.policies.confidence import ConfidencePolicy
+from hivis.policies.cost import (
+    LEAST_ROUNDS,
+    ROUNDS,
+    SPACING,
+    CostPlanner,
+    CostPolicy,
+    default_policy,
+)
+from hivis.policies.times import Times, convex
+from hivis.policy import Outcome, Planner, TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.tree import DraftTree, ancestor_words
+
+CPU = torch.device("cpu")
+SIZES = (8, 16, 32, 60)
+
+
+def times(per_node: float = 0.1, level: float = 0.5, base: float = 9.0, rest: float = 1.0) -> Times:
+    return Times({n: base + per_node * n for n in SIZES}, level, rest)
+
+
+class Owner:
+    """Stands for a target or a drafter, of which a policy only asks whether it is the same."""
+
+
+def planner_of(policy: CostPolicy | ConfidencePolicy) -> Planner:
+    return policy.planner(Owner(), Owner(), CPU)
+
+
+def grow(shape: TreePolicy, make: torch.Generator, spread: float, kind: str = "") -> DraftTree:
+    """A tree over random logits; the larger ``spread``, the surer the drafter."""
+
+    def logits(rows: int) -> Tensor:
+        made = torch.randn(1, rows, VOCAB, generator=make) * spread
+        if kind == "flat":
+            made = torch.zeros_like(made)
+        if kind in ("nan", "inf", "-inf"):
+            made[torch.rand(made.shape, generator=make) < 0.2] = float(kind)
+        if kind == "all nan":
+            made[:] = math.nan
+        return made
+
+    def step(level: int, tokens: Tensor, before: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        return logits(tokens.shape[1]), before
+
+    grower = Grower(shape, 1, "cpu")
+    root = torch.tensor([3])
+    return grower(root, logits(1)[:, 0], torch.zeros(1, 1), NodeScores(None, None), step)
+
+
+def walk(tree: DraftTree, make: random.Random, honest: float = 1.0) -> Outcome:
+    """Accept every child with its own probability to the power 1 / ``honest``."""
+    parents, scores = tree.parents[0].tolist(), tree.scores[0].tolist()
+    path = [0]
+    while True:
+        draw, at = make.random(), path[-1]
+        for child in (n for n, above in enumerate(parents) if above == at):
+            draw -= math.exp(scores[child] - scores[at]) ** (1 / honest)
+            if draw < 0:
+                path.append(child)
+                break
+        else:
+            return Outcome(
+                tree.nodes, tree.max_depth, len(path), tuple(path),
+                tuple(tree.depths[0].tolist()), tuple(scores),
+            )  # fmt: skip
+
+
+def sizes_chosen(policy: CostPolicy, spread: float = 4.0, cycles: int = 60) -> list[tuple]:
+    planner, make, luck = planner_of(policy), torch.Generator().manual_seed(1), random.Random(1)
+    chosen = []
+    for _ in range(cycles):
+        tree = grow(planner.choose(), make, spread)
+        planner.learn(walk(tree, luck))
+        chosen.append((tree.nodes, tree.max_depth))
+    return chosen[cycles // 2 :]
+
+
+def mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+# --- what is learnt
+
+
+@pytest.mark.parametrize("truth", [lambda p: p, lambda p: p**0.5, lambda p: p**2, lambda p: p / 2])
+def test_calibration_finds_planted_acceptance(truth):
+    table, luck = Calibration(memory=2000), random.Random(0)
+    for _ in range(6000):
+        scores = [math.log(luck.uniform(0.01, 1)) for _ in range(10)]
+        table.observe(
+            scores, {i for i, s in enumerate(scores) if luck.random() < truth(math.exp(s))}
+        )
+    assert table.table == sorted(table.table)
+    for low, high in zip(EDGES[2:], (*EDGES[3:], 1.0), strict=False):
+        grid = [low + (high - low) * (i + 0.5) / 50 for i in range(50)]
+        (found,) = table.rates([math.log((low + high) / 2)])
+        assert found == pytest.approx(mean(map(truth, grid)), abs=0.05)
+
+
+def test_calibration_begins_with_the_drafters_own_belief_and_forgets():
+    table = Calibration(memory=20)
+    assert table.rates([math.log(0.55)])[0] == pytest.approx(0.55, abs=0.01)
+    for _ in range(100):
+        table.observe([math.log(0.55)] * 4, set())
+    assert table.rates([math.log(0.55)])[0] < 0.1
+    for _ in range(100):
+        table.observe([math.log(0.55)] * 4, {0, 1, 2, 3})
+    assert table.rates([math.log(0.55)])[0] > 0.9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_calibration_is_monotone_whatever_it_sees(seed):
+    table, luck = Calibration(memory=luck_memory(seed)), random.Random(seed)
+    for _ in range(200):
+        scores = [luck.choice([0.0, -1e9, math.nan, -math.inf, -luck.random() * 12])
+                  for _ in range(luck.randrange(60))]  # fmt: skip
+        table.observe(scores, set(luck.sample(range(60), 10)))
+        assert table.table == sorted(table.table)
+        assert all(0 < rate < 1 for rate in table.table)
+    assert table.rates([math.nan, -math.inf]) == [0.0, 0.0]
+
+
+def luck_memory(seed: int) -> float:
+    return (0.01, 1.0, 10.0, 100.0, 1e6)[seed]
+
+
+# --- what is chosen
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_sizes_follow_the_costs(ahead):
+    def chosen(**costs: float) -> list[tuple]:
+        return sizes_chosen(CostPolicy(times=times(**costs), ahead=ahead))
+
+    usual = max(set(found := chosen(per_node=5.0)), key=found.count)
+    assert usual[0] == 8
+    usual = max(set(found := chosen(per_node=0.0, level=0.0)), key=found.count)
+    assert usual[0] == 60 and usual[1] >= 10
+    usual = max(set(found := chosen(level=50.0)), key=found.count)
+    assert usual[1] <= 2
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_dearer_rows_never_make_larger_trees_and_dearer_levels_never_deeper_ones(ahead):
+    def cost_of(axis: str, value: float) -> float:
+        found = sizes_chosen(CostPolicy(times=times(**{axis: value}), ahead=ahead))
+        common = max(set(found), key=found.count) if ahead else None
+        part = 0 if axis == "per_node" else 1
+        return common[part] if common else mean(size[part] for size in found)
+
+    for axis, slack in (("per_node", 1.5), ("level", 0.5)):
+        along = [cost_of(axis, value) for value in (0.0, 0.05, 0.3, 2.0, 20.0)]
+        # The trees of two runs see other texts, hence the slack in the means.
+        assert all(a >= b - slack for a, b in zip(along, along[1:], strict=False)), along
+        assert along[0] > along[-1]
+
+
+def test_for_the_very_same_pool_dearer_rows_never_mean_more_of_them():
+    luck = random.Random(5)
+    for _ in range(50):
+        ranked = [sorted((-luck.uniform(2, 9) for _ in range(59)), reverse=True)]
+        picks = []
+        for per_node in (0.0, 0.01, 0.05, 0.2, 1.0, 10.0):
+            planner = planner_of(CostPolicy(times=times(per_node), ahead=False))
+            picks.append(planner.pick(7, ranked))
+        assert picks == sorted(picks, reverse=True)
+        assert picks[0] == 60 and picks[-1] == 8
+
+
+@pytest.mark.parametrize("policy", [CostPolicy(times=times()), ConfidencePolicy()], ids=str)
+def test_sure_drafters_get_deeper_trees(policy):
+    deep, shallow = (
+        mean(depth for _, depth in sizes_chosen(policy, spread)) for spread in (30.0, 1.0)
+    )
+    assert deep > shallow + 3
+
+
+def test_an_overconfident_drafter_is_found_out():
+    policy = CostPolicy(times=times())
+    planner, make, luck = planner_of(policy), torch.Generator().manual_seed(1), random.Random(1)
+    depths = []
+    for _ in range(150):
+        tree = grow(planner.choose(), make, 12.0)
+        planner.learn(walk(tree, luck, honest=0.2))
+        depths.append(tree.max_depth)
+    assert mean(depths[-30:]) < mean(depths[:5]) - 2
+
+
+def test_confidence_keeps_what_is_above_the_threshold():
+    planner = planner_of(ConfidencePolicy(0.2, ahead=False))
+    at = math.log(0.2)
+    assert planner.deeper(3, torch.tensor([[at - 1, at + 0.01], [at - 2, at - 3]]))
+    assert not planner.deeper(3, torch.tensor([[at - 0.01, math.nan], [-math.inf, at - 3]]))
+    assert planner.deeper(1, torch.full((1, 4), -math.inf)), "the pool could not fill 8 nodes yet"
+    for above, size in ((0, 8), (7, 8), (8, 16), (15, 16), (31, 32), (32, 60), (59, 60)):
+        ranked = torch.tensor([[at + 0.1] * above + [at - 0.1] * (59 - above)])
+        assert planner.keep(7, ranked) == size
+    assert planner.keep(2, torch.full((1, 20), -0.1)) == 16, "no more than the pool holds"
+
+
+def test_planning_ahead_looks_at_no_score_of_the_growing_tree():
+    for policy in (CostPolicy(times=times(), ahead=True), ConfidencePolicy(ahead=True)):
+        planner = planner_of(policy)
+        for _ in range(20):
+            shape = planner.choose()
+            nodes, depth = planner.plan
+            unreadable = torch.empty(1, 4, device="meta")
+            assert [shape.governor.deeper(level, unreadable) for level in range(1, 12)] == [
+                level < depth for level in range(1, 12)
+            ]
+            assert shape.governor.keep(depth, unreadable) == nodes
+            tree = grow(shape, torch.Generator().manual_seed(1), 5.0)
+            assert (tree.nodes, tree.max_depth) == (nodes, depth)
+            planner.learn(walk(tree, random.Random(1)))
+    assert CostPolicy().planner(Owner(), Owner(), torch.device("cuda")).ahead
+    assert not CostPolicy().planner(Owner(), Owner(), CPU).ahead
+
+
+# --- trees
+
+
+KINDS = ["", "flat", "nan", "inf", "-inf", "all nan"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_trees_are_valid_and_of_a_listed_size_on_hostile_scores(kind, ahead):
+    for policy in (CostPolicy(times=times(), ahead=ahead), ConfidencePolicy(ahead=ahead)):
+        planner, make = planner_of(policy), torch.Generator().manual_seed(2)
+        shapes: dict[tuple[int, int], set] = {}
+        for cycle in range(30):
+            tree = grow(planner.choose(), make, 1.0 + cycle % 9, kind)
+            assert tree.nodes in SIZES and 1 <= tree.max_depth <= 12
+            assert torch.equal(tree.ancestors, ancestor_words(tree.parents))
+            assert tree.parents[0, 0] == -1 and (tree.depths <= tree.max_depth).all()
+            assert all(0 <= int(p) < n for n, p in enumerate(tree.parents[0]) if n)
+            pairs = list(zip(tree.parents[0].tolist(), tree.tokens[0].tolist(), strict=True))
+            assert len(set(pairs)) == tree.nodes, "siblings are distinct"
+            assert not tree.scores.isnan().any() and tree.scores[0, 0] == 0
+            shape = tuple(tuple(t.shape) for t in (tree.tokens, tree.ancestors, tree.scores))
+            shapes.setdefault((tree.nodes, tree.max_depth), set()).add(shape)
+            scores = tuple(tree.scores[0].tolist())
+            depths = tuple(tree.depths[0].tolist())
+            planner.learn(Outcome(tree.nodes, tree.max_depth, 1, (0,), depths, scores))
+        assert all(len(found) == 1 for found in shapes.values()), "data decides no other shape"
+
+
+def test_a_governed_tree_is_the_fixed_tree_of_its_size():
+    planner = planner_of(CostPolicy(times=times()))
+    for seed in range(20):
+        spread = 1.0 + seed % 7
+        mine = grow(planner.choose(), torch.Generator().manual_seed(seed), spread)
+        fixed = TreePolicy(mine.nodes, mine.max_depth, 4)
+        theirs = grow(fixed, torch.Generator().manual_seed(seed), spread)
+        for name in ("tokens", "parents", "depths", "ancestors", "scores"):
+            assert torch.equal(getattr(mine, name), getattr(theirs, name))
+
+
+# --- times
+
+
+def test_times_are_made_convex():
+    assert convex({8: 1.0, 16: 1.0, 32: 2.0}) == {8: 1.0, 16: 1.0, 32: 2.0}
+    assert convex({60: 5.0, 8: 4.0}) == {8: 4.0, 60: 5.0}
+    found = convex({8: 8.0, 16: 10.0, 32: 10.0, 48: 12.0})
+    assert found == pytest.approx({8: 8.0, 16: 8 + 2 / 3, 32: 10.0, 48: 12.0})
+    luck = random.Random(0)
+    for _ in range(50):
+        measured = {nodes: luck.uniform(1, 9) for nodes in SIZES}
+        found = convex(measured)
+        slopes = [(found[b] - found[a]) / (b - a) for a, b in zip(SIZES, SIZES[1:], strict=False)]
+        assert all(a <= b + 1e-9 for a, b in zip([0.0, *slopes], slopes, strict=False))
+        assert found[8] == measured[8]
+
+
+def test_a_cycle_is_the_sum_of_its_parts():
+    assert times().cycle(16, 7) == pytest.approx(9 + 1.6 + 1 + 6 * 0.5)
+
+
+def test_measured_times_are_those_of_the_calls():
+    planner = CostPolicy().planner(Owner(), Owner(), CPU)
+    assert isinstance(planner, CostPlanner) and not planner.wants_times
+    make = torch.Generator().manual_seed(0)
+    busy = [0.03, 0.0, 0.0]
+
+    def draft(shape: TreePolicy) -> DraftTree:
+        tree = grow(shape, make, 3.0)
+        time.sleep(0.002 * tree.max_depth + busy[0])
+        return tree
+
+    for round_ in range(3):
+        assert (planner.times is None) == (round_ < LEAST_ROUNDS)
+        planner.measure(draft, lambda tree: time.sleep(tree.nodes / 4000 + busy[0]), CPU)
+        busy.pop(0)
+        assert planner.plan is None
+    assert planner.times.level == pytest.approx(2, rel=0.5)
+    for nodes in SIZES:
+        assert planner.times.verify[nodes] == pytest.approx(nodes / 4, rel=0.5)
+
+
+# --- bad arguments
+
+
+@pytest.mark.parametrize("make", [CostPolicy, ConfidencePolicy])
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"sizes": ()}, "^sizes: wanted .*, got"),
+        ({"sizes": [8, 16]}, "^sizes: wanted a tuple .*, got"),
+        ({"sizes": (16, 8)}, "^sizes: wanted them to increase, got"),
+        ({"sizes": (8, 8)}, "^sizes: wanted them to increase, got"),
+        ({"sizes": (1, 8)}, "^nodes: wanted 2..256"),
+        ({"sizes": (8, 400)}, "^nodes: wanted 2..256"),
+        ({"sizes": (8, 60), "depth": 3}, "^nodes: depth 3 and top_k 4 give 36"),
+        ({"sizes": (8.0, 16)}, "^nodes: wanted a whole number, got"),
+        ({"depth": 0}, "^depth: wanted 1..255, got 0"),
+        ({"top_k": 0}, "^top_k of the tree: wanted at least 1"),
+        ({"sharpness": math.nan}, "^sharpness: wanted a positive number, got nan"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_named(make, bad, says):
+    with pytest.raises(HivisError, match=says):
+        make(**bad)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.1, 1.5, math.nan, "0.1", True, None])
+def test_a_bad_threshold_is_named(threshold):
+    with pytest.raises(HivisError, match=r"^threshold: wanted a probability in \(0, 1\), got "):
+        ConfidencePolicy(threshold)
+
+
+def test_bad_times_are_named():
+    for bad in (math.nan, -1.0, math.inf):
+        with pytest.raises(HivisError, match="^times, verify of 8 nodes: wanted milliseconds"):
+            Times({8: bad}, 1.0, 1.0)
+        with pytest.raises(HivisError, match="^times, level: wanted"):
+            Times({8: 1.0}, bad, 1.0)
+    with pytest.raises(HivisError, match=r"^times: wanted those of verifying \(8, 16, 32, 60\)"):
+        CostPolicy(times=Times({8: 1.0, 16: 2.0}, 1.0, 1.0))
+    for name in ("memory", "prior"):
+        with pytest.raises(HivisError, match=f"^{name} of the calibration"):
+            Calibration(**{name: 0})
+
+
+# --- texts
+
+
+SETTINGS = [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}]
+
+
+def policies() -> list:
+    return [
+        TreePolicy(),
+        ConfidencePolicy(),
+        ConfidencePolicy(1e-6),
+        ConfidencePolicy(0.05, sizes=(2, 5, 70), depth=20, ahead=True),
+        CostPolicy(times=times()),
+        CostPolicy(times=times(per_node=0.0, level=0.0)),
+        CostPolicy(times=times(per_node=3.0), ahead=True),
+        CostPolicy(sizes=(4,), depth=3, top_k=1, times=Times({4: 0.0}, 0.0, 0.0)),
+        CostPolicy(),
+    ]
+
+
+@pytest.fixture(scope="module")
+def target():
+    return random_target()
+
+
+def hivis_drafter(seed: int = 1) -> HiViSDrafter:
+    config = HiViSConfig(
+        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=VOCAB,
+    )  # fmt: skip
+    return HiViSDrafter(config, random_tensors(config, seed=seed, scale=0.2))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_no_policy_changes_the_text(target, setting):
+    for seed in range(2):
+        inputs = random_inputs(seed, text=9 + 4 * seed, pictures=seed)
+        params = SamplingParams(max_new_tokens=40, seed=seed, **setting)
+        plain = generate(target, inputs, params)
+        assert plain.statistics.tree_sizes == ((1, 0),) * plain.statistics.cycles
+        drafters = [
+            Guesser(VOCAB, seed),
+            KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False),
+            KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
+            hivis_drafter(),
+        ]
+        for policy in policies():
+            for drafter in drafters:
+                made = generate(target, inputs, params, drafter, policy)
+                assert made.tokens == plain.tokens
+                check_sizes(made.statistics, policy, drafter)
+
+
+def check_sizes(statistics, policy, drafter) -> None:
+    found = statistics.tree_sizes
+    assert len(found) == statistics.cycles
+    assert all(a <= d for a, (_, d) in zip(statistics.accepted_lengths, found, strict=True))
+    if isinstance(policy, TreePolicy):
+        assert set(found) == {(policy.nodes, policy.depth)}
+    elif isinstance(drafter, HiViSDrafter) and getattr(policy, "times", True) is not None:
+        assert {nodes for nodes, _ in found} <= set(policy.sizes)
+        assert all(depth <= policy.depth for _, depth in found)
+
+
+def test_an_end_in_sight_changes_no_text(target):
+    inputs = random_inputs(2)
+    whole = generate(target, inputs, SamplingParams(max_new_tokens=40)).tokens
+    for eos in {whole[3], whole[10], whole[20]}:
+        cut = whole[: whole.index(eos) + 1]
+        params = SamplingParams(max_new_tokens=40, eos_token_ids=(eos, 7))
+        if 7 not in cut[:-1]:
+            for policy in policies():
+                assert generate(target, inputs, params, hivis_drafter(), policy).tokens == cut
+
+
+def test_a_broken_drafter_changes_no_text(target):
+    inputs, params = random_inputs(3), SamplingParams(max_new_tokens=30, temperature=1.0)
+    plain = generate(target, inputs, params)
+    for bad in (math.nan, math.inf, -math.inf):
+        drafter = hivis_drafter()
+        drafter.tensors["fc.weight"][0] = bad
+        for policy in policies():
+            made = generate(target, inputs, params, drafter, policy)
+            assert made.tokens == plain.tokens
+
+
+def test_the_default_measures_now_and_then_and_keeps_what_it_learnt(target):
+    inputs = random_inputs(1)
+    length = LEAST_ROUNDS * SPACING + 30
+    params = SamplingParams(max_new_tokens=length, eos_token_ids=())
+    plain = generate(target, inputs, params)
+    drafter = hivis_drafter()
+    first = generate(target, inputs, params, drafter)
+    fixed = LEAST_ROUNDS * SPACING
+    assert first.statistics.tree_sizes[:fixed] == ((16, 7),) * fixed
+    more = [generate(target, inputs, params, drafter) for _ in range(4)]
+    assert all(made.tokens == plain.tokens for made in (first, *more))
+    assert ["measure" in made.statistics.phases_ms for made in (first, more[-1])] == [True, False]
+    planner = default_policy().planner(target, drafter, CPU)
+    assert isinstance(planner, CostPlanner) and planner._rounds == ROUNDS
+    assert set(planner.times.verify) == set(SIZES)
+
+
+def test_a_drafter_without_scores_keeps_the_fallback(target):
+    inputs = random_inputs(1)
+    made = generate(
+        target, inputs, SamplingParams(max_new_tokens=30), Guesser(VOCAB), CostPolicy(times=times())
+    )
+    assert set(made.statistics.tree_sizes[1:]) == {(16, 7)}
+
+
+def test_what_is_learnt_belongs_to_the_pair():
+    policy, target, drafter = CostPolicy(), Owner(), Owner()
+    planner = policy.planner(target, drafter, CPU)
+    assert policy.planner(target, drafter, CPU) is planner
+    assert policy.planner(target, Owner(), CPU) is not planner
+    assert policy.planner(Owner(), drafter, CPU) is not planner
+    assert policy.planner(target, drafter, torch.device("cuda")) is not planner
+    assert CostPolicy().planner(target, drafter, CPU) is not planner
+    del drafter, planner
+    gc.collect()
+    assert not policy._kept
+    assert policy.planner("has no weak references", target, CPU) is not None
+    assert not policy._kept
