@@ -1,101 +1,38 @@
 """Drafter checkpoints on disk: a directory with ``config.json`` and ``model.safetensors``.
 
-The tensors carry the names of the published HiViS drafters. The target's embedding and head are
-not among them: a drafter shares those of the target it runs with.
+The tensors carry the names of the published HiViS and ViSpec drafters. The target's embedding and
+head are not among them: a drafter shares those of the target it runs with. Checkpoints as their
+authors published them are read by ``drafters/published.py``.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hivis.drafters.base import PromptRows
+from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
 from hivis.errors import HivisError
+
+__all__ = [
+    "CONFIG_FILE", "WEIGHTS_FILE", "HiViSConfig", "LayerConfig", "ViSpecConfig", "check_tensors",
+    "load", "random_tensors", "read_json", "read_safetensors", "save", "some",
+]  # fmt: skip
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _PICKLES = ("pytorch_model.bin", "model.bin", "model.pt", "model.pth")
 
-
-@dataclass(frozen=True)
-class HiViSConfig:
-    """Sizes of a HiViS drafter: one decoder layer and the ``fc`` in front of it.
-
-    Attributes:
-        residual_rows: R, how many drafting steps have a learned vector of their own.
-        rows: which prompt rows it reads, ``"text"`` (HiViS) or ``"all"`` (EAGLE-2 with pictures).
-        attention_bias: whether the q, k and v projections have a bias (targets such as Qwen).
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-5
-    residual_rows: int = 3
-    rows: PromptRows = "text"
-    attention_bias: bool = False
-    type: str = "hivis"
-
-    def __post_init__(self) -> None:
-        if self.type != "hivis":
-            raise HivisError(f"drafter type: wanted 'hivis', got {self.type!r}")
-        if self.rows not in ("text", "all"):
-            raise HivisError(f"rows: wanted 'text' or 'all', got {self.rows!r}")
-        for name in (
-            "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-            "head_dim", "vocab_size", "residual_rows",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise HivisError(f"{name}: wanted a whole number >= 1, got {value!r}")
-        for name in ("rope_theta", "rms_norm_eps"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise HivisError(f"{name}: wanted a positive number, got {value!r}")
-        if self.head_dim % 8 or self.head_dim > 256:
-            raise HivisError(f"head_dim: wanted a multiple of 8 up to 256, got {self.head_dim}")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise HivisError(
-                f"num_attention_heads: wanted a multiple of num_key_value_heads "
-                f"({self.num_key_value_heads}), got {self.num_attention_heads}"
-            )
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The tensors of a checkpoint, by name."""
-        e, i, d = self.hidden_size, self.intermediate_size, self.head_dim
-        queries, keys = self.num_attention_heads * d, self.num_key_value_heads * d
-        layer = "layers.0."
-        shapes: dict[str, tuple[int, ...]] = {
-            "fc.weight": (e, 3 * e),
-            "fc.bias": (e,),
-            "residual": (self.residual_rows, e),
-            layer + "self_attn.q_proj.weight": (queries, e),
-            layer + "self_attn.k_proj.weight": (keys, e),
-            layer + "self_attn.v_proj.weight": (keys, e),
-            layer + "self_attn.o_proj.weight": (e, queries),
-            layer + "post_attention_layernorm.weight": (e,),
-            layer + "mlp.gate_proj.weight": (i, e),
-            layer + "mlp.up_proj.weight": (i, e),
-            layer + "mlp.down_proj.weight": (e, i),
-        }
-        if self.attention_bias:
-            shapes[layer + "self_attn.q_proj.bias"] = (queries,)
-            shapes[layer + "self_attn.k_proj.bias"] = (keys,)
-            shapes[layer + "self_attn.v_proj.bias"] = (keys,)
-        return shapes
+Config = TypeVar("Config", bound=LayerConfig)
 
 
-def check_tensors(config: HiViSConfig, tensors: dict[str, Tensor], where: str) -> None:
+def check_tensors(config: LayerConfig, tensors: dict[str, Tensor], where: str) -> None:
     """Names and shapes must be exactly those of ``config``.
 
     Raises:
@@ -104,9 +41,9 @@ def check_tensors(config: HiViSConfig, tensors: dict[str, Tensor], where: str) -
     wanted = config.shapes()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing:
-        raise HivisError(f"{where}: wanted {_some(missing)}, got no such tensor")
+        raise HivisError(f"{where}: wanted {some(missing)}, got no such tensor")
     if extra:
-        raise HivisError(f"{where}: wanted only the tensors of a drafter, got {_some(extra)} too")
+        raise HivisError(f"{where}: wanted only the tensors of a drafter, got {some(extra)} too")
     for name, shape in wanted.items():
         got = tuple(tensors[name].shape)
         if got != shape:
@@ -115,7 +52,7 @@ def check_tensors(config: HiViSConfig, tensors: dict[str, Tensor], where: str) -
             raise HivisError(f"{where}: {name}: wanted floats, got {tensors[name].dtype}")
 
 
-def save(directory: str | Path, config: HiViSConfig, tensors: dict[str, Tensor]) -> None:
+def save(directory: str | Path, config: LayerConfig, tensors: dict[str, Tensor]) -> None:
     """Write a checkpoint; the directory is made if it is not there."""
     check_tensors(config, tensors, "drafter weights")
     folder = Path(directory)
@@ -125,65 +62,77 @@ def save(directory: str | Path, config: HiViSConfig, tensors: dict[str, Tensor])
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
-def load(directory: str | Path) -> tuple[HiViSConfig, dict[str, Tensor]]:
-    """Read a checkpoint, on the CPU and in the dtype it was saved in.
+def load(directory: str | Path, kind: type[Config]) -> tuple[Config, dict[str, Tensor]]:
+    """Read a checkpoint of one kind, on the CPU and in the dtype it was saved in.
 
     Raises:
-        HivisError: a file is missing or corrupt, or not a HiViS drafter of consistent sizes.
+        HivisError: a file is missing or corrupt, or not such a drafter of consistent sizes.
     """
     folder = Path(directory)
     if not folder.is_dir():
         raise HivisError(f"drafter: wanted a directory with {CONFIG_FILE}, got {folder}")
-    config = _read_config(folder / CONFIG_FILE)
+    config = _config(folder / CONFIG_FILE, kind)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         pickle = next((name for name in _PICKLES if (folder / name).is_file()), None)
         got = f"{pickle}, a pickle, which is never loaded" if pickle else "no such file"
         raise HivisError(f"{path}: wanted drafter weights as safetensors, got {got}")
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise HivisError(f"{path}: wanted a safetensors file, got {reason}") from None
+    tensors = read_safetensors(path)
     check_tensors(config, tensors, str(path))
     return config, tensors
 
 
-def _read_config(path: Path) -> HiViSConfig:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU; HivisError if it is not whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise HivisError(f"{path}: wanted a safetensors file, got {reason}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A config as it is written; HivisError if it is missing or no JSON object."""
     if not path.is_file():
         raise HivisError(f"{path}: wanted a drafter's config, got no such file")
     try:
         raw = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HivisError(f"{path}: wanted JSON, got {error}") from None
     if not isinstance(raw, dict):
         raise HivisError(f"{path}: wanted a JSON object, got {type(raw).__name__}")
-    if raw.get("type") != "hivis":
-        raise HivisError(f"{path}: type: wanted 'hivis', got {raw.get('type')!r}")
-    known = {field.name: field for field in fields(HiViSConfig)}
-    unknown = sorted(raw.keys() - known.keys())
+    return raw
+
+
+def _config(path: Path, kind: type[Config]) -> Config:
+    raw = read_json(path)
+    if raw.get("type") != kind.KIND:
+        raise HivisError(f"{path}: type: wanted {kind.KIND!r}, got {raw.get('type')!r}")
+    entries = {entry.name: entry for entry in fields(kind)}
+    unknown = sorted(raw.keys() - entries.keys())
     if unknown:
-        raise HivisError(f"{path}: wanted only known entries, got {_some(unknown)} too")
-    needed = sorted(
-        name for name in ("hidden_size", "intermediate_size", "num_attention_heads",
-                          "num_key_value_heads", "head_dim", "vocab_size") if name not in raw
-    )  # fmt: skip
-    if needed:
-        raise HivisError(f"{path}: wanted {_some(needed)}, got no such entry")
+        raise HivisError(f"{path}: wanted only known entries, got {some(unknown)} too")
+    needed = {name for name, entry in entries.items() if entry.default is MISSING}
+    if needed - raw.keys():
+        raise HivisError(f"{path}: wanted {some(sorted(needed - raw.keys()))}, got no such entry")
     try:
-        return HiViSConfig(**raw)
+        return kind(**raw)
     except HivisError as error:
         raise HivisError(f"{path}: {error}") from None
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first few of a list, for a message of one line."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def random_tensors(config: HiViSConfig, seed: int, scale: float = 0.02) -> dict[str, Tensor]:
-    """Normal weights, unit norm gains, zero biases: a drafter before training."""
+def random_tensors(config: LayerConfig, seed: int, scale: float = 0.02) -> dict[str, Tensor]:
+    """Normal weights, unit norm gains, zero biases: a drafter before training.
+
+    ``img_fc`` starts as ``[I | 0]`` (ViSpec): at first the global feature changes nothing.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in config.shapes().items():
@@ -191,6 +140,10 @@ def random_tensors(config: HiViSConfig, seed: int, scale: float = 0.02) -> dict[
             tensors[name] = torch.ones(shape)
         elif name.endswith(".bias"):
             tensors[name] = torch.zeros(shape)
+        elif name == "img_fc.weight":
+            tensors[name] = torch.eye(*shape)
+        elif name == "imadpt.q":
+            tensors[name] = torch.randn(shape, generator=generator) * config.head_dim**-0.5
         else:
             tensors[name] = torch.randn(shape, generator=generator) * scale
     return tensors

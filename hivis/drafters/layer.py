@@ -1,0 +1,273 @@
+"""What HiViS, EAGLE-2 and ViSpec drafters share: one decoder layer, and how it drafts.
+
+Row t joins the embedding of token t + 1 with the target's last hidden state at token t, and
+predicts the target's hidden state at token t + 1; the target's own head turns that into logits
+(EAGLE, arXiv 2401.15077, section 4). The layer has no norm in front of its attention. What goes
+into it, and which rows a prompt gives, is each drafter's own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hivis import ops
+from hivis.drafters import checkpoint
+from hivis.drafters.base import PromptRows
+from hivis.drafters.config import LayerConfig
+from hivis.drafters.growth import Grower, NodeScores
+from hivis.errors import HivisError
+from hivis.handoff import Prompt, Verdict
+from hivis.policy import MAX_NODES, TreePolicy
+from hivis.sampling import SamplingState
+from hivis.tree import WORD_BITS, DraftTree
+
+#: A tensor of the checkpoint by name, in fp32 on the target's device, to fuse weights from.
+Weight = Callable[[str], Tensor]
+
+
+class OneLayerDrafter(ABC):
+    """A drafter of one layer for inference, as ``drafters/base.py`` describes it.
+
+    Weights are fused when the drafter is bound: one matrix for q, k, v and one for gate and up.
+    """
+
+    rows: PromptRows
+    config: LayerConfig
+
+    def __init__(self, config: LayerConfig, tensors: dict[str, Tensor]) -> None:
+        checkpoint.check_tensors(config, tensors, "drafter weights")
+        self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._shared: tuple[Tensor, Tensor] | None = None
+
+    def bind(self, embedding: Tensor, head: Tensor) -> None:
+        """Share the target's tables, both ``[V, E]``, and move to their device and dtype.
+
+        Raises:
+            HivisError: the drafter was made for a target of other sizes.
+        """
+        if self._shared is not None and self._shared[0] is embedding and self._shared[1] is head:
+            return
+        c = self.config
+        for name, table in (("embedding", embedding), ("head", head)):
+            wanted = (c.vocab_size, c.hidden_size)
+            if tuple(table.shape) != wanted:
+                raise HivisError(
+                    f"target's {name}: wanted {list(wanted)} (this drafter's vocabulary and "
+                    f"hidden size), got {list(table.shape)}"
+                )
+        self._shared = (embedding, head)
+        self._embedding, self._head = embedding.detach(), head.detach()
+
+        def weight(name: str) -> Tensor:
+            return self.tensors[name].to(embedding.device, torch.float32)
+
+        fused = self._fuse_input(weight) | _fuse_layer(weight, c.attention_bias)
+        self._w = {name: part.to(embedding.dtype).contiguous() for name, part in fused.items()}
+        self._qkv_bias = self._w.get("qkv_bias")
+        self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
+        self._scale = c.head_dim**-0.5
+        self._grower: Grower | None = None
+        self._rope = self._head.new_empty(0, 0)
+
+    @property
+    def embedding(self) -> Tensor:
+        """``[V, E]``, the target's; only once bound."""
+        return self._embedding
+
+    @abstractmethod
+    def _fuse_input(self, weight: Weight) -> dict[str, Tensor]:
+        """The weights in front of the layer."""
+
+    @abstractmethod
+    def _join(self, following: Tensor, hidden: Tensor, step: int) -> Tensor:
+        """``[B, N, E]`` what enters the layer: the next token's embedding and the hidden state.
+
+        ``step`` is 0 at rows of the target, and the level at rows of a draft tree.
+        """
+
+    @abstractmethod
+    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+        """Read the prompt; see ``drafters/base.py``."""
+
+    @torch.inference_mode()
+    def grow(
+        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+    ) -> DraftTree:
+        """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
+        grower = self._grower_for(policy, token.shape[0])
+        # Rows of one level share a position, so a cycle needs one rotation per level.
+        turns = self._turns_at(self._kv_len.unsqueeze(1) + self._levels)
+
+        def step(
+            level: int, tokens: Tensor, before: Tensor, words: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            first = (level - 1) * policy.top_k
+            rows = self._kv_len.unsqueeze(1) + self._index[first : first + policy.top_k]
+            x = self._join(F.embedding(tokens, self._embedding), before, level)
+            qkv = self._qkv(x, turns[:, level - 1 : level])
+            self._write(rows, qkv)
+            # The op takes as many queries as there are tree rows, and skips those without a bit:
+            # nodes of the levels above stand in as such.
+            query = F.pad(qkv[:, :, : self._heads], (0, 0, 0, 0, first, 0))
+            spare = words.shape[2] - -(-query.shape[1] // WORD_BITS)
+            words = F.pad(words, (0, -spare, first, 0))
+            out = self._finish(x, query, self._kv_len, words)
+            return F.linear(out, self._head), out
+
+        scores = NodeScores.of(sampling, position, policy, self.config.vocab_size)
+        return grower(token, F.linear(self._output, self._head), self._output, scores, step)
+
+    @torch.inference_mode()
+    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
+        """Take over the accepted nodes' target hidden states; ``hidden`` is ``[B, N, E]``.
+
+        All M rows of the path are written, whatever its length: what lies behind the accepted ones
+        is never read, and the next tree overwrites it.
+        """
+        path = verdict.path.long()
+        depth = path.shape[1]
+        accepted = hidden.gather(1, path.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
+        # A next token of -1 marks logits that held a NaN; the text ends there, any row will do.
+        following = F.embedding(verdict.emitted.clamp(min=0), self._embedding)
+        x = self._join(following, accepted, 0)
+        rows = self._kv_len.unsqueeze(1) + self._index[:depth]
+        qkv = self._qkv(x, self._turns_at(rows))
+        self._write(rows, qkv)
+        last = (verdict.path_len - 1).long()[:, None, None]
+        x = x.gather(1, last.expand(-1, -1, x.shape[2]))
+        query = qkv[:, :, : self._heads].flatten(2)
+        query = query.gather(1, last.expand(-1, -1, query.shape[2])).unflatten(2, (self._heads, -1))
+        self._kv_len += verdict.path_len
+        self._output = self._finish(x, query, self._kv_len - 1, self._one_bit)[:, 0]
+
+    # The layer, in the parts that prefill, grow and commit share.
+
+    def _read(self, x: Tensor, positions: Tensor) -> None:
+        """Prefill: the prompt's R rows ``x`` ``[B, R, E]`` at positions ``[R]``.
+
+        The layer's output is needed at the last row alone: no other row asks for attention.
+        """
+        batch, rows, _ = x.shape
+        qkv = self._qkv(x, self._turns(positions.expand(batch, -1)))
+        self._kv[:, :, :, :rows] = qkv[:, :, self._heads :].unflatten(2, (2, -1)).permute(
+            2, 0, 3, 1, 4
+        )  # fmt: skip
+        self._kv_len = torch.full((batch,), rows, dtype=torch.int32, device=x.device)
+        out = self._finish(x[:, -1:], qkv[:, -1:, : self._heads], self._kv_len - 1, self._one_bit)
+        self._output = out[:, 0]
+
+    def _qkv(self, x: Tensor, turn: Tensor) -> Tensor:
+        """``[B, N, H + 2 Hkv, D]``: queries, keys and values, rotated to their positions.
+
+        ``turn`` also has rows for the values, which leave them as they are: one pass over the
+        whole result is cheaper than taking it apart.
+        """
+        qkv = F.linear(x, self._w["qkv"], self._qkv_bias)
+        qkv = qkv.unflatten(2, (self._heads + 2 * self._kv_heads, -1))
+        swapped = qkv.roll(self.config.head_dim // 2, -1)
+        return torch.addcmul(qkv * turn[:, :, 0], swapped, turn[:, :, 1])
+
+    def _finish(self, x: Tensor, query: Tensor, kv_len: Tensor, words: Tensor) -> Tensor:
+        """Attention over the cache, then the MLP, for ``x`` ``[B, N, E]``.
+
+        ``query`` may have rows in front of the last N, which only stand in.
+        """
+        attended = ops.tree_attention(query, self._kv[0], self._kv[1], kv_len, words, self._scale)
+        attended = attended[:, query.shape[1] - x.shape[1] :].flatten(2)
+        x = x + F.linear(attended, self._w["o"])
+        normed = F.rms_norm(x, x.shape[-1:], self._w["norm"], self.config.rms_norm_eps)
+        gate, up = F.linear(normed, self._w["gate_up"]).chunk(2, -1)
+        return x + F.linear(F.silu(gate) * up, self._w["down"])
+
+    def _write(self, rows: Tensor, qkv: Tensor) -> None:
+        """Store keys and values of ``qkv`` at ``rows`` ``[B, N]`` of the slab."""
+        parts = qkv[:, :, self._heads :].unflatten(2, (2, -1))
+        self._by_row.index_put_((self._batch_index, rows), parts)
+
+    def _turns_at(self, rows: Tensor) -> Tensor:
+        """The rotations of cache rows ``[B, N]`` behind the prompt."""
+        return self._turns(rows if self._gap is None else rows + self._gap)
+
+    def _turns(self, positions: Tensor) -> Tensor:
+        """``[B, N, 2, H + 2 Hkv, D]`` rotation factors (cosine, signed sine) at ``[B, N]``."""
+        batch, count = positions.shape
+        heads = self._heads + self._kv_heads
+        turn = F.embedding(positions, self._rope).view(batch, count, 2, 1, -1)
+        still = self._still.expand(batch, count, -1, self._kv_heads, -1)
+        return torch.cat([turn.expand(-1, -1, -1, heads, -1), still], 3)
+
+    # Buffers of one text, and the tables of one kind of tree.
+
+    def _allocate(self, batch: int, max_rows: int, gap: int = 0) -> None:
+        """Room for ``max_rows`` cache rows, where those behind the prompt lie ``gap`` further on.
+
+        ``gap`` is kept as a tensor: a captured cycle must find that of the next prompt in it.
+        """
+        c, device, dtype = self.config, self._head.device, self._head.dtype
+        shape = (2, batch, c.num_key_value_heads, max_rows, c.head_dim)
+        self._kv = torch.empty(shape, dtype=dtype, device=device)
+        self._by_row = self._kv.permute(1, 3, 0, 2, 4)
+        self._batch_index = torch.arange(batch, device=device).unsqueeze(1)
+        self._one_bit = torch.ones(batch, 1, 1, dtype=torch.int64, device=device)
+        self._gap = torch.full((1,), gap, dtype=torch.int32, device=device) if gap else None
+        if self._rope.shape[0] < max_rows + gap:
+            self._rope = _rope_table(max_rows + gap, c, device, dtype)
+            self._index = torch.arange(max_rows + gap, device=device)
+            # The rotation that does nothing: cosine 1, sine 0.
+            self._still = torch.ones(2, 1, c.head_dim, dtype=dtype, device=device)
+            self._still[1] = 0
+
+    def _grower_for(self, policy: TreePolicy, batch: int) -> Grower:
+        grower = self._grower
+        if grower is None or grower.policy != policy or grower.batch != batch:
+            if policy.top_k > self.config.vocab_size:
+                raise HivisError(
+                    f"top_k of the tree: wanted at most the vocabulary, {self.config.vocab_size}, "
+                    f"got {policy.top_k}"
+                )
+            if (policy.depth - 1) * policy.top_k > MAX_NODES:
+                raise HivisError(
+                    f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, "
+                    f"got {(policy.depth - 1) * policy.top_k}"
+                )
+            grower = self._grower = Grower(policy, batch, self._head.device)
+            self._levels = torch.arange(max(policy.depth - 1, 1), device=self._head.device)
+        return grower
+
+
+def _fuse_layer(weight: Weight, attention_bias: bool) -> dict[str, Tensor]:
+    layer = "layers.0."
+    qkv = [layer + f"self_attn.{part}_proj" for part in "qkv"]
+    fused = {
+        "qkv": torch.cat([weight(part + ".weight") for part in qkv]),
+        "o": weight(layer + "self_attn.o_proj.weight"),
+        "norm": weight(layer + "post_attention_layernorm.weight"),
+        "gate_up": torch.cat(
+            [weight(layer + f"mlp.{part}_proj.weight") for part in ("gate", "up")]
+        ),
+        "down": weight(layer + "mlp.down_proj.weight"),
+    }
+    if attention_bias:
+        fused["qkv_bias"] = torch.cat([weight(part + ".bias") for part in qkv])
+    return fused
+
+
+def _rope_table(
+    rows: int, config: LayerConfig, device: torch.device, dtype: torch.dtype
+) -> Tensor:  # fmt: skip
+    """``[rows, 2 D]``: cosines, then sines with the sign of the half they are multiplied with.
+
+    Rotating ``x`` is ``x * cos + roll(x, D/2) * sin``: the halves of Llama's layout swap places,
+    and the first of them comes in negatively.
+    """
+    half = config.head_dim // 2
+    exponent = torch.arange(half, device=device, dtype=torch.float32) / half
+    angle = torch.arange(rows, device=device, dtype=torch.float32)[:, None]
+    angle = angle * config.rope_theta**-exponent
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos, -sin, sin], 1).to(dtype)

@@ -1,0 +1,187 @@
+"""The ViSpec drafter (arXiv 2509.15235): a picture becomes a few rows and one global feature.
+
+A vision adaptor, learned queries and one cross-attention over the projected embeddings of one
+picture, gives Q vectors. The first Q - 1 enter the decoder layer in the picture's place; the last,
+the global feature g, is mixed into the hidden state of every row behind the picture:
+``x = fc([embedding of the next token ; img_fc([hidden state ; g])])``, with g = 0 before the first
+picture and that of the latest picture otherwise, in all drafted and decoded rows too.
+
+Which rows, by the authors' code (``vispec/model/cnets_ours.py``). A row belongs to the token whose
+hidden state it holds and is read with the embedding of the token after it. With a picture at prompt
+rows a..b:
+
+- rows up to a - 2 are read as they are;
+- rows a - 1 .. b - 1, whose next token is visual, give way to the Q - 1 vectors, at positions
+  b - Q + 1 .. b - 1. So the hidden state of the token right before the picture is not read either;
+- row b, the picture's last, is read: its hidden state, the embedding of the first token behind the
+  picture, and already the new g.
+
+Positions are those of the prompt, and go on behind it. More than one picture works the same way,
+which it does not in the authors' code. Two more rules are ours: a picture at row 0 is seen whole
+(there, its row 0 is lost), and positions that would fall before the prompt become 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hivis.drafters import checkpoint
+from hivis.drafters.base import PromptRows
+from hivis.drafters.config import ViSpecConfig
+from hivis.drafters.layer import OneLayerDrafter, Weight
+from hivis.errors import HivisError
+from hivis.handoff import Prompt
+
+#: Half-open rows of one picture.
+Span = tuple[int, int]
+
+
+class ViSpecDrafter(OneLayerDrafter):
+    """A ViSpec drafter.
+
+    ``img_fc`` goes into ``fc`` and the share of g into a bias when it is bound and when a picture
+    is read, so drafting costs what it does in EAGLE-2.
+    """
+
+    rows: PromptRows = "all"
+    config: ViSpecConfig
+
+    def __init__(self, config: ViSpecConfig, tensors: dict[str, Tensor]) -> None:
+        super().__init__(config, tensors)
+        self.config = config
+
+    @classmethod
+    def load(cls, directory: str | Path) -> ViSpecDrafter:
+        """Read a checkpoint directory.
+
+        Raises:
+            HivisError: see :func:`hivis.drafters.checkpoint.load`.
+        """
+        return cls(*checkpoint.load(directory, ViSpecConfig))
+
+    def save(self, directory: str | Path) -> None:
+        """Write a checkpoint directory (without the target's embedding and head)."""
+        checkpoint.save(directory, self.config, self.tensors)
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+        """Read the prompt's P rows; ``token`` ``[B]`` follows the last of them."""
+        batch, rows, size = prompt.hidden.shape
+        if rows == 0:
+            raise HivisError(f"prompt: wanted at least one row of {self.rows!r}, got none")
+        if max_rows < rows:
+            raise HivisError(f"max_rows: wanted at least the {rows} prompt rows, got {max_rows}")
+        first = F.embedding(token, self._embedding).unsqueeze(1)
+        embeddings = prompt.embeddings.to(first)
+        following = torch.cat([embeddings[:, 1:], first], 1)
+        self._see(first.new_zeros(batch, 1, size))
+        parts: list[Tensor] = []
+        positions: list[int] = []
+
+        def read(start: int, end: int) -> None:
+            if start < end:
+                parts.append(self._join(following[:, start:end], prompt.hidden[:, start:end], 0))
+                positions.extend(range(start, end))
+
+        start = 0
+        for begin, end in picture_spans(prompt):
+            read(start, begin - 1)
+            vectors = self._adapt(embeddings[:, begin:end])
+            parts.append(vectors[:, :-1])
+            positions += [max(p, 0) for p in range(end - self.config.queries, end - 1)]
+            self._see(vectors[:, -1:])
+            start = end - 1
+        read(start, rows)
+        x = torch.cat(parts, 1)
+        # A picture of fewer rows than the adaptor has queries makes the cache longer, not shorter.
+        gap = rows - x.shape[1]
+        self._allocate(batch, max_rows - gap, gap)
+        self._read(x, torch.tensor(positions, device=x.device))
+
+    def _fuse_input(self, weight: Weight) -> dict[str, Tensor]:
+        c = self.config
+        e, heads, d = c.hidden_size, c.num_attention_heads, c.head_dim
+        fc, mix = weight("fc.weight"), weight("img_fc.weight")
+        fc_embedding, fc_hidden = fc[:, :e], fc[:, e:]
+        keys = weight("imadpt.k_proj.weight").view(heads, d, e)
+        fused = {
+            # fc([m ; img_fc([h ; g])]) = F_m m + F_h I_h h + (F_h I_g g + F_h b_i + b_f)
+            "fc": torch.cat([fc_embedding, fc_hidden @ mix[:, :e]], 1),
+            "global": fc_hidden @ mix[:, e:],
+            "bias": fc_hidden @ weight("img_fc.bias") + weight("fc.bias"),
+            # q . (W_k m + b_k) = (W_k^T q) . m + q . b_k, and the last term is the same at every
+            # row, so softmax does not see it.
+            "look": torch.einsum("qhd,hde->qhe", weight("imadpt.q"), keys).flatten(0, 1) * d**-0.5,
+            "value": weight("imadpt.v_proj.weight").view(heads, d, e),
+            "out": weight("imadpt.o_proj.weight"),
+        }
+        if c.attention_bias:
+            fused["value_bias"] = weight("imadpt.v_proj.bias").view(heads, d)
+        return fused
+
+    def _see(self, feature: Tensor) -> None:
+        """From here on, g is ``feature`` ``[B, 1, E]``."""
+        self._bias = F.linear(feature, self._w["global"], self._w["bias"])
+
+    def _join(self, following: Tensor, hidden: Tensor, step: int) -> Tensor:
+        """``fc`` over the next token's embedding and the hidden state that g was mixed into."""
+        return F.linear(torch.cat([following, hidden], -1), self._w["fc"]) + self._bias
+
+    def _adapt(self, picture: Tensor) -> Tensor:
+        """``[B, n, E]`` embeddings of a picture -> ``[B, Q, E]``.
+
+        The rows are pooled before they are projected (weights of a head sum to 1, and a projection
+        is linear): two products with Q H vectors instead of two with E x E matrices.
+        """
+        heads = self.config.num_attention_heads
+        score = torch.softmax(F.linear(picture, self._w["look"]), 1, dtype=torch.float32)
+        pooled = score.to(picture).transpose(1, 2) @ picture
+        pooled = pooled.unflatten(1, (-1, heads))
+        values = torch.einsum("bqhe,hde->bqhd", pooled, self._w["value"])
+        if self.config.attention_bias:
+            values = values + self._w["value_bias"]
+        return F.linear(values.flatten(2), self._w["out"])
+
+
+def picture_spans(prompt: Prompt) -> list[Span]:
+    """Where each picture lies, in order; reads ``prompt.visual`` on the host.
+
+    A run of visual rows is one picture. If the processor's features tell of more pictures than
+    there are runs, pictures lie side by side: where all of them have the same number of rows, the
+    runs are cut accordingly. Otherwise each run stays one picture.
+
+    Raises:
+        HivisError: the sequences of a batch differ in where their pictures are.
+    """
+    if prompt.visual is None:
+        return []
+    visual: list[list[bool]] = prompt.visual.tolist()
+    if any(row != visual[0] for row in visual):
+        raise HivisError("prompt: wanted pictures at the same rows of every sequence, got others")
+    runs: list[Span] = []
+    for row, seen in enumerate(visual[0]):
+        if seen and runs and runs[-1][1] == row:
+            runs[-1] = (runs[-1][0], row + 1)
+        elif seen:
+            runs.append((row, row + 1))
+    count, total = _count(prompt.features), sum(visual[0])
+    if count <= len(runs) or total % count:
+        return runs
+    size = total // count
+    if any((end - begin) % size for begin, end in runs):
+        return runs
+    return [(at, at + size) for begin, end in runs for at in range(begin, end, size)]
+
+
+def _count(features: Mapping[str, Tensor]) -> int:
+    """How many pictures the processor made features of (0: it does not say)."""
+    for name in ("image_grid_thw", "image_sizes"):
+        if name in features:
+            return len(features[name])
+    pixels = features.get("pixel_values")
+    return len(pixels) if pixels is not None and pixels.dim() >= 4 else 0
