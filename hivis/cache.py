@@ -7,7 +7,6 @@ from torch import Tensor
 
 from hivis import ops
 from hivis.handoff import Verdict
-from hivis.tree import DraftTree
 
 
 class KVCache:
@@ -30,9 +29,9 @@ class KVCache:
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]
 
-    def node_rows(self, nodes: int) -> Tensor:
-        """``[B, N]`` int64: the slab rows of the nodes of the next tree."""
-        index = torch.arange(nodes, device=self.kv.device)
+    def node_rows(self, nodes: int, above: int = 0) -> Tensor:
+        """``[B, N]`` int64: the slab rows of tree nodes, behind ``above`` others of their tree."""
+        index = torch.arange(above, above + nodes, device=self.kv.device)
         return self.kv_len.unsqueeze(1) + index
 
     def write_prefix(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -51,9 +50,9 @@ class KVCache:
             self.keys[layer].scatter_(2, index, key)
             self.values[layer].scatter_(2, index, value)
 
-    def node_positions(self, tree: DraftTree) -> Tensor:
-        """``[B, N]`` int64 positions of the nodes: siblings share one."""
-        return self.kv_len.unsqueeze(1) + tree.depths
+    def positions(self, depths: Tensor) -> Tensor:
+        """``[B, N]`` int64 positions of nodes of these ``[B, N]`` depths: siblings share one."""
+        return self.kv_len.unsqueeze(1) + depths
 
     def compact(self, verdict: Verdict) -> None:
         """Keep the accepted rows, in place, in every layer; ``kv_len`` grows by ``path_len``."""

@@ -26,6 +26,8 @@ class Prompt:
         visual: ``[B, R]`` bool, which of the kept rows are visual (none, if asked for ``"text"``).
         features: what else the model's own processor made of the whole prompt (pixel values and the
             like), for drafters that look at the picture themselves.
+        seen: ``[pictures, rows, Ev]`` what the target's vision tower made of the pictures, before
+            its projector, for a drafter that shares the tower; ``None`` without a picture.
     """
 
     embeddings: Tensor
@@ -34,6 +36,7 @@ class Prompt:
     tokens: Tensor | None = None
     visual: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    seen: Tensor | None = None
 
     @property
     def rows(self) -> int:

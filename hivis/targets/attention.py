@@ -4,6 +4,9 @@
 :func:`attention` in every layer. A verify pass hands the tree to the model's forward as the extra
 keyword ``tree_rows``, which transformers passes on to the attention function untouched; without
 it the call is a prefill, or someone else's use of the model, and goes to SDPA as usual.
+
+A pass need not hold the whole tree: a draft model runs one level at a time, and the levels above
+are in the cache already. Its nodes are then the last of the tree's rows.
 """
 
 from __future__ import annotations
@@ -11,22 +14,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hivis import ops
+from hivis.tree import WORD_BITS
 
 NAME = "hivis"
 
 
 @dataclass(frozen=True)
 class TreeRows:
-    """What attention needs of a tree: ``kv_len`` ``[B]`` and ``ancestors`` ``[B, N, W]``."""
+    """What attention needs of a tree of which this pass runs the last rows.
+
+    Attributes:
+        kv_len: ``[B]`` int32, cache rows before the tree.
+        ancestors: ``[B, N, W]`` int64, W = ceil(N / 64); without a bit for the rows above.
+        above: tree rows that earlier passes have written; this one holds the other N - above.
+    """
 
     kv_len: Tensor
     ancestors: Tensor
+    above: int = 0
+
+    @classmethod
+    def behind(cls, above: int, kv_len: Tensor, words: Tensor) -> TreeRows:
+        """K nodes behind ``above`` rows of their tree; ``words`` is ``[B, K, W]``, W any wider."""
+        spare = words.shape[2] - -(-(above + words.shape[1]) // WORD_BITS)
+        if above or spare:
+            words = F.pad(words, (0, -spare, above, 0))
+        return cls(kv_len, words, above)
 
 
 def attention(
@@ -38,10 +58,12 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
-    out = ops.tree_attention(
-        query.transpose(1, 2), key, value, tree_rows.kv_len, tree_rows.ancestors, scaling
-    )
-    return out, None
+    query, above = query.transpose(1, 2), tree_rows.above
+    if above:
+        # The op takes as many queries as there are tree rows, and skips those without a bit.
+        query = F.pad(query, (0, 0, 0, 0, above, 0))
+    out = ops.tree_attention(query, key, value, tree_rows.kv_len, tree_rows.ancestors, scaling)
+    return out[:, above:], None
 
 
 def mask(*args: Any, kv_length: int, **kwargs: Any) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import torch
@@ -26,8 +27,12 @@ class Family(Protocol):
         """The decoder stack (without the head) that takes ``inputs_embeds``."""
         ...
 
-    def embed(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
-        """``[1, P, E]``: token embeddings with the projected picture in its rows."""
+    def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
+        """What the vision tower makes of the pictures, before the projector; None without one."""
+        ...
+
+    def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
+        """``[1, P, E]``: token embeddings with the picture, ``seen`` projected, in its rows."""
         ...
 
     def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
@@ -68,11 +73,13 @@ class SlabCache(Cache):
         return 0, 0
 
 
-class HuggingFaceTarget:
-    """A loaded Hugging Face VLM behind the Target protocol (see ``targets/base.py``).
+class HuggingFaceDecoder:
+    """A loaded Hugging Face model over a slab cache of its own: what a target and a draft model
+    have in common.
 
     The language model is switched to our attention; it stays usable with ``generate``, which then
-    runs through SDPA. The vision tower keeps its own attention.
+    runs through SDPA. The vision tower keeps its own attention. Positions are rotary and count the
+    cache's rows; a tree node's is ``kv_len`` + its depth.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
@@ -90,7 +97,6 @@ class HuggingFaceTarget:
         )
         self._embed: nn.Module = model.get_input_embeddings()
         self._head: nn.Module = model.get_output_embeddings()
-        self.eos_token_ids = _eos_token_ids(model)
         self.embedding: Tensor = self._embed.get_parameter("weight")
         self.head: Tensor = self._head.get_parameter("weight")
         self.cache: KVCache
@@ -104,38 +110,35 @@ class HuggingFaceTarget:
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
-    @torch.inference_mode()
-    def prefill(
-        self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
-    ) -> Prefilled:
-        batch = inputs.tokens.shape[0]
+    def _read(self, embeddings: Tensor, capacity: int) -> Tensor:
+        """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``; hidden states of all R."""
+        batch, rows, _ = embeddings.shape
         self.cache = KVCache(
             self._layers, batch, self._kv_heads, capacity, self._head_dim, self.dtype, self.device
         )
         self._slab = SlabCache(self.cache)
-        embeddings = self.family.embed(self.model, inputs)
-        positions = torch.arange(inputs.length, device=self.device).unsqueeze(0)
+        positions = torch.arange(rows, device=self.device).unsqueeze(0)
         hidden = self._forward(embeddings, positions, None)
-        self.cache.kv_len.fill_(inputs.length)
-        logits = self._head(hidden[:, -1])
-        if rows == "none":
-            return Prefilled(logits, None)
-        text = self.family.text_rows(self.model, inputs.tokens)
-        tokens, visual = inputs.tokens, ~text.unsqueeze(0)
-        if rows == "text":
-            embeddings, hidden = embeddings[:, text], hidden[:, text]
-            tokens, visual = tokens[:, text], visual[:, text]
-        prompt = Prompt(embeddings, hidden, inputs.length, tokens, visual, inputs.features)
-        return Prefilled(logits, prompt)
+        self.cache.kv_len.fill_(rows)
+        return hidden
 
-    @torch.inference_mode()
-    def verify(self, tree: DraftTree) -> Verify:
-        self._slab.rows = self.cache.node_rows(tree.nodes)
-        tree_rows = attention.TreeRows(self.cache.kv_len, tree.ancestors)
+    def _run(self, tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:
+        """Run tree nodes behind the valid rows and behind ``above`` rows of their own tree.
+
+        Args:
+            tokens: ``[B, K]`` int64, in the order of the tree's rows.
+            depths: ``[B, K]`` int64; 0 is the position right after the valid rows.
+            words: ``[B, K, W]`` ancestors over all rows of the tree so far, their own included.
+            above: how many of these rows earlier passes have written.
+
+        Returns:
+            ``[B, K, E]`` hidden states; keys and values of the nodes are in the cache.
+        """
+        self._slab.rows = self.cache.node_rows(tokens.shape[1], above)
+        tree_rows = attention.TreeRows.behind(above, self.cache.kv_len, words)
         # A padding node carries token -1; any row will do for it, nothing reads its result.
-        embeddings = self._embed(tree.tokens.clamp(min=0))
-        hidden = self._forward(embeddings, self.cache.node_positions(tree), tree_rows)
-        return Verify(self._head(hidden), hidden)
+        embeddings = self._embed(tokens.clamp(min=0))
+        return self._forward(embeddings, self.cache.positions(depths), tree_rows)
 
     def _forward(
         self, embeddings: Tensor, positions: Tensor, tree_rows: attention.TreeRows | None
@@ -148,6 +151,39 @@ class HuggingFaceTarget:
             use_cache=True,
             **extra,
         ).last_hidden_state
+
+
+class HuggingFaceTarget(HuggingFaceDecoder):
+    """A loaded Hugging Face VLM behind the Target protocol (see ``targets/base.py``)."""
+
+    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+        super().__init__(model, family)
+        self.eos_token_ids = _eos_token_ids(model)
+
+    @torch.inference_mode()
+    def prefill(
+        self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
+    ) -> Prefilled:
+        seen = self.family.look(self.model, inputs.features)
+        embeddings = self.family.embed(self.model, inputs, seen)
+        hidden = self._read(embeddings, capacity)
+        logits = self._head(hidden[:, -1])
+        if rows == "none":
+            return Prefilled(logits, None)
+        text = self.family.text_rows(self.model, inputs.tokens)
+        tokens, visual = inputs.tokens, ~text.unsqueeze(0)
+        if rows == "text":
+            embeddings, hidden = embeddings[:, text], hidden[:, text]
+            tokens, visual = tokens[:, text], visual[:, text]
+        return Prefilled(
+            logits,
+            Prompt(embeddings, hidden, inputs.length, tokens, visual, inputs.features, seen),
+        )
+
+    @torch.inference_mode()
+    def verify(self, tree: DraftTree) -> Verify:
+        hidden = self._run(tree.tokens, tree.depths, tree.ancestors)
+        return Verify(self._head(hidden), hidden)
 
 
 def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -20,14 +21,24 @@ class Llava:
     def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
         return model.model.language_model
 
-    def embed(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
+    def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
+        pixels = features.get("pixel_values")
+        if pixels is None:
+            return None
+        tower = cast(LlavaForConditionalGeneration, model).model.vision_tower
+        states = tower(pixels, output_hidden_states=True).hidden_states
+        layers = model.config.vision_feature_layer
+        seen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
+        # "default" leaves out the class token, the tower's first row.
+        first = 1 if model.config.vision_feature_select_strategy == "default" else 0
+        return torch.cat([state[:, first:] for state in seen], dim=-1)
+
+    def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
         embeddings = cast(nn.Embedding, model.get_input_embeddings())(inputs.tokens)
-        pixels = inputs.features.get("pixel_values")
         picture = embeddings.new_empty(0, embeddings.shape[2])
-        if pixels is not None:
-            llava = cast(LlavaForConditionalGeneration, model)
-            projected = llava.get_image_features(pixel_values=pixels).pooler_output
-            picture = torch.cat(list(projected), dim=0).to(embeddings)
+        if seen is not None:
+            projector = cast(LlavaForConditionalGeneration, model).model.multi_modal_projector
+            picture = projector(seen).flatten(0, 1).to(embeddings)
         slots = inputs.tokens == model.config.image_token_id
         if int(slots.sum()) != len(picture):
             raise HivisError(

@@ -23,12 +23,12 @@ MAX_PIXELS = 64_000_000
 Picture = str | Path | Image.Image
 
 
-def family_of(model_type: str) -> Family:
+def family_of(model_type: str, families: Sequence[Family] = FAMILIES) -> Family:
     """The adapter for a ``config.model_type``; HivisError names those that exist."""
-    for family in FAMILIES:
+    for family in families:
         if model_type in family.model_types:
             return family
-    known = ", ".join(name for family in FAMILIES for name in family.model_types)
+    known = ", ".join(name for family in families for name in family.model_types)
     raise HivisError(f"model type: wanted one of {known}, got {model_type}")
 
 
@@ -40,6 +40,19 @@ def load_model(
     Raises:
         HivisError: folder or weights missing, unreadable, incomplete or of an unsupported family.
     """
+    model, missing = read_model(path, dtype)
+    refuse_missing(path, missing)
+    return cast(PreTrainedModel, model.to(device).eval())
+
+
+def read_model(
+    path: str | Path, dtype: torch.dtype, families: Sequence[Family] = FAMILIES,
+    text: Any = None,
+) -> tuple[Any, list[str]]:  # fmt: skip
+    """A model of one of ``families``, and the parameters that its checkpoint has no weight for.
+
+    ``text`` is transformers' class for those that are plain language models.
+    """
     local = isinstance(path, Path) or path.startswith((".", "/", "~"))  # no hub name, that is
     path = str(path)
     if Path(path).is_dir():
@@ -47,8 +60,11 @@ def load_model(
     elif local:
         raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
     try:
-        family_of(AutoConfig.from_pretrained(path, trust_remote_code=False).model_type)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        family_of(config.model_type, families)
+        sees = hasattr(config, "vision_config")
+        loader: Any = AutoModelForImageTextToText if sees or text is None else text
+        model, report = loader.from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=True,
@@ -58,16 +74,17 @@ def load_model(
     except HivisError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
-        raise HivisError(f"model {path}: cannot be loaded: {_first_line(error)}") from error
-    # transformers only warns, and fills what is missing with random numbers.
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
+        raise HivisError(f"model {path}: cannot be loaded: {first_line(error)}") from error
+    return model, sorted(report["missing_keys"])
+
+
+def refuse_missing(path: str | Path, missing: Sequence[str]) -> None:
+    """transformers only warns, and fills what is missing with random numbers."""
     if missing:
         raise HivisError(
             f"model {path}: wanted a weight for every parameter, got none for {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         )
-    return cast(PreTrainedModel, model.to(device).eval())
 
 
 def _check_weights(folder: Path) -> None:
@@ -81,7 +98,7 @@ def _check_weights(folder: Path) -> None:
         raise HivisError(f"model {folder}: wanted weights in *.safetensors, got {got}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -139,7 +156,7 @@ class PromptProcessor:
         try:
             processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
         except Exception as error:
-            raise HivisError(f"processor of {path}: {_first_line(error)}") from error
+            raise HivisError(f"processor of {path}: {first_line(error)}") from error
         return cls(processor, processor.image_token, model.device, model.dtype)
 
     def __call__(
@@ -185,7 +202,7 @@ class PromptProcessor:
         except Exception as error:  # none at all, or one that jinja cannot read
             raise HivisError(
                 f"chat template: wanted one in the model's processor (or raw=True with a whole "
-                f"prompt), got: {_first_line(error)}"
+                f"prompt), got: {first_line(error)}"
             ) from error
 
     def decode(self, tokens: Sequence[int]) -> str:

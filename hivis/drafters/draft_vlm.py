@@ -1,0 +1,197 @@
+"""A small model of its own as the drafter, with its own cache (Spec-LLaVA, arXiv 2509.11961).
+
+The draft model is a small VLM that looks at the picture itself, or a plain language model of the
+same tokenizer that reads the text rows alone. It predicts from tokens only: nothing of the target's
+hidden states reaches it. Its tree grows and is pruned by confidence, and a path's confidence is the
+sum of its log-probabilities, so that no node outranks its parent.
+
+The draft model's cache holds every emitted token, the root included, and behind these the nodes of
+the tree that were expanded, level by level: row ``kv_len + (l - 1) K + k`` is slot k of level l.
+What has a child in the tree was expanded. So of an accepted path all nodes but the last are in the
+cache already, and a commit pulls these together; the last one, which may be a leaf that was never
+expanded, is run together with the token drawn after it, in one pass of two rows.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hivis import ops
+from hivis.cache import KVCache
+from hivis.drafters.base import PromptRows
+from hivis.drafters.growth import Grower, NodeScores
+from hivis.errors import HivisError
+from hivis.handoff import Prompt, Verdict
+from hivis.policy import MAX_NODES, TreePolicy
+from hivis.sampling import SamplingState
+from hivis.tree import DraftTree, pack_bits
+
+
+class DraftModel(Protocol):
+    """What the drafter asks of a draft model. Only ``prefill`` may read device values."""
+
+    #: Which prompt rows it reads: "all" if it looks at the picture, else "text".
+    rows: PromptRows
+    #: How many logits it gives: ids below the target's V are the target's, others are cut off.
+    vocab_size: int
+    max_positions: int
+    cache: KVCache
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def prefill(self, prompt: Prompt, token: Tensor, capacity: int) -> Tensor:
+        """Read the prompt's rows and ``token`` ``[B]`` after them into a fresh cache.
+
+        Returns:
+            ``[B, V]`` logits after ``token``. The cache has ``capacity`` rows, R + 1 of them valid.
+        """
+        ...
+
+    def extend(self, tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:
+        """Run K tree nodes behind the valid rows and behind ``above`` rows of their own tree.
+
+        Args:
+            tokens: ``[B, K]`` int64.
+            depths: ``[B, K]`` int64; 0 is the position right after the valid rows.
+            words: ``[B, K, W]`` ancestors over all rows of the tree so far, their own included.
+            above: how many of these rows earlier calls have written.
+
+        Returns:
+            ``[B, K, V]`` logits. Keys and values are in the cache; ``kv_len`` is as it was.
+        """
+        ...
+
+
+class DraftVLM:
+    """Drafts with a model of its own, as ``drafters/base.py`` describes a drafter."""
+
+    rows: PromptRows
+
+    def __init__(self, model: DraftModel) -> None:
+        self.model = model
+        self.rows = model.rows
+        self._grower: Grower | None = None
+        # Of the tree that was grown last: tokens [B, K] and ancestor words [B, K, W] by level.
+        self._drawn: list[Tensor] = []
+        self._words: list[Tensor] = []
+
+    def bind(self, embedding: Tensor, head: Tensor) -> None:
+        """Check that the draft model speaks the target's vocabulary; nothing is shared.
+
+        Raises:
+            HivisError: fewer ids than the target has, or another device.
+        """
+        if self.model.vocab_size < head.shape[0]:
+            raise HivisError(
+                f"draft model's vocabulary: wanted the target's {head.shape[0]} tokens (or more, "
+                f"as padding), got {self.model.vocab_size}"
+            )
+        if self.model.device != head.device:
+            raise HivisError(
+                f"draft model's device: wanted the target's, {head.device}, got {self.model.device}"
+            )
+        self._vocab = head.shape[0]
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+        """Read the prompt's R rows and ``token`` ``[B]``.
+
+        Raises:
+            HivisError: the text may come to more positions than the draft model has.
+        """
+        # The rows that it does not read leave room, in positions as in the cache.
+        capacity = max_rows - (prompt.length - prompt.rows)
+        if capacity > self.model.max_positions:
+            raise HivisError(
+                f"draft model's context: wanted at most its {self.model.max_positions} positions, "
+                f"got {capacity} ({prompt.rows} prompt rows, new tokens and one tree)"
+            )
+        self._logits = self._known(self.model.prefill(prompt, token, capacity))
+        batch, device = token.shape[0], token.device
+        self._pair_depths = torch.arange(2, device=device).expand(batch, -1)
+        # The second of two rows sees both.
+        self._pair_words = torch.tensor([1, 3], device=device).view(1, 2, 1).repeat(batch, 1, 1)
+
+    @torch.inference_mode()
+    def grow(
+        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+    ) -> DraftTree:
+        """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
+        grower = self._grower_for(policy, token.shape[0])
+        drawn, lineage = self._drawn, self._words = [], []
+
+        def step(
+            level: int, tokens: Tensor, before: Tensor, words: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            above = (level - 1) * policy.top_k
+            drawn.append(tokens)
+            lineage.append(words)
+            depths = self._levels[level - 1].expand(tokens.shape)
+            return self._known(self.model.extend(tokens, depths, words, above)), before
+
+        # The model is its own memory: there is no output to hand from a node to its children.
+        nothing = token.new_empty(token.shape[0], 0)
+        scores = NodeScores.of(sampling, position, policy, self._vocab)
+        return grower(token, self._logits, nothing, scores, step)
+
+    @torch.inference_mode()
+    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
+        """Take over the accepted path. The target's ``hidden`` states are not looked at."""
+        cache = self.model.cache
+        # Where the last accepted node goes. With nothing accepted that is the root, which is run
+        # again where it stands.
+        last = cache.kv_len + (verdict.path_len - 2)
+        if self._drawn:
+            tokens = tree.tokens.gather(1, verdict.path[:, 1:].long())
+            ops.kv_compact_(
+                cache.kv, cache.kv_len, self._rows_of(tokens), (verdict.path_len - 2).clamp(min=0)
+            )
+        cache.kv_len.copy_(last)
+        # path repeats its last node to the end. A next token of -1 ends the text: any will do.
+        pair = torch.stack([
+            tree.tokens.gather(1, verdict.path[:, -1:].long()).squeeze(1),
+            verdict.next_token.clamp(min=0),
+        ], 1)  # fmt: skip
+        logits = self.model.extend(pair, self._pair_depths, self._pair_words)
+        cache.kv_len += 2
+        self._logits = self._known(logits[:, 1])
+
+    def _rows_of(self, tokens: Tensor) -> Tensor:
+        """``[B, levels]`` int32: which row of the draft tree each node of a path lies in.
+
+        ``tokens`` ``[B, depth]`` are the path's, from level 1 on; the levels are those that were
+        expanded, ``depth - 1``. A row lies on the path if its token and those of all its ancestors
+        are the path's at their levels, and at most one row of a level does. Levels that the path
+        does not reach get some row of theirs.
+        """
+        drawn, words = torch.stack(self._drawn, 1), torch.cat(self._words, 1)
+        right = drawn == tokens[:, : drawn.shape[1], None]
+        wrong = ~pack_bits(right.flatten(1), words.shape[2]).unsqueeze(1)
+        on_path = (words & wrong == 0).all(2).view(drawn.shape)
+        slot = on_path.to(torch.int8).argmax(2)
+        return (slot + self._levels[: drawn.shape[1]] * drawn.shape[2]).int()
+
+    def _known(self, logits: Tensor) -> Tensor:
+        """Logits of the target's V tokens."""
+        return logits[..., : self._vocab]
+
+    def _grower_for(self, policy: TreePolicy, batch: int) -> Grower:
+        grower = self._grower
+        if grower is None or grower.policy != policy or grower.batch != batch:
+            if policy.top_k > self._vocab:
+                raise HivisError(
+                    f"top_k of the tree: wanted at most the vocabulary, {self._vocab}, "
+                    f"got {policy.top_k}"
+                )
+            if (policy.depth - 1) * policy.top_k > MAX_NODES:
+                raise HivisError(
+                    f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, "
+                    f"got {(policy.depth - 1) * policy.top_k}"
+                )
+            grower = self._grower = Grower(policy, batch, self.model.device)
+            self._levels = torch.arange(policy.depth - 1, device=self.model.device)
+        return grower

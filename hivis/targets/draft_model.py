@@ -1,0 +1,194 @@
+"""Hugging Face models that draft: small VLMs, or plain language models of the same tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from hivis.errors import HivisError
+from hivis.handoff import Prompt
+from hivis.targets.base import Inputs
+from hivis.targets.hugging_face import Family, HuggingFaceDecoder, HuggingFaceTarget
+from hivis.targets.load import (
+    FAMILIES,
+    PromptProcessor,
+    family_of,
+    first_line,
+    read_model,
+    refuse_missing,
+)
+
+TOWER = "model.vision_tower."
+
+
+class TextModel:
+    """A causal language model: no picture, and every row it is shown is text."""
+
+    model_types: tuple[str, ...] = ("llama",)
+
+    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
+        return model.model
+
+    def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
+        return None
+
+    def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
+        return cast(nn.Embedding, model.get_input_embeddings())(inputs.tokens)
+
+    def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
+        return torch.ones_like(tokens[0], dtype=torch.bool)
+
+
+class HuggingFaceDraft(HuggingFaceDecoder):
+    """A loaded Hugging Face model as a drafter's draft model.
+
+    A VLM reads every prompt row and looks at the picture with its own tower, or takes what the
+    target's has seen if the two share it (``shares_vision``). A :class:`TextModel` reads the text
+    rows, and its positions count these.
+
+    Args:
+        vocab_size: logits to give; ids past the model's own, which a text may hold but the model
+            does not know, are given -inf and never drafted. The model's own number by default.
+    """
+
+    rows: Literal["text", "all"]
+
+    def __init__(
+        self, model: PreTrainedModel, family: Family, *,
+        shares_vision: bool = False, vocab_size: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(model, family)
+        self.rows = "text" if isinstance(family, TextModel) else "all"
+        self.shares_vision = shares_vision
+        self._own_ids = self.head.shape[0]
+        self.vocab_size = max(self._own_ids, vocab_size or 0)
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Prompt, token: Tensor, capacity: int) -> Tensor:
+        """Read the prompt's rows and ``token`` ``[B]``: ``[B, V]`` logits after it."""
+        if prompt.tokens is None:
+            raise HivisError("prompt: wanted its tokens for the draft model, got none")
+        inputs = Inputs(self._ids(prompt.tokens), dict(prompt.features))
+        seen = prompt.seen if self.shares_vision else self.family.look(self.model, inputs.features)
+        prompted = self.family.embed(self.model, inputs, seen)
+        last = self._embed(self._ids(token)).unsqueeze(1)
+        hidden = self._read(torch.cat([prompted, last], 1), capacity)
+        return self._logits(hidden[:, -1])
+
+    @torch.inference_mode()
+    def extend(self, tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:
+        """``[B, K, V]`` logits after K tree nodes, see :meth:`HuggingFaceDecoder._run`."""
+        return self._logits(self._run(self._ids(tokens), depths, words, above))
+
+    def _ids(self, tokens: Tensor) -> Tensor:
+        known = self._own_ids == self.vocab_size
+        return tokens if known else tokens.clamp(max=self._own_ids - 1)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self._head(hidden)
+        unknown = self.vocab_size - self._own_ids
+        return F.pad(logits, (0, unknown), value=float("-inf")) if unknown else logits
+
+
+def load_draft_model(
+    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
+    share_vision: bool = True,
+) -> HuggingFaceDraft:  # fmt: skip
+    """Load a draft model for ``target``, in its dtype and on its device.
+
+    Args:
+        path: local folder or hub name, of a supported VLM family or of a Llama language model.
+        target: the model whose texts it shall draft.
+        processor: the target's. With it the two tokenizers are compared, and a draft model that
+            lacks the ids that the target has added on top of a common tokenizer (an image token,
+            padding) is taken too. Without it only the number of ids is checked, and by ``bind``.
+        share_vision: let a draft VLM use the target's own vision tower if both have the same
+            configuration, and the same weights or none in the draft model's checkpoint. The
+            picture then passes through the tower once.
+
+    Raises:
+        HivisError: as :func:`hivis.targets.load.load_model`; or the tokenizers, image tokens or
+            vision towers do not go together.
+    """
+    families = (*FAMILIES, TextModel())
+    model, missing = read_model(path, target.dtype, families, text=AutoModelForCausalLM)
+    family = family_of(model.config.model_type, families)
+    vocab_size = None
+    if processor is not None:
+        _compare_tokenizers(path, processor)
+        vocab_size = target.head.shape[0]
+    towerless = [name for name in missing if name.startswith(TOWER)]
+    if share_vision and towerless:
+        missing = [name for name in missing if not name.startswith(TOWER)]
+    refuse_missing(path, missing)
+    model = cast(PreTrainedModel, model.to(target.device))
+    shares = False
+    if not isinstance(family, TextModel):
+        _check_image_token(path, model, target.model)
+        shares = share_vision and _share_tower(path, model, target.model, bool(towerless))
+    return HuggingFaceDraft(model, family, shares_vision=shares, vocab_size=vocab_size)
+
+
+def _share_tower(path: str | Path, draft: Any, target: Any, towerless: bool) -> bool:
+    """Give ``draft`` the target's vision tower, if it is the same or draft's checkpoint has none.
+
+    Returns:
+        Whether the two see the same: also the layers that their projectors read must agree.
+    """
+    same = _vision_of(draft) == _vision_of(target)
+    if towerless and not same:
+        raise HivisError(
+            f"draft model {path}: wanted a vision tower, or a configuration for the target's, "
+            "got neither"
+        )
+    ours, theirs = draft.model.vision_tower, target.model.vision_tower
+    if same and not towerless:
+        weights = theirs.state_dict()
+        same = all(torch.equal(part, weights[name]) for name, part in ours.state_dict().items())
+    if same:
+        draft.model.vision_tower = theirs
+    return same and all(
+        getattr(draft.config, name) == getattr(target.config, name)
+        for name in ("vision_feature_layer", "vision_feature_select_strategy")
+    )
+
+
+def _vision_of(model: Any) -> dict[str, Any]:
+    """What the vision tower's configuration says of its architecture."""
+    bookkeeping = {"dtype", "architectures", "transformers_version", "_name_or_path"}
+    found = model.config.vision_config.to_dict()
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in bookkeeping and not name.startswith("_")
+    }
+
+
+def _check_image_token(path: str | Path, draft: PreTrainedModel, target: PreTrainedModel) -> None:
+    wanted, got = target.config.image_token_id, draft.config.image_token_id
+    if wanted != got:
+        raise HivisError(f"draft model {path}: wanted the image token {wanted}, got {got}")
+
+
+def _compare_tokenizers(path: str | Path, processor: PromptProcessor) -> None:
+    """HivisError unless every id of the draft model's tokenizer means the same to the target's."""
+    try:
+        drafts = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False).get_vocab()
+    except Exception as error:  # transformers, tokenizers and the hub each raise their own kinds
+        raise HivisError(
+            f"draft model {path}: wanted a tokenizer to compare with the target's, got: "
+            f"{first_line(error)}"
+        ) from error
+    pieces = {index: piece for piece, index in processor.processor.tokenizer.get_vocab().items()}
+    for piece, index in sorted(drafts.items(), key=lambda item: item[1]):
+        if pieces.get(index) != piece:
+            raise HivisError(
+                f"draft model {path}: wanted the target's tokenizer, in which {index} is "
+                f"{pieces.get(index)!r}, got one in which it is {piece!r}"
+            )

@@ -1,0 +1,456 @@
+"""A draft model against itself without a cache, and drafted text against plain text."""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
+
+from hivis.decode import generate
+from hivis.drafters.draft_vlm import DraftVLM
+from hivis.errors import HivisError
+from hivis.handoff import Prompt, Verdict
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams, SamplingState
+from hivis.targets.base import Inputs
+from hivis.targets.draft_model import HuggingFaceDraft, TextModel
+from hivis.targets.llava import Llava
+from hivis.tree import DraftTree
+
+TEMPERATURES = [0.0, 0.7, 1.0]
+POLICIES = [
+    TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(7, 6, 1), TreePolicy(6, 2, 3),
+    TreePolicy(70, 9, 10),
+]  # fmt: skip
+CAPACITY = 220
+# fp32, sums in another order, three layers deep.
+TOLERANCE = 1e-5
+
+
+def sharpened(model: Any) -> Any:
+    """Random weights give flat logits; larger ones make a token depend on those before it."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() >= 2:
+                weight.mul_(4.0)
+    return model.eval()
+
+
+@lru_cache
+def small_llava(seed: int = 5) -> LlavaForConditionalGeneration:
+    config = llava_config(heads=2, kv_heads=1, layers=2)
+    config.text_config.hidden_size = 32
+    torch.manual_seed(seed)
+    return sharpened(LlavaForConditionalGeneration(config))
+
+
+def small_llama(vocab: int = VOCAB, positions: int = 256) -> LlamaForCausalLM:
+    torch.manual_seed(6)
+    return sharpened(LlamaForCausalLM(LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, vocab_size=vocab, max_position_embeddings=positions,
+    )))  # fmt: skip
+
+
+def draft_model(kind: str) -> HuggingFaceDraft:
+    if kind == "text":
+        return HuggingFaceDraft(small_llama(), TextModel())
+    return HuggingFaceDraft(small_llava(), Llava())
+
+
+def bound(model: HuggingFaceDraft, vocab: int = VOCAB) -> DraftVLM:
+    drafter = DraftVLM(model)
+    table = torch.empty(vocab, 1)
+    drafter.bind(table, table)
+    return drafter
+
+
+def prompt_of(inputs: Inputs, rows: str) -> Prompt:
+    """What a target would hand on, without its hidden states: nobody may look at these here."""
+    keep = (inputs.tokens[0] != IMAGE_TOKEN) | (rows == "all")
+    tokens = inputs.tokens[:, keep]
+    nothing = torch.full((*tokens.shape, 3), float("nan"))
+    return Prompt(
+        nothing, nothing, inputs.length, tokens, tokens == IMAGE_TOKEN, inputs.features
+    )  # fmt: skip
+
+
+def state(temperature: float = 0.0, batch: int = 1, seed: int = 3) -> SamplingState:
+    return SamplingState.of(SamplingParams(temperature=temperature, seed=seed), batch, "cpu")
+
+
+def path_to(tree: DraftTree, b: int, node: int) -> list[int]:
+    path = [node]
+    while path[0]:
+        path.insert(0, int(tree.parents[b, path[0]]))
+    return path
+
+
+class Watched:
+    """A drafter whose every draft logit is compared with the model's on the bare token path.
+
+    The model that answers is a copy with transformers' own eager attention, and has no cache.
+    """
+
+    def __init__(self, model: HuggingFaceDraft, prompts: list[Inputs]) -> None:
+        self.oracle = copy.deepcopy(model.model)
+        self.oracle.set_attn_implementation("eager")
+        self.model, self.features = model, prompts[0].features
+        self.drafter = bound(model, model.vocab_size)
+        made = [prompt_of(inputs, model.rows) for inputs in prompts]
+        tokens = torch.cat([prompt.tokens for prompt in made])
+        nothing = torch.full((*tokens.shape, 3), float("nan"))
+        prompt = Prompt(
+            nothing, nothing, prompts[0].length, tokens, features=prompts[0].features
+        )  # fmt: skip
+        self.make = torch.Generator().manual_seed(1)
+        self.batch = len(prompts)
+        self.root = self.random_tokens()
+        self.texts = torch.cat([tokens, self.root[:, None]], 1).tolist()
+        self.drafter.prefill(prompt, self.root, CAPACITY)
+        self.poison()
+        self.pieces: list[tuple[Tensor, Tensor, Tensor]] = []
+        extend = model.extend
+
+        def watched(tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:
+            logits = extend(tokens, depths, words, above)
+            self.pieces.append((tokens, words, logits))
+            return logits
+
+        model.extend = watched  # type: ignore[method-assign]
+
+    def random_tokens(self) -> Tensor:
+        ids = min(IMAGE_TOKEN, self.model.vocab_size)
+        return torch.randint(3, ids, (self.batch,), generator=self.make)
+
+    @torch.inference_mode()
+    def poison(self) -> None:
+        """No row behind the valid ones may be read before it is written."""
+        for b, length in enumerate(self.model.cache.kv_len.tolist()):
+            self.model.cache.kv[:, :, b, :, length:] = float("nan")
+
+    def truth(self, text: list[int]) -> Tensor:
+        with torch.inference_mode():
+            ids = torch.tensor([text])
+            features = self.features if self.model.rows == "all" else {}
+            return self.oracle(input_ids=ids, use_cache=False, **features).logits[0, -1]
+
+    def check_root(self) -> None:
+        assert self.model.cache.kv_len.tolist() == [len(text) for text in self.texts]
+        for b, text in enumerate(self.texts):
+            self.close(self.drafter._logits[b], self.truth(text))
+
+    def close(self, got: Tensor, wanted: Tensor) -> None:
+        assert (got - wanted).norm() <= TOLERANCE * wanted.norm()
+
+    def grow(self, policy: TreePolicy, temperature: float = 0.0) -> DraftTree:
+        self.pieces.clear()
+        at = torch.tensor([len(text) for text in self.texts])
+        sampling = state(temperature, self.batch)
+        tree = self.drafter.grow(self.root, at, sampling, policy)
+        assert len(self.pieces) == tree.max_depth - 1
+        return tree
+
+    def check_tree(self, tree: DraftTree) -> int:
+        """Every expanded row's logits; and every node that has a child was expanded."""
+        checked = 0
+        for b, text in enumerate(self.texts):
+            drawn: list[int] = []
+            expanded = {(text[-1],)}
+            for tokens, words, logits in self.pieces:
+                drawn += tokens[b].tolist()
+                for k in range(tokens.shape[1]):
+                    path = [t for j, t in enumerate(drawn) if words[b, k, j // 64] >> j % 64 & 1]
+                    assert path[-1] == int(tokens[b, k])
+                    self.close(logits[b, k], self.truth(text + path))
+                    expanded.add((text[-1], *path))
+                    checked += 1
+            for parent in tree.parents[b, 1:].tolist():
+                assert tuple(tree.tokens[b, path_to(tree, b, parent)].tolist()) in expanded
+        return checked
+
+    def accept(self, tree: DraftTree, nodes: list[int]) -> None:
+        """Accept the paths to these nodes, as ``tree_accept`` would say it."""
+        paths = [path_to(tree, b, node) for b, node in enumerate(nodes)]
+        width = tree.max_depth + 1
+        path = torch.tensor([p + [p[-1]] * (width - len(p)) for p in paths], dtype=torch.int32)
+        length = torch.tensor([len(p) for p in paths], dtype=torch.int32)
+        self.root = self.random_tokens()
+        for b, p in enumerate(paths):
+            self.texts[b] += [*tree.tokens[b, p[1:]].tolist(), int(self.root[b])]
+        hidden = torch.full((self.batch, tree.nodes, 3), float("nan"))
+        self.drafter.commit(hidden, tree, Verdict.of(tree, path, length, self.root))
+        self.poison()
+
+
+def watched(kind: str, pictures: int) -> Watched:
+    seeds = [1, 2, 3] if kind == "text" else [1]
+    return Watched(draft_model(kind), [random_inputs(seed, 9, pictures) for seed in seeds])
+
+
+@pytest.mark.parametrize("kind, pictures", [("llava", 0), ("llava", 1), ("llava", 2), ("text", 1)])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_drafted_row_is_the_models_own_answer(kind, pictures, temperature):
+    """Trees of several kinds one after another, each behind paths of other lengths."""
+    text = watched(kind, pictures)
+    text.check_root()
+    policies = [TreePolicy(14, 5, 3), TreePolicy(16, 1, 20), TreePolicy(9, 2, 4),
+                TreePolicy(6, 5, 1), TreePolicy(14, 5, 3), TreePolicy(14, 5, 3)]  # fmt: skip
+    for cycle, policy in enumerate(policies):
+        tree = text.grow(policy, temperature)
+        assert text.check_tree(tree) == text.batch * (policy.depth - 1) * policy.top_k
+        deepest = [int(depths.argmax()) for depths in tree.depths]
+        # The deepest node of all is a leaf that was never run; the root alone; and others.
+        kinds = [deepest, [0] * text.batch, [1 + cycle % 4] * text.batch, [tree.nodes - 1] * 3]
+        text.accept(tree, [kinds[(cycle + b) % 4][b] for b in range(text.batch)])
+        text.check_root()
+
+
+def test_more_than_one_word_of_rows():
+    text = watched("text", 0)
+    policy = TreePolicy(100, 12, 15)
+    for _ in range(2):
+        tree = text.grow(policy)
+        assert text.check_tree(tree) == text.batch * 165
+        text.accept(tree, [int(depths.argmax()) for depths in tree.depths])
+        text.check_root()
+
+
+def test_the_same_token_under_several_parents_of_a_level():
+    """A vocabulary so small that a level holds a token many times: the parent tells them apart."""
+    make = torch.Generator().manual_seed(1)
+    prompts = [Inputs(torch.randint(3, 8, (1, 9), generator=make), {}) for _ in range(3)]
+    text = Watched(HuggingFaceDraft(small_llama(8), TextModel()), prompts)
+    for cycle in range(6):
+        tree = text.grow(TreePolicy(187, 6, 6))  # all candidates
+        deep = [int((depths >= 4).nonzero()[9 * cycle]) for depths in tree.depths]
+        text.accept(tree, deep)
+        text.check_root()
+
+
+@pytest.mark.parametrize("kind", ["llava", "text"])
+def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
+    text = watched(kind, 1)
+    for cycle in range(4):
+        tree = text.grow(TreePolicy(20, 6, 4))
+        text.accept(tree, [int(depths.argmax()) - cycle % 2 for depths in tree.depths])
+    model = draft_model(kind)
+    for b, whole in enumerate(text.texts):
+        tokens = torch.tensor([whole])
+        prompt = Prompt(torch.empty(1, len(whole) - 1, 1), torch.empty(0), len(whole) - 1,
+                        tokens[:, :-1], features=text.features)  # fmt: skip
+        logits = model.prefill(prompt, tokens[:, -1], CAPACITY)
+        text.close(text.drafter._logits[b], logits[0])
+        rows = len(whole)
+        fresh = model.cache.kv[:, :, 0, :, :rows]
+        text.close(text.model.cache.kv[:, :, b, :, :rows], fresh)
+
+
+class Until:
+    """A governor that ends every tree at one level and one size."""
+
+    def __init__(self, depth: int, nodes: int) -> None:
+        self.depth, self.nodes = depth, nodes
+
+    def deeper(self, level: int, best: Tensor) -> bool:
+        return level < self.depth
+
+    def keep(self, depth: int, ranked: Tensor) -> int:
+        return self.nodes
+
+
+@pytest.mark.parametrize("depth, nodes", [(1, 3), (2, 12), (4, 30)])
+def test_trees_that_end_early_and_trees_that_are_thrown_away(depth, nodes):
+    text = watched("text", 0)
+    policy = TreePolicy(60, 7, 4, governor=Until(depth, nodes))
+    for _ in range(3):
+        text.grow(TreePolicy(16, 5, 3))  # never committed
+        tree = text.grow(policy)
+        assert (tree.max_depth, tree.nodes) == (depth, nodes)
+        text.check_tree(tree)
+        text.accept(tree, [int(depths.argmax()) for depths in tree.depths])
+        text.check_root()
+
+
+def test_a_commit_runs_two_rows_whatever_was_accepted():
+    text = watched("text", 0)
+    for node in range(6):
+        tree = text.grow(TreePolicy(6, 3, 3))
+        text.pieces.clear()
+        text.accept(tree, [node] * 3)
+        assert [tuple(tokens.shape) for tokens, _, _ in text.pieces] == [(3, 2)]
+        text.check_root()
+
+
+# Whole texts
+
+
+@pytest.fixture(scope="module")
+def target():
+    return random_target()
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["llava", "text"])
+def test_drafted_text_is_plain_text(target, kind, pictures, temperature):
+    drafter = DraftVLM(draft_model(kind))
+    for seed, policy in enumerate([*POLICIES, None]):
+        inputs = random_inputs(seed, 7 + 3 * seed, pictures)
+        params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=30)
+        plain = generate(target, inputs, params)
+        drafted = generate(target, inputs, params, drafter, policy)
+        assert drafted.tokens == plain.tokens
+        text = int((inputs.tokens != IMAGE_TOKEN).sum())
+        read = text if kind == "text" else inputs.length
+        assert drafted.statistics.drafter_rows == read
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_the_target_as_its_own_draft_model_is_always_right(target, temperature, pictures, depth):
+    """Positions, noise, cache and picture all have to be right for a chain to be accepted whole."""
+    inputs = random_inputs(4, pictures=pictures)
+    params = SamplingParams(temperature=temperature, max_new_tokens=60)
+    drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
+    chain = TreePolicy(depth + 1, depth, 1)
+    found = generate(target, inputs, params, drafter, chain)
+    assert found.tokens == generate(target, inputs, params).tokens
+    assert set(found.statistics.accepted_lengths[:-1]) == {depth}
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_a_sharp_tree_of_the_target_itself_is_accepted_to_its_depth(target, temperature):
+    inputs = random_inputs(4, pictures=1)
+    params = SamplingParams(temperature=temperature, max_new_tokens=60)
+    drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
+    policy = TreePolicy(40, 6, 4, sharpness=100.0)
+    found = generate(target, inputs, params, drafter, policy)
+    assert set(found.statistics.accepted_lengths[:-1]) == {6}
+
+
+def test_a_picture_changes_what_a_draft_vlm_says():
+    drafter, one, other = bound(draft_model("llava")), random_inputs(1), random_inputs(1)
+    other.features["pixel_values"].neg_()
+    said = []
+    for inputs in (one, other):
+        drafter.prefill(prompt_of(inputs, "all"), torch.tensor([5]), CAPACITY)
+        said.append(drafter._logits)
+    assert (said[0] - said[1]).norm() > 0.01 * said[0].norm()
+
+
+def test_a_broken_draft_model_costs_speed_alone(target):
+    broken = copy.deepcopy(small_llama())
+    with torch.no_grad():
+        broken.lm_head.weight[7:40] = float("nan")
+    params = SamplingParams(temperature=1.0, max_new_tokens=20)
+    inputs = random_inputs(2)
+    drafted = generate(target, inputs, params, DraftVLM(HuggingFaceDraft(broken, TextModel())))
+    assert drafted.tokens == generate(target, inputs, params).tokens
+
+
+# Fixed shapes
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_no_value_is_read_on_the_host(batch, temperature):
+    """Fake tensors raise when a value, or a shape that depends on one, is asked for."""
+    policy = TreePolicy(12, 5, 3)
+    with FakeTensorMode():
+        drafter = bound(HuggingFaceDraft(small_llama(), TextModel()))
+        rows, token = torch.empty(batch, 7, 1), torch.empty(batch, dtype=torch.int64)
+        tokens = torch.empty(batch, 7, dtype=torch.int64)
+        drafter.prefill(Prompt(rows, rows, 7, tokens), token, CAPACITY)
+        sampling = state(temperature, batch)
+        for _ in range(2):
+            tree = drafter.grow(token, token, sampling, policy)
+            path = torch.empty(batch, policy.depth + 1, dtype=torch.int32)
+            verdict = Verdict.of(tree, path, torch.empty(batch, dtype=torch.int32), token)
+            drafter.commit(torch.empty(batch, policy.nodes, 1), tree, verdict)
+
+
+# Vocabularies and limits
+
+
+def test_padding_of_the_draft_vocabulary_is_never_drafted(target):
+    """A head that shouts for ids which the target does not have."""
+    wide = small_llama(VOCAB + 13)
+    with torch.no_grad():
+        wide.lm_head.weight[VOCAB:] = wide.lm_head.weight[:13] * 50
+    drafter = bound(HuggingFaceDraft(wide, TextModel()))
+    inputs = random_inputs(2, pictures=0)
+    drafter.prefill(prompt_of(inputs, "text"), torch.tensor([9]), CAPACITY)
+    for temperature in TEMPERATURES:
+        tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), POLICIES[1])
+        assert int(tree.tokens.max()) < VOCAB
+    params = SamplingParams(temperature=1.0, max_new_tokens=20)
+    drafted = generate(target, inputs, params, drafter)
+    assert drafted.tokens == generate(target, inputs, params).tokens
+
+
+def test_ids_that_the_draft_model_does_not_know(target):
+    """Few enough of them that texts contain the others; none of those is drafted."""
+    known = VOCAB // 2
+    model = HuggingFaceDraft(small_llama(known), TextModel(), vocab_size=VOCAB)
+    drafter = DraftVLM(model)
+    for temperature in TEMPERATURES:
+        inputs = random_inputs(2, pictures=1)
+        assert int(inputs.tokens.max()) >= known
+        params = SamplingParams(temperature=temperature, max_new_tokens=30)
+        plain = generate(target, inputs, params)
+        assert generate(target, inputs, params, drafter).tokens == plain.tokens
+        assert max(plain.tokens) >= known
+        tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), POLICIES[1])
+        assert int(tree.tokens.max()) < known
+
+
+def test_a_smaller_vocabulary_is_refused():
+    with pytest.raises(HivisError, match=f"vocabulary: wanted the target's {VOCAB} .* got 100"):
+        bound(HuggingFaceDraft(small_llama(100), TextModel()))
+
+
+def test_another_device_is_refused():
+    table = torch.empty(VOCAB, 1, device="meta")
+    with pytest.raises(HivisError, match="device: wanted the target's, meta, got cpu"):
+        DraftVLM(draft_model("text")).bind(table, table)
+
+
+def test_a_text_longer_than_the_draft_models_positions_is_refused(target):
+    drafter = DraftVLM(HuggingFaceDraft(small_llama(positions=64), TextModel()))
+    inputs, policy = random_inputs(2, text=12, pictures=1), TreePolicy(16, 5, 4)
+    params = SamplingParams(max_new_tokens=33)
+    with pytest.raises(HivisError, match="at most its 64 positions, got 65"):
+        generate(target, inputs, params, drafter, policy)
+    # The picture's rows do not count: they are never read.
+    params = SamplingParams(max_new_tokens=32)
+    assert inputs.length + 32 + 20 > 64
+    assert len(generate(target, inputs, params, drafter, policy).tokens) == 32
+
+
+def test_limits_of_the_tree():
+    drafter = bound(draft_model("text"))
+    inputs = random_inputs(2, pictures=0)
+    token = torch.tensor([9])
+    drafter.prefill(prompt_of(inputs, "text"), token, CAPACITY)
+    with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary"):
+        drafter.grow(token, token, state(), TreePolicy(4, 1, VOCAB + 1))
+    with pytest.raises(HivisError, match="at most 256, got 260"):
+        drafter.grow(token, token, state(), TreePolicy(4, 14, 20))
+
+
+def test_a_prompt_of_pictures_alone_leaves_a_text_model_the_first_token(target):
+    inputs = random_inputs(2, text=2)
+    inputs = Inputs(inputs.tokens[:, inputs.tokens[0] == IMAGE_TOKEN], inputs.features)
+    params = SamplingParams(max_new_tokens=12)
+    drafted = generate(target, inputs, params, DraftVLM(draft_model("text")))
+    assert drafted.tokens == generate(target, inputs, params).tokens
+    assert drafted.statistics.drafter_rows == 0
