@@ -18,7 +18,7 @@ class Drafter(Protocol):
     """Proposes a tree of tokens in every cycle. Its guesses change the speed, never the output.
 
     After ``bind``, the loop calls ``prefill`` once per prompt, then ``grow`` and ``commit`` in
-    turn. Neither of these two reads device values on the host.
+    turn. Neither of these two reads device values on the host; only a policy's governor may.
     """
 
     #: Which prompt rows the drafter reads: a HiViS drafter never sees a visual token ("text").

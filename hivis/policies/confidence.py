@@ -64,7 +64,7 @@ class ConfidencePlanner(SizedPlanner):
         return self._holding(1 + max(sum(s >= least for s in row) for row in ranked), depth)
 
     def learn(self, outcome: Outcome) -> None:
-        if outcome.scores is None or outcome.depths is None:
+        if not self.ahead or outcome.scores is None or outcome.depths is None:
             return
         sure = [
             depth

@@ -1,4 +1,4 @@
-"""How long drafting and verifying take, as measured once for a target with a drafter."""
+"""How long drafting and verifying take, as measured for a target with a drafter."""
 
 from __future__ import annotations
 
