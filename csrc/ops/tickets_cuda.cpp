@@ -2,6 +2,7 @@
 // A recorded graph may be replayed on any stream, beside anything: each recorded call gets counters
 // that nobody else will ever get. They come out of a supply that was cleared before the recording.
 #include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 
 #include <map>
 #include <mutex>
@@ -31,6 +32,7 @@ Book& book() {
 
 at::Tensor tickets(at::Device device, cudaStream_t stream, int64_t count) {
   const auto zeros = [&](int64_t size) {
+    const c10::InferenceMode off(false);  // a buffer outlives the mode in which it was first needed
     return at::zeros({size}, at::TensorOptions().device(device).dtype(at::kInt));
   };
   const int64_t wanted = (count + kLine - 1) / kLine * kLine;
