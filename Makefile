@@ -13,12 +13,14 @@ CPP := $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '
 BUILD := build/cmake-$(shell $(PYTHON) -c 'import sys; print(sys.implementation.cache_tag)')
 # Training: minutes by the clock; on a GPU far more steps fit into them.
 TARGET_MINUTES ?= 53
-DRAFTER_MINUTES ?= 10
+ANSWERS ?= 2048
+UPDATES ?= 2400
+TRAIN = $(BIN)/python -m hivis train --updates $(UPDATES)
 RUN ?= runs/tiny
 # Where make gpu-check leaves its logs and figures.
 OUT ?= build/gpu-check
 
-.PHONY: latency test venv lint cuda gpu-check kernels tiny clean
+.PHONY: latency test venv lint cuda gpu-check kernels tiny drafters clean
 
 latency: venv
 	$(BIN)/python bench/latency.py $(ARGS)
@@ -60,12 +62,22 @@ kernels: venv
 tiny: venv
 	$(BIN)/python -m hivis.tiny.train_target --minutes $(TARGET_MINUTES) --out $(RUN)/target
 	$(BIN)/python -m hivis.tiny.evaluate --target $(RUN)/target --out $(RUN)/evaluation.json
-	$(BIN)/python -m hivis.tiny.capture --target $(RUN)/target --out $(RUN)/answers
-	$(BIN)/python -m hivis.training.train_drafter --target $(RUN)/target \
-	  --data $(RUN)/answers/text --rows text --minutes $(DRAFTER_MINUTES) --out $(RUN)/hivis
-	$(BIN)/python -m hivis.training.train_drafter --target $(RUN)/target \
-	  --data $(RUN)/answers/all --rows all --minutes $(DRAFTER_MINUTES) --out $(RUN)/eagle
+	$(MAKE) drafters RUN=$(RUN)
 	$(BIN)/python -m hivis.tiny.ship --run $(RUN)
+
+# The target answers once for all methods. The last two are for the table of ablations alone.
+DATA := --target $(RUN)/target --data $(RUN)/answers
+drafters: venv
+	$(BIN)/python -m hivis.tiny.conversations --count $(ANSWERS) --out $(RUN)/questions
+	$(BIN)/python -m hivis capture --method hivis vispec eagle draft-vlm --max-new-tokens 160 \
+	  --target $(RUN)/target --data $(RUN)/questions/conversations.jsonl --out $(RUN)/answers
+	$(BIN)/python -m hivis.tiny.draft --target $(RUN)/target --out $(RUN)/draft
+	$(TRAIN) --method hivis $(DATA) --out $(RUN)/hivis
+	$(TRAIN) --method vispec $(DATA) --out $(RUN)/vispec
+	$(TRAIN) --method eagle $(DATA) --out $(RUN)/eagle
+	$(TRAIN) --method draft-vlm $(DATA) --draft $(RUN)/draft --out $(RUN)/draft_vlm
+	$(TRAIN) --method hivis --residual-rows 0 $(DATA) --out $(RUN)/no-residual
+	$(TRAIN) --method eagle --residual-rows 3 $(DATA) --out $(RUN)/no-hiding
 
 clean:
 	rm -rf build $(VENV) hivis/_C*.so hivis.egg-info

@@ -31,6 +31,10 @@ ALLOWED = {
     "training": BASICS | {"ops", "cache", "drafters", "training"},
     "decode": BASICS | {"ops", "cache", "generation", "policies", "targets.base", "drafters.base"},
     "draft_models": {"targets", "drafters"},
+    "collect": {"errors", "targets", "training"},
+    "train": {"errors", "collect", "drafters", "targets", "training"},
+    "cli": {"errors", "collect", "train"},
+    "__main__": {"errors", "cli"},
     "tiny": BASICS | {"training", "drafters", "targets", "decode", "tiny", "ops", "cache"},
     "__init__": {"errors", "policy", "sampling", "tree"},
 }

@@ -13,17 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from hivis.errors import HivisError
 from hivis.tiny import ship
-from hivis.tiny.capture import without_picture
-from hivis.training.data import Sample
-
-
-def test_without_picture_drops_every_visual_row():
-    tokens = torch.tensor([1, 9, 9, 4, 5])
-    hidden = torch.arange(10.0).view(5, 2)
-    sample = Sample(tokens, hidden, torch.tensor([0, 0, 0, 0, 1]).bool(), True, hidden)
-    text = without_picture(sample, image_token=9)
-    assert text.tokens.tolist() == [1, 4, 5] and text.answer.tolist() == [False, False, True]
-    assert torch.equal(text.hidden, hidden[[0, 3, 4]]) and text.embeddings is None
 
 
 def test_shipped_weights_are_bfloat16(tmp_path: Path):
@@ -40,12 +29,14 @@ def test_shipped_weights_are_bfloat16(tmp_path: Path):
 
 
 def test_figures_keep_the_last_record_of_each_stage(tmp_path: Path):
-    for name in ("target", "hivis", "eagle"):
+    drafters = [drafter.name for drafter in ship.DRAFTERS]
+    assert drafters == ["hivis", "vispec", "eagle", "draft_vlm"]
+    for name in ("target", *drafters):
         (tmp_path / name).mkdir()
     records = [{"stage": "vision", "step": 1}, {"stage": "vision", "step": 2}, {"stage": "full"}]
     history = "".join(json.dumps(record) + "\n" for record in records)
     (tmp_path / "target" / "history.jsonl").write_text(history)
-    for path in ("evaluation.json", "hivis/metrics.json", "eagle/metrics.json"):
+    for path in ("evaluation.json", *(f"{name}/metrics.json" for name in drafters)):
         (tmp_path / path).write_text('{"x": 1}')
     assert ship.collect_figures(tmp_path)["target_training"] == records[1:]
     (tmp_path / "evaluation.json").unlink()
@@ -58,7 +49,8 @@ def test_figures_keep_the_last_record_of_each_stage(tmp_path: Path):
     [
         ("hivis.tiny.train_target", "--minutes", "0", "--out", "x"),
         ("hivis.tiny.evaluate", "--target", "./nowhere"),
-        ("hivis.tiny.capture", "--target", "./nowhere", "--out", "x"),
+        ("hivis.tiny.conversations", "--out", "x", "--count", "0"),
+        ("hivis.tiny.draft", "--out", "x", "--target", "./nowhere"),
         ("hivis.tiny.ship", "--run", "./nowhere"),
     ],
     ids=lambda arguments: arguments[0],

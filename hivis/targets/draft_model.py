@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -75,7 +77,10 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         if prompt.tokens is None:
             raise HivisError("prompt: wanted its tokens for the draft model, got none")
         inputs = Inputs(self._ids(prompt.tokens), dict(prompt.features))
-        seen = prompt.seen if self.shares_vision else self.family.look(self.model, inputs.features)
+        if self.shares_vision:
+            seen = None if prompt.seen is None else prompt.seen.to(self.dtype)
+        else:
+            seen = self.family.look(self.model, inputs.features)
         prompted = self.family.embed(self.model, inputs, seen)
         last = self._embed(self._ids(token)).unsqueeze(1)
         hidden = self._read(torch.cat([prompted, last], 1), capacity)
@@ -98,9 +103,9 @@ class HuggingFaceDraft(HuggingFaceDecoder):
 
 def load_draft_model(
     path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
-    share_vision: bool = True,
+    share_vision: bool = True, dtype: torch.dtype | None = None,
 ) -> HuggingFaceDraft:  # fmt: skip
-    """Load a draft model for ``target``, in its dtype and on its device.
+    """Load a draft model for ``target``, on its device.
 
     Args:
         path: local folder or hub name, of a supported VLM family or of a Llama language model.
@@ -111,13 +116,17 @@ def load_draft_model(
         share_vision: let a draft VLM use the target's own vision tower if both have the same
             configuration, and the same weights or none in the draft model's checkpoint. The
             picture then passes through the tower once.
+        dtype: of its weights, the target's by default.
 
     Raises:
         HivisError: as :func:`hivis.targets.load.load_model`; or the tokenizers, image tokens or
             vision towers do not go together.
     """
     families = (*FAMILIES, TextModel())
-    model, missing = read_model(path, target.dtype, families, text=AutoModelForCausalLM)
+    with _quiet_about_missing():
+        model, missing = read_model(
+            path, dtype or target.dtype, families, text=AutoModelForCausalLM
+        )
     family = family_of(model.config.model_type, families)
     vocab_size = None
     if processor is not None:
@@ -135,6 +144,23 @@ def load_draft_model(
     return HuggingFaceDraft(model, family, shares_vision=shares, vocab_size=vocab_size)
 
 
+@contextmanager
+def _quiet_about_missing() -> Iterator[None]:
+    """No table of missing weights on stderr: a tower that is left out is no fault, and for any
+    other weight there will be an error."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "MISSING" not in text or "UNEXPECTED" in text
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
+
+
 def _share_tower(path: str | Path, draft: Any, target: Any, towerless: bool) -> bool:
     """Give ``draft`` the target's vision tower, if it is the same or draft's checkpoint has none.
 
@@ -150,7 +176,10 @@ def _share_tower(path: str | Path, draft: Any, target: Any, towerless: bool) -> 
     ours, theirs = draft.model.vision_tower, target.model.vision_tower
     if same and not towerless:
         weights = theirs.state_dict()
-        same = all(torch.equal(part, weights[name]) for name, part in ours.state_dict().items())
+        same = all(
+            torch.equal(part.to(weights[name]), weights[name])
+            for name, part in ours.state_dict().items()
+        )
     if same:
         draft.model.vision_tower = theirs
     return same and all(

@@ -21,6 +21,9 @@ FAMILIES: tuple[Family, ...] = (Llava(),)
 MAX_PIXELS = 64_000_000
 
 Picture = str | Path | Image.Image
+#: Who speaks, in turn.
+ROLES = ("user", "assistant")
+_SLOT = {"type": "image"}
 
 
 def family_of(model_type: str, families: Sequence[Family] = FAMILIES) -> Family:
@@ -184,6 +187,47 @@ class PromptProcessor:
                 f"got {slots}"
             )
         text = prompt if raw else self._in_chat(prompt, 0 if slots else len(pictures))
+        return self._inputs(text, pictures)
+
+    def conversation(
+        self, turns: Sequence[tuple[str, str]], pictures: Sequence[Picture] = ()
+    ) -> Inputs:
+        """Build the inputs of a conversation that the model is to go on with.
+
+        Args:
+            turns: ``(role, text)`` in turn, ``"user"`` first and last, otherwise ``"assistant"``.
+                Each ``<image>`` in a user's text is the slot of a picture, whatever the model's
+                own image token is.
+            pictures: one per slot, in order; without slots they go before the first text.
+
+        Raises:
+            HivisError: slots and pictures do not match, a picture cannot be read, or a text holds
+                the model's image token.
+        """
+        if not turns or any(role != ROLES[i % 2] for i, (role, _) in enumerate(turns)):
+            raise HivisError(
+                f"turns: wanted user and assistant in turn, got {[r for r, _ in turns]}"
+            )
+        if len(turns) % 2 == 0:
+            raise HivisError("turns: wanted a last turn of the user, got one of the assistant")
+        contents = [_content(text) if role == "user" else [_said(text)] for role, text in turns]
+        entries = [entry for content in contents for entry in content]
+        slots = sum(entry["type"] == "image" for entry in entries)
+        if slots not in (0, len(pictures)):
+            raise HivisError(
+                f"turns: wanted one <image> per picture ({len(pictures)}), got {slots}"
+            )
+        if any(self.image_token in entry.get("text", "") for entry in entries):
+            raise HivisError(f"turns: wanted texts without {self.image_token}, got one with it")
+        if not slots:
+            contents[0] = [_SLOT] * len(pictures) + contents[0]
+        messages = [
+            {"role": role, "content": content}
+            for (role, _), content in zip(turns, contents, strict=True)
+        ]
+        return self._inputs(self._render(messages), pictures)
+
+    def _inputs(self, text: str, pictures: Sequence[Picture]) -> Inputs:
         images = [open_picture(picture) for picture in pictures] or None
         made = self.processor(text=text, images=images, return_tensors="pt").to(self.device)
         tokens = made.pop("input_ids")
@@ -195,10 +239,11 @@ class PromptProcessor:
         return Inputs(tokens, features)
 
     def _in_chat(self, prompt: str, slots: int) -> str:
-        content = [{"type": "image"}] * slots + [{"type": "text", "text": prompt}]
-        turns = [{"role": "user", "content": content}]
+        return self._render([{"role": "user", "content": [_SLOT] * slots + [_said(prompt)]}])
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
         try:
-            return self.processor.apply_chat_template(turns, add_generation_prompt=True)
+            return self.processor.apply_chat_template(messages, add_generation_prompt=True)
         except Exception as error:  # none at all, or one that jinja cannot read
             raise HivisError(
                 f"chat template: wanted one in the model's processor (or raw=True with a whole "
@@ -208,3 +253,23 @@ class PromptProcessor:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of emitted tokens, special ones left out."""
         return self.processor.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _content(text: str) -> list[dict[str, str]]:
+    """A user's turn as a chat template takes it: its texts, and a slot for each ``<image>``.
+
+    LLaVA's data has a line break behind a slot; templates set their own.
+    """
+    first, *rest = text.strip().split("<image>")
+    content = [_said(first)]
+    for part in rest:
+        content += [_SLOT, _said(part.removeprefix("\n"))]
+    # Behind a question that its picture follows, a line break would be left over.
+    texts = [entry for entry in content if entry.get("text")]
+    if texts:
+        texts[-1]["text"] = texts[-1]["text"].rstrip()
+    return [entry for entry in content if entry == _SLOT or entry["text"]]

@@ -1,6 +1,7 @@
 """Put a finished training run into the package: python -m hivis.tiny.ship --run DIR
 
-Takes RUN/target, RUN/hivis, RUN/eagle and RUN/evaluation.json; weights go in as bfloat16.
+Takes RUN/target, the drafters in RUN/hivis, RUN/vispec, RUN/eagle and RUN/draft_vlm, and
+RUN/evaluation.json; weights go in as bfloat16.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hivis.errors import HivisError, run_cli
-from hivis.tiny.paths import EAGLE, HIVIS, TARGET, WEIGHTS
+from hivis.tiny.paths import DRAFT_VLM, EAGLE, HIVIS, TARGET, VISPEC, WEIGHTS
 
 TARGET_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "processor_config.json", "chat_template.jinja",
 )  # fmt: skip
 WEIGHTS_FILE = "model.safetensors"
+DRAFTERS = {
+    HIVIS: ("config.json",), VISPEC: ("config.json",), EAGLE: ("config.json",),
+    DRAFT_VLM: ("config.json", "tokenizer.json", "tokenizer_config.json"),
+}  # fmt: skip
+#: Megabytes that all weights together may have.
+LIMIT = 40.0
 
 
 def copy_files(source: Path, destination: Path, names: tuple[str, ...]) -> None:
@@ -43,9 +50,7 @@ def collect_figures(run: Path) -> dict[str, object]:
     sources = {
         "target": run / "evaluation.json",
         "target_training": run / "target" / "history.jsonl",
-        "hivis": run / "hivis" / "metrics.json",
-        "eagle": run / "eagle" / "metrics.json",
-    }
+    } | {drafter.name: run / drafter.name / "metrics.json" for drafter in DRAFTERS}
     for path in sources.values():
         if not path.is_file():
             raise HivisError(f"--run {run}: wanted {path}, got no such file")
@@ -62,11 +67,13 @@ def main() -> None:
     run = parser.parse_args().run
     figures = collect_figures(run)
     copy_files(run / "target", TARGET, TARGET_FILES)
-    copy_files(run / "hivis", HIVIS, ("config.json",))
-    copy_files(run / "eagle", EAGLE, ("config.json",))
+    for drafter, names in DRAFTERS.items():
+        copy_files(run / drafter.name, drafter, names)
     (WEIGHTS / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    size = sum(path.stat().st_size for path in WEIGHTS.rglob("*.safetensors"))
-    print(f"{size / 1e6:.1f} MB of weights in {WEIGHTS}")
+    size = sum(path.stat().st_size for path in WEIGHTS.rglob("*.safetensors")) / 1e6
+    print(f"{size:.1f} MB of weights in {WEIGHTS}")
+    if size > LIMIT:
+        raise HivisError(f"{WEIGHTS}: wanted at most {LIMIT:g} MB of weights, got {size:.1f}")
 
 
 if __name__ == "__main__":

@@ -13,32 +13,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.base import Drafter
 from hivis.handoff import Prompt, Verdict
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams, SamplingState
-from hivis.training.data import Sample
+from hivis.training.samples import Sample
 from hivis.tree import DraftTree
 
 
-def accepted_lengths(drafter: HiViSDrafter, sample: Sample, policy: TreePolicy) -> list[int]:
+def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> Prompt:
+    """The sample's prompt as the target would hand it to a drafter that reads ``rows``.
+
+    Args:
+        embedding: ``[V, E]``, the target's; its device and dtype are the prompt's.
+    """
+    length = sample.prompt_rows
+    visual = sample.visual[:length]
+    embeddings = F.embedding(sample.tokens[:length].to(embedding.device), embedding)
+    if sample.pictures is not None:
+        embeddings[visual.to(embedding.device)] = sample.pictures.to(embedding)
+    kept = torch.arange(length) if rows == "all" else (~visual).nonzero().flatten()
+    hidden = sample.hidden_at(kept).to(embedding)
+    on_device = kept.to(embedding.device)
+    return Prompt(
+        embeddings[None, on_device], hidden[None], length,
+        tokens=sample.tokens[None, kept].to(embedding.device),
+        visual=visual[None, kept].to(embedding.device),
+        # As many rows as pictures, which is all that is asked of it.
+        features={"image_sizes": torch.zeros(len(sample.spans), 2)},
+        seen=None if sample.seen is None else sample.seen.to(embedding),
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def accepted_lengths(
+    drafter: Drafter, embedding: Tensor, sample: Sample, policy: TreePolicy
+) -> list[int]:
     """Drafted tokens accepted in each cycle of one captured answer. ``drafter`` is bound."""
-    embedding = drafter.embedding
+    device = embedding.device
     prompt = sample.prompt_rows
     tokens = sample.tokens.tolist()
     if prompt >= len(tokens):
         return []
-    if sample.embeddings is None:
-        embeddings = F.embedding(sample.tokens[:prompt].to(embedding.device), embedding)
-    else:
-        embeddings = sample.embeddings[:prompt].to(embedding)
-    hidden = sample.hidden.to(embedding)
-    token = sample.tokens[prompt : prompt + 1].to(embedding.device)
+    token = sample.tokens[prompt : prompt + 1].to(device)
     drafter.prefill(
-        Prompt(embeddings[None], hidden[None, :prompt], prompt), token,
-        len(sample) + policy.drafter_rows,
-    )  # fmt: skip
-    sampling = SamplingState.of(SamplingParams(), 1, embedding.device)
+        prompt_of(sample, embedding, drafter.rows), token, len(sample) + policy.drafter_rows
+    )
+    hidden = sample.hidden_at(torch.arange(len(sample))).to(embedding)
+    sampling = SamplingState.of(SamplingParams(), 1, device)
     lengths, at = [], prompt  # at: the root's place in the text
     while at + 1 < len(tokens):
         tree = drafter.grow(token, torch.zeros_like(token), sampling, policy)
@@ -47,11 +69,10 @@ def accepted_lengths(drafter: HiViSDrafter, sample: Sample, policy: TreePolicy) 
         after = at + len(path)
         if after >= len(tokens):
             break
-        token = sample.tokens[after : after + 1].to(embedding.device)
-        verdict = _verdict(tree, path, token)
+        token = sample.tokens[after : after + 1].to(device)
         nodes = hidden.new_zeros(1, tree.nodes, hidden.shape[1])
         nodes[0, path] = hidden[at:after]
-        drafter.commit(nodes, tree, verdict)
+        drafter.commit(nodes, tree, _verdict(tree, path, token))
         at = after
     return lengths
 
@@ -78,10 +99,11 @@ def _verdict(tree: DraftTree, path: list[int], token: Tensor) -> Verdict:
     return Verdict.of(tree, as_tensor, length, token)
 
 
-@torch.inference_mode()
 def mean_accepted_length(
-    drafter: HiViSDrafter, samples: Sequence[Sample], policy: TreePolicy
+    drafter: Drafter, embedding: Tensor, samples: Sequence[Sample], policy: TreePolicy
 ) -> float:
     """Mean over all cycles of all greedy samples; the token drawn at the end does not count."""
-    lengths = [n for s in samples if s.greedy for n in accepted_lengths(drafter, s, policy)]
+    lengths = [
+        n for s in samples if s.greedy for n in accepted_lengths(drafter, embedding, s, policy)
+    ]
     return sum(lengths) / max(1, len(lengths))

@@ -1,34 +1,33 @@
-"""Capture the target's own answers: tokens and last hidden states, visual rows removed.
+"""Capture the target's own answers to many prompts, and go on where a capture was cut off.
 
-A drafter has to guess what the target says, so it learns from the target's answers and not from
-those of a data set. Some are decoded greedily and some sampled at temperature 1. Each batch is
-generated with ``generate`` and read once more in one teacher-forced pass for the hidden states.
-The model comes in as an object: nothing here imports transformers.
+Batch k is prompts k B .. k B + B - 1, in the order given, and it alone (with the seed) says whether
+and how the answers are sampled. So a capture that was killed and taken up again writes the same
+files, byte for byte, as one that ran through; with a batch size, model and machine of its own.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from hivis.drafters.base import PromptRows
-from hivis.training.data import Sample, save_shard
-
-
-class PromptInputs(Protocol):
-    """One prompt as ``hivis.targets`` makes it: ``tokens`` ``[1, P]`` and the processor's rest."""
-
-    @property
-    def tokens(self) -> Tensor: ...
-
-    @property
-    def features(self) -> dict[str, Tensor]: ...
+from hivis.errors import HivisError
+from hivis.training.answers import Answerer, P, PromptInputs, answer
+from hivis.training.capture_settings import agree
+from hivis.training.samples import Columns, Sample, save_shard, shard_header, shard_paths
 
 
 @dataclass(frozen=True)
@@ -36,143 +35,189 @@ class CaptureSettings:
     """What to capture.
 
     Attributes:
-        rows: ``"text"`` drops every visual row before anything is saved; ``"all"`` keeps them,
-            with the input embeddings that hold the projected picture.
+        columns: what to keep besides the tokens.
         sampled: share of the batches that are sampled at temperature 1; the others are greedy.
         max_new_tokens: where an answer is cut off.
+        batch: prompts that are answered together.
+        shard: prompts per file, a multiple of ``batch``.
     """
 
-    rows: PromptRows = "text"
+    columns: Columns = field(default_factory=Columns)
     sampled: float = 0.5
     max_new_tokens: int = 160
     batch: int = 32
     seed: int = 0
+    shard: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch"):
+            if getattr(self, name) < 1:
+                raise HivisError(f"{name}: wanted at least 1, got {getattr(self, name)}")
+        if not 0 <= self.sampled <= 1:
+            raise HivisError(f"sampled: wanted a share from 0 to 1, got {self.sampled}")
+        if self.shard < 1 or self.shard % self.batch:
+            raise HivisError(f"shard: wanted a multiple of batch {self.batch}, got {self.shard}")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A prompt that was left out: its index, and why."""
+
+    prompt: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The answers to prompts ``start`` to ``end`` - 1, without those that were skipped."""
+
+    start: int
+    end: int
+    samples: list[Sample]
+    skipped: list[Skipped]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a capture holds: how many samples, and which prompts it lacks."""
+
+    samples: int
+    skipped: list[Skipped]
 
 
 def capture(
-    model: Any, prompts: Iterable[PromptInputs], settings: CaptureSettings
-) -> Iterator[Sample]:
-    """Yield one sample per prompt.
+    answerer: Answerer[P], prompts: Sequence[P], settings: CaptureSettings, start: int = 0
+) -> Iterator[Batch]:
+    """Answer the prompts from ``start`` on, a multiple of the batch size, batch by batch.
 
-    ``model`` is a ``LlavaForConditionalGeneration`` or anything shaped like it: ``generate``,
-    ``model`` (the stack without the head) with a ``language_model`` that takes ``inputs_embeds``,
-    ``config.image_token_id`` and ``generation_config``.
+    A prompt that cannot be prepared (its picture cannot be read), or with whose answer the model's
+    positions may not suffice, is skipped; the batch it belongs to is smaller then.
     """
-    rng = random.Random(settings.seed)
-    torch.manual_seed(settings.seed)
-    chunk: list[PromptInputs] = []
-    for prompt in prompts:
-        chunk.append(prompt)
-        if len(chunk) == settings.batch:
-            yield from _capture_batch(model, chunk, rng.random() >= settings.sampled, settings)
-            chunk = []
-    if chunk:
-        yield from _capture_batch(model, chunk, rng.random() >= settings.sampled, settings)
+    device = torch.device(answerer.model.device)
+    for at in range(start, len(prompts), settings.batch):
+        end = min(at + settings.batch, len(prompts))
+        ready: list[PromptInputs] = []
+        skipped = []
+        for index in range(at, end):
+            try:
+                ready.append(_prepared(answerer, prompts[index], settings))
+            except HivisError as error:
+                skipped.append(Skipped(index, str(error)))
+        chance = random.Random(f"hivis capture {settings.seed} {at // settings.batch}")
+        greedy = chance.random() >= settings.sampled
+        samples: list[Sample] = []
+        if ready:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(chance.getrandbits(62))
+                samples = answer(answerer, ready, settings.columns, settings.max_new_tokens, greedy)
+        yield Batch(at, end, samples, skipped)
 
 
-@torch.inference_mode()
-def _capture_batch(
-    model: Any, prompts: Sequence[PromptInputs], greedy: bool, settings: CaptureSettings
-) -> list[Sample]:
-    features = _joined_features(prompts)
-    texts = [prompt.tokens[0] for prompt in prompts]
-    tokens, mask = _padded(texts, left=True)
-    chosen = {"do_sample": False} if greedy else _AS_THEY_ARE
-    # A sampled answer could hold the picture's placeholder, for which there would be no picture.
-    out = model.generate(
-        input_ids=tokens, attention_mask=mask, max_new_tokens=settings.max_new_tokens,
-        pad_token_id=0, suppress_tokens=[model.config.image_token_id], **chosen, **features,
-    )  # fmt: skip
-    eos = _eos_ids(model)
-    answers = [_cut(row, eos) for row in out[:, tokens.shape[1] :]]
-    full = [torch.cat([text, answer]) for text, answer in zip(texts, answers, strict=True)]
-    hidden, embeddings = _read(model, full, features)
-    samples = []
-    for i, (text, answer) in enumerate(zip(texts, answers, strict=True)):
-        is_answer = torch.arange(len(full[i]), device=text.device) >= len(text)
-        is_answer[len(text) :] &= ~torch.isin(answer, eos)
-        keep = torch.ones_like(is_answer)
-        if settings.rows == "text":
-            keep = full[i] != model.config.image_token_id
-        own = embeddings[i, : len(full[i])][keep] if settings.rows == "all" else None
-        samples.append(
-            Sample(
-                tokens=full[i][keep].cpu(),
-                hidden=hidden[i, : len(full[i])][keep].cpu(),
-                answer=is_answer[keep].cpu(),
-                greedy=greedy,
-                embeddings=None if own is None else own.cpu(),
-            )
+def _prepared(answerer: Answerer[P], prompt: P, settings: CaptureSettings) -> PromptInputs:
+    inputs = answerer.prepare(prompt)
+    rows, room = inputs.tokens.shape[1], answerer.max_positions - settings.max_new_tokens
+    if rows > room:
+        raise HivisError(
+            f"prompt: wanted at most {room} rows, so that {settings.max_new_tokens} more fit the "
+            f"model's {answerer.max_positions} positions, got {rows}"
         )
-    return samples
-
-
-#: Plain sampling from the target's whole distribution.
-_AS_THEY_ARE = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-
-
-def _read(
-    model: Any, texts: Sequence[Tensor], features: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Hidden states after the final norm, and input embeddings, ``[B, n, E]`` each."""
-    seen: list[Tensor] = []
-
-    def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["inputs_embeds"])
-
-    tokens, mask = _padded(texts, left=False)
-    stack = model.model
-    handle = stack.language_model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        out = stack(input_ids=tokens, attention_mask=mask, use_cache=False, **features)
-    finally:
-        handle.remove()
-    return out.last_hidden_state, seen[0]
-
-
-def _padded(texts: Sequence[Tensor], left: bool) -> tuple[Tensor, Tensor]:
-    """``(tokens, mask)``, ``[B, n]`` each. Generation wants its padding on the left."""
-    width = max(len(text) for text in texts)
-    tokens = texts[0].new_zeros(len(texts), width)
-    mask = torch.zeros_like(tokens)
-    for i, text in enumerate(texts):
-        place = slice(width - len(text), width) if left else slice(0, len(text))
-        tokens[i, place], mask[i, place] = text, 1
-    return tokens, mask
-
-
-def _joined_features(prompts: Sequence[PromptInputs]) -> dict[str, Tensor]:
-    """The pictures of all prompts, in order; prompts without one add nothing."""
-    names = sorted({name for prompt in prompts for name in prompt.features})
-    return {
-        name: torch.cat([p.features[name] for p in prompts if name in p.features]) for name in names
-    }
-
-
-def _eos_ids(model: Any) -> Tensor:
-    eos = model.generation_config.eos_token_id
-    ids = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
-    return torch.tensor(ids, dtype=torch.int64, device=model.device)
-
-
-def _cut(answer: Tensor, eos: Tensor) -> Tensor:
-    """The answer up to its first EOS, that one included."""
-    ends = torch.isin(answer, eos).nonzero()
-    return answer[: int(ends[0]) + 1] if len(ends) else answer
+    return inputs
 
 
 def write_capture(
-    directory: Path, samples: Iterable[Sample], rows: PromptRows, shard: int = 1000
-) -> int:
-    """Write samples as shards of ``shard`` each; returns how many samples there were."""
+    directory: str | Path, answerer: Answerer[P], prompts: Sequence[P], settings: CaptureSettings,
+    sources: Mapping[str, str], *, progress: bool = True,
+) -> Report:  # fmt: skip
+    """Capture into ``directory``, or go on with the capture that was begun there.
+
+    Args:
+        sources: what the capture is made from: a name (data, target) and its
+            :func:`hivis.training.capture_settings.fingerprint`.
+        progress: show a bar on stderr.
+
+    Raises:
+        HivisError: the directory holds a capture of other settings or sources, or a shard that is
+            not readable; or no prompt could be answered.
+    """
+    directory = Path(directory)
+    agree(directory, _description(answerer, len(prompts), settings, sources))
+    report, start, shards = _so_far(directory)
     held: list[Sample] = []
-    written = count = 0
-    for sample in samples:
-        held.append(sample)
-        count += 1
-        if len(held) == shard:
-            save_shard(directory / f"shard-{written:05d}.safetensors", held, rows)
-            held, written = [], written + 1
-    if held:
-        save_shard(directory / f"shard-{written:05d}.safetensors", held, rows)
-    return count
+    skipped: list[Skipped] = []
+    first = start
+    with _Bar(len(prompts), start, len(report.skipped), progress) as bar:
+        for batch in capture(answerer, prompts, settings, start):
+            held += batch.samples
+            skipped += batch.skipped
+            bar.advance(batch)
+            full = batch.end % settings.shard == 0 or batch.end == len(prompts)
+            # A shard cannot be empty: prompts that were all skipped count towards the next one.
+            if full and held:
+                note = {"start": first, "next": batch.end, "skipped": [asdict(s) for s in skipped]}
+                path = directory / f"shard-{shards:05d}.safetensors"
+                save_shard(path, held, settings.columns, note)
+                report = Report(report.samples + len(held), report.skipped + skipped)
+                held, skipped, first, shards = [], [], batch.end, shards + 1
+    report = Report(report.samples, report.skipped + skipped)
+    if not report.samples:
+        why = f" (prompt {report.skipped[0].prompt}: {report.skipped[0].why})" if prompts else ""
+        raise HivisError(f"prompts: wanted one that can be answered, got {len(prompts)} not{why}")
+    return report
+
+
+def _so_far(directory: Path) -> tuple[Report, int, int]:
+    """What the complete shards hold, the next prompt, and how many shards there are."""
+    samples, skipped, start = 0, [], 0
+    paths = shard_paths(directory)
+    for number, path in enumerate(paths):
+        note = shard_header(path)["note"]
+        if path.name != f"shard-{number:05d}.safetensors" or note.get("start") != start:
+            raise HivisError(
+                f"{path}: wanted shard {number} with the prompts from {start} on, got those from "
+                f"{note.get('start')} on"
+            )
+        skipped += [Skipped(**entry) for entry in note["skipped"]]
+        samples += note["next"] - start - len(note["skipped"])
+        start = note["next"]
+    return Report(samples, skipped), start, len(paths)
+
+
+def _description(
+    answerer: Answerer[Any], prompts: int, settings: CaptureSettings, sources: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that the bytes of a capture depend on, but for the machine."""
+    own = {"prompts": prompts, "dtype": str(answerer.model.dtype).removeprefix("torch.")}
+    return {**own, **asdict(settings), "sources": dict(sources)}
+
+
+class _Bar:
+    """Prompts done, answered tokens per second, and prompts skipped."""
+
+    def __init__(self, prompts: int, done: int, skipped: int, shown: bool) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:.0f} tokens/s"),
+            TextColumn("{task.fields[skipped]} skipped"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not shown,
+        )
+        self._task = self._progress.add_task(
+            "answering", total=prompts, completed=done, speed=0.0, skipped=skipped
+        )
+        self._skipped, self._tokens, self._begun = skipped, 0, time.monotonic()
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def advance(self, batch: Batch) -> None:
+        self._tokens += sum(int(sample.answer.sum()) for sample in batch.samples)
+        self._skipped += len(batch.skipped)
+        speed = self._tokens / max(time.monotonic() - self._begun, 1e-3)
+        self._progress.update(self._task, completed=batch.end, speed=speed, skipped=self._skipped)

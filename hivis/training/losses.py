@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 TOP_LOSS = 10
 TOP_HIT = 5
+#: How many logits autograd may keep at a time: 256 MiB in fp32.
+MAX_LOGITS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Target:
+    """The parts of the target that a drafter shares, both ``[V, E]`` fp32 and frozen."""
+
+    embedding: Tensor
+    head: Tensor
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The target's side of R rows, computed once for all steps.
+    """The target's side of R rows, computed once for all passes.
 
     Attributes:
         hidden: ``[R, E]``; probability: ``[R, V]``; top: ``[R, 10]`` its most probable tokens.
@@ -36,9 +47,16 @@ class Wanted:
     @classmethod
     @torch.no_grad()
     def of(cls, hidden: Tensor, head: Tensor) -> Wanted:
-        probability = torch.softmax(F.linear(hidden, head).float(), -1)
-        count = min(TOP_LOSS, probability.shape[-1])
-        return cls(hidden, probability, probability.topk(count).indices)
+        rows, vocab = len(hidden), len(head)
+        probability = torch.empty(rows, vocab, device=hidden.device)
+        top = torch.empty(rows, min(TOP_LOSS, vocab), dtype=torch.int64, device=hidden.device)
+        for part in _parts(rows, vocab):
+            torch.softmax(F.linear(hidden[part], head).float(), -1, out=probability[part])
+            top[part] = probability[part].topk(top.shape[1]).indices
+        return cls(hidden, probability, top)
+
+    def __getitem__(self, rows: slice) -> Wanted:
+        return Wanted(self.hidden[rows], self.probability[rows], self.top[rows])
 
 
 @dataclass(frozen=True)
@@ -66,19 +84,49 @@ def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
     return (values * keep).sum() / keep.sum().clamp(min=1)
 
 
-def row_losses(hidden: Tensor, wanted: Wanted, head: Tensor) -> RowLosses:
-    """Compare predicted hidden states ``[R, E]`` with the target's.
+def logit_losses(logits: Tensor, wanted: Wanted) -> RowLosses:
+    """Compare a drafter's logits ``[R, V]`` with the target's; the feature term is 0.
 
     The top-10 loss is the cross entropy restricted to the target's ten most probable tokens
     (HASS, arXiv 2408.15766, section 3.1).
     """
-    feature = F.smooth_l1_loss(hidden.float(), wanted.hidden, reduction="none").mean(-1)
-    log_q = torch.log_softmax(F.linear(hidden, head).float(), -1)
+    log_q = torch.log_softmax(logits.float(), -1)
     soft = -(wanted.probability * log_q).sum(-1)
     top_p = wanted.probability.gather(1, wanted.top)
     top = -(top_p * log_q.gather(1, wanted.top)).sum(-1)
     with torch.no_grad():
-        best = wanted.top[:, :1]
-        guesses = log_q.topk(min(TOP_HIT, log_q.shape[-1])).indices
-        hits = guesses == best
-    return RowLosses(feature, soft, top, hits.any(-1), hits[:, 0])
+        # Written so that a NaN is better than the target's best token: no hit then.
+        better = (~(log_q <= log_q.gather(1, wanted.top[:, :1]))).sum(-1)
+    return RowLosses(torch.zeros_like(soft), soft, top, better < TOP_HIT, better == 0)
+
+
+def head_losses(hidden: Tensor, head: Tensor, wanted: Wanted) -> RowLosses:
+    """:func:`logit_losses` of the logits ``hidden [R, e] @ head [V, e]``.
+
+    With a large vocabulary, part by part, and each part again on the way back: otherwise autograd
+    keeps several tensors ``[R, V]`` per pass.
+    """
+
+    def compare(part: Tensor, wanted: Wanted) -> RowLosses:
+        return logit_losses(F.linear(part, head), wanted)
+
+    parts = _parts(len(hidden), len(head))
+    if len(parts) == 1:
+        return compare(hidden, wanted)
+    losses = [
+        checkpoint(compare, hidden[part], wanted[part], use_reentrant=False) for part in parts
+    ]
+    names = [field.name for field in fields(RowLosses)]
+    return RowLosses(**{name: torch.cat([getattr(x, name) for x in losses]) for name in names})
+
+
+def row_losses(hidden: Tensor, wanted: Wanted, head: Tensor) -> RowLosses:
+    """Compare predicted hidden states ``[R, E]`` with the target's."""
+    feature = F.smooth_l1_loss(hidden.float(), wanted.hidden, reduction="none").mean(-1)
+    return replace(head_losses(hidden, head, wanted), feature=feature)
+
+
+def _parts(rows: int, vocab: int) -> list[slice]:
+    """Runs of rows with at most ``MAX_LOGITS`` logits each; one empty run of no rows."""
+    size = max(1, MAX_LOGITS // vocab)
+    return [slice(start, start + size) for start in range(0, max(rows, 1), size)]

@@ -1,0 +1,99 @@
+"""A draft model that is being trained: it drafts with the weights that it learns."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from hivis.errors import HivisError
+from hivis.targets.base import Inputs
+from hivis.targets.draft_model import HuggingFaceDraft, TextModel, load_draft_model
+from hivis.targets.hugging_face import Family, HuggingFaceTarget
+from hivis.targets.load import PromptProcessor
+
+
+class TrainableDraft(HuggingFaceDraft):
+    """A draft model in fp32 with a pass that gradients flow through.
+
+    That pass has neither our cache nor our attention op: without a tree the model's attention is
+    SDPA (see ``targets/attention.py``). Drafting in between changes no weight and leaves nothing
+    behind that training would read.
+
+    A VLM has no vision tower of its own here. It is trained on what the target's tower saw, and
+    drafts for a target that hands this on.
+
+    Args:
+        stored: dtype of the weights that :meth:`save` writes.
+        tokenizer: goes with them; ``None`` to write weights and configuration alone.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, family: Family, *,
+        stored: torch.dtype = torch.float32, tokenizer: Any = None, vocab_size: int | None = None,
+    ) -> None:  # fmt: skip
+        sees = not isinstance(family, TextModel)
+        if sees:
+            cast(Any, model).model.vision_tower = None
+        super().__init__(model, family, shares_vision=sees, vocab_size=vocab_size)
+        self._stored, self._tokenizer = stored, tokenizer
+
+    @property
+    def module(self) -> nn.Module:
+        """Its parameters are all trained: language model, head and, of a VLM, the projector."""
+        return self.model
+
+    def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
+        """One causal pass over whole texts.
+
+        Args:
+            tokens: ``[B, n]`` int64, padded on the right with anything but the placeholder.
+            seen: ``[pictures, r, Ev]`` of all texts, in order; ``None`` without a picture.
+            rows: ``[B, n]`` bool, whose hidden states are wanted.
+
+        Returns:
+            ``[R, e]`` hidden states of the R wanted rows, after the final norm.
+        """
+        if seen is not None:
+            seen = seen.to(self.dtype)
+        embeddings = self.family.embed(self.model, Inputs(self._ids(tokens), {}), seen)
+        positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        out = self.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False)
+        return out.last_hidden_state[rows]
+
+    def save(self, folder: Path) -> None:
+        """Write the model as :func:`hivis.targets.draft_model.load_draft_model` takes it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        model: Any = copy.deepcopy(self.model)
+        model.to(device="cpu", dtype=self._stored).save_pretrained(folder)
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(folder)
+
+
+def load_trainable_draft(
+    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None
+) -> TrainableDraft:
+    """The draft model at ``path`` to be trained for ``target``, which is not kept.
+
+    Raises:
+        HivisError: as :func:`hivis.targets.draft_model.load_draft_model`; or it is a VLM that does
+            not see what the target sees.
+    """
+    draft = load_draft_model(path, target, processor, dtype=torch.float32)
+    if draft.rows == "all" and not draft.shares_vision:
+        raise HivisError(
+            f"draft model {path}: wanted the target's vision tower or none, to train on what the "
+            "target saw, got another"
+        )
+    tokenizer = None
+    if processor is not None:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    stored = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype
+    return TrainableDraft(
+        draft.model, draft.family, stored=stored or torch.float32, tokenizer=tokenizer,
+        vocab_size=draft.vocab_size,
+    )  # fmt: skip

@@ -1,0 +1,61 @@
+"""Questions about generated pictures, as LLaVA keeps its data.
+
+    python -m hivis.tiny.conversations --out DIR --count N --seed S
+
+Writes ``DIR/conversations.jsonl`` and ``DIR/pictures/*.png``. The answers are left to the target:
+a conversation is one human turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from rich.progress import track
+
+from hivis.errors import HivisError, run_cli
+from hivis.tiny.prompts import training_prompts
+from hivis.training.conversations import MARKER
+
+FILE = "conversations.jsonl"
+
+
+def write_conversations(out: Path, count: int, seed: int, progress: bool = False) -> Path:
+    """Write ``count`` conversations over training scenes, always the same for a seed.
+
+    Returns:
+        The file, which appears when all its pictures are there.
+    """
+    if count < 1:
+        raise HivisError(f"count: wanted at least 1, got {count}")
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    lines = []
+    asked = track(training_prompts(seed, count), "drawing", total=count, disable=not progress)
+    for number, (picture, question) in enumerate(asked):
+        record: dict[str, object] = {"id": f"{seed}-{number}"}
+        if picture is not None:
+            record["image"] = f"pictures/{seed}-{number:06d}.png"
+            picture.save(out / str(record["image"]))
+            question = f"{MARKER}\n{question}"
+        record["conversations"] = [{"from": "human", "value": question}]
+        lines.append(json.dumps(record) + "\n")
+    draft = out / f"{FILE}.part"
+    draft.write_text("".join(lines), encoding="utf-8")
+    os.replace(draft, out / FILE)
+    return out / FILE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=1600)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    file = write_conversations(options.out, options.count, options.seed, progress=True)
+    print(f"{options.count} conversations in {file}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

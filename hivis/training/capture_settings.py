@@ -1,0 +1,78 @@
+"""What a capture was begun with: kept beside its shards, so that only the same goes on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hivis.errors import HivisError
+from hivis.training.samples import shard_paths
+
+SETTINGS_FILE = "capture.json"
+#: A fingerprint reads so many pieces of so many bytes.
+_PIECES, _PIECE = 64, 1 << 20
+
+
+def agree(directory: Path, wanted: dict[str, Any]) -> None:
+    """Write a description beside the shards to come, or compare it with the one there.
+
+    Raises:
+        HivisError: they differ, or there are shards without a description.
+    """
+    path = directory / SETTINGS_FILE
+    if not path.exists():
+        if shard_paths(directory):
+            raise HivisError(f"{directory}: wanted {SETTINGS_FILE} beside its shards, got none")
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(path.name + ".part")
+        draft.write_text(json.dumps(wanted, indent=1) + "\n")
+        os.replace(draft, path)
+        return
+    try:
+        begun = json.loads(path.read_text())
+        there, here = _flat(begun), _flat(wanted)
+    except (OSError, ValueError, AttributeError) as error:
+        raise HivisError(f"{path}: wanted the settings of a capture, got {error}") from None
+    for name in sorted({*there, *here}):
+        if there.get(name) != here.get(name):
+            raise HivisError(
+                f"{path}: {name}: wanted {there.get(name)}, as this capture was begun, got "
+                f"{here.get(name)}"
+            )
+
+
+def _flat(entries: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name if inner is None else f"{name}.{inner}": value
+        for name, entry in entries.items()
+        for inner, value in (entry.items() if isinstance(entry, dict) else [(None, entry)])
+    }
+
+
+def fingerprint(path: str | Path) -> str:
+    """A short name for the contents of a file, or of a model's folder.
+
+    Of a folder, ``config.json`` and the safetensors count. Of a file, its size and 64 evenly spaced
+    pieces of 1 MiB: all of it up to 64 MiB, but a change between the pieces of a larger one goes
+    unseen. What is neither file nor folder (a hub name) stands for itself.
+    """
+    path = Path(path) if os.path.exists(path) else path
+    if isinstance(path, str):
+        return path
+    files = [path]
+    if path.is_dir():
+        files = [f for f in sorted(path.iterdir()) if f.suffix == ".safetensors"]
+        files += [f for f in [path / "config.json"] if f.is_file()]
+    found = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        found.update(f"{file.name if path.is_dir() else ''} {size}\n".encode())
+        step = max(_PIECE, -(-max(size - _PIECE, 0) // (_PIECES - 1)))
+        with file.open("rb") as data:
+            for at in range(0, size, step):
+                data.seek(at)
+                found.update(data.read(_PIECE))
+    return found.hexdigest()[:32]

@@ -1,0 +1,246 @@
+"""Conversations about pictures, in the data format of LLaVA (and of ShareGPT, without pictures).
+
+A file holds one conversation per line (JSON Lines), or one JSON array of them::
+
+    {"id": "7", "image": "coco/1.jpg", "conversations": [
+        {"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A dog."}]}
+
+``image`` may also be a list, or be absent. ``<image>`` in a human turn says where a picture goes.
+What a target is asked is a conversation, too: one that ends in a human turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TextIO
+
+from hivis.errors import HivisError
+
+#: Where a picture goes, in human turns.
+MARKER = "<image>"
+Role = Literal["user", "assistant", "system"]
+_ROLES: dict[str, Role] = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+    "system": "system",
+}  # fmt: skip
+#: Characters read at once, and the most that one conversation of a JSON array may have.
+_CHUNK, _LONGEST = 1 << 20, 1 << 26
+
+
+class Turn(NamedTuple):
+    """What one side says. A user's text may hold markers, an assistant's is taken as it is."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns of user and assistant in alternation, the user's first.
+
+    Attributes:
+        pictures: one for each marker, in order; or, without any marker, all before the first turn.
+        where: file and line, or index in the file's array, for messages.
+    """
+
+    turns: tuple[Turn, ...]
+    pictures: tuple[Path, ...]
+    where: str
+
+    def asked(self, count: int) -> list[Conversation]:
+        """The first ``count`` questions as prompts, each behind all the turns before it."""
+        prompts: list[Conversation] = []
+        markers, marked = 0, any(MARKER in turn.text for turn in self.turns if turn.role == "user")
+        for i, turn in enumerate(self.turns):
+            if turn.role == "assistant":
+                continue
+            if len(prompts) == count:
+                break
+            markers += turn.text.count(MARKER)
+            pictures = self.pictures[:markers] if marked else self.pictures
+            prompts.append(Conversation(self.turns[: i + 1], pictures, self.where))
+        return prompts
+
+
+def asked(conversations: Iterable[Conversation], count: int = 1) -> list[Conversation]:
+    """The prompts of all conversations: the first ``count`` questions of each, in order."""
+    if count < 1:
+        raise HivisError(f"turns: wanted at least 1, got {count}")
+    return [prompt for conversation in conversations for prompt in conversation.asked(count)]
+
+
+def read_conversations(
+    path: str | Path, images: str | Path | None = None, *,
+    turns: int | None = None, count: int | None = None, left_out: list[str] | None = None,
+) -> list[Conversation]:  # fmt: skip
+    """Read a file of conversations, piece by piece: only what is returned stays in memory.
+
+    Args:
+        images: what the paths of pictures are relative to; by default the folder of ``path``.
+        turns: keep only what the first so many questions of each conversation need.
+        count: stop behind so many conversations; what follows is not looked at.
+        left_out: gets where each conversation stands that holds no question. ShareGPT has some.
+
+    Raises:
+        HivisError: the file is missing, empty or not JSON; a conversation is not what the module's
+            docstring says, or one of its pictures does not exist.
+    """
+    for name, number in (("turns", turns), ("count", count)):
+        if number is not None and number < 1:
+            raise HivisError(f"{name}: wanted at least 1, got {number}")
+    path = Path(path)
+    folder = Path(images) if images is not None else path.parent
+    if not folder.is_dir():
+        raise HivisError(f"images: wanted a folder, got {folder}")
+    there = _Existing()
+    found = []
+    for where, record in islice(_records(path), count):
+        conversation = _conversation(record, folder, where)
+        if not conversation.turns:
+            if left_out is not None:
+                left_out.append(where)
+            continue
+        for picture in conversation.pictures:
+            if picture not in there:
+                raise HivisError(f"{where}: image: wanted a picture file, got no file {picture}")
+        found.append(conversation if turns is None else conversation.asked(turns)[-1])
+    if not found:
+        raise HivisError(f"{path}: wanted at least one conversation with a question, got none")
+    return found
+
+
+def _conversation(record: Any, folder: Path, where: str) -> Conversation:
+    if not isinstance(record, dict):
+        raise HivisError(f"{where}: wanted an object, got {_short(record)}")
+    said = record.get("conversations")
+    if not isinstance(said, list) or not said:
+        raise HivisError(f"{where}: conversations: wanted a list of turns, got {_short(said)}")
+    turns = _in_turn([_turn(one, i, where) for i, one in enumerate(said)])
+    images = record.get("image")
+    names = [] if images is None else images if isinstance(images, list) else [images]
+    if not all(isinstance(name, str) and name and "\0" not in name for name in names):
+        raise HivisError(f"{where}: image: wanted a path or a list of paths, got {_short(images)}")
+    markers = sum(turn.text.count(MARKER) for turn in turns if turn.role == "user")
+    if markers not in (0, len(names)):
+        raise HivisError(
+            f"{where}: wanted one {MARKER} per picture ({len(names)}) or none, got {markers}"
+        )
+    return Conversation(turns, tuple(folder / name for name in names), where)
+
+
+def _in_turn(said: Sequence[Turn]) -> tuple[Turn, ...]:
+    """From the first question on, as long as the two sides take turns.
+
+    Many of ShareGPT's begin in the middle, with an answer or a system prompt.
+    """
+    turns: list[Turn] = []
+    for turn in said:
+        blank = turn.role == "user" and not turn.text.strip()
+        if turn.role == ("assistant" if len(turns) % 2 else "user") and not blank:
+            turns.append(turn)
+        elif turns:
+            break
+    return tuple(turns)
+
+
+def _turn(record: Any, index: int, where: str) -> Turn:
+    at = f"{where}: turn {index + 1}"
+    if not isinstance(record, dict):
+        raise HivisError(f"{at}: wanted an object with from and value, got {_short(record)}")
+    speaker, text = record.get("from"), record.get("value")
+    role = _ROLES.get(speaker) if isinstance(speaker, str) else None
+    if role is None:
+        wanted = ", ".join(_ROLES)
+        raise HivisError(f"{at}: from: wanted one of {wanted}, got {_short(speaker)}")
+    if not isinstance(text, str):
+        raise HivisError(f"{at}: value: wanted some text, got {_short(text)}")
+    return Turn(role, text)
+
+
+class _Existing:
+    """Which files exist. Each folder is listed once: far cheaper than a look at every file."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, set[str]] = {}
+
+    def __contains__(self, file: Path) -> bool:
+        folder = file.parent
+        if folder not in self._names:
+            try:
+                self._names[folder] = set(os.listdir(folder))
+            except OSError:
+                self._names[folder] = set()
+        # The listing does not tell where upper and lower case are the same.
+        return file.name in self._names[folder] or file.is_file()
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """``(where, parsed JSON)`` of every conversation of a file."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            head = file.read(1)
+            while head.isspace():
+                head = file.read(1)
+            if head == "[":
+                yield from _array(file, path)
+            elif head:
+                file.seek(0)
+                yield from _lines(file, path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise HivisError(f"{path}: wanted a readable file of conversations, got {error}") from None
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(file, 1):
+        if line.isspace():
+            continue
+        where = f"{path}:{number}"
+        try:
+            yield where, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise HivisError(f"{where}: wanted a line of JSON, got {error}") from None
+
+
+def _array(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
+    """The elements of an array whose opening bracket has been read."""
+    decode = json.JSONDecoder().raw_decode
+    buffer, at, index, ended = "", 0, 0, False
+    while True:
+        where = f"{path}: conversation {index}"
+        at = _past_space(buffer, at)
+        # A comma stands between elements; none is wanted before the first.
+        start = _past_space(buffer, at + 1) if index and buffer[at : at + 1] == "," else at
+        if buffer[at : at + 1] == "]":
+            if _past_space(buffer, at + 1) < len(buffer) or file.read().strip():
+                raise HivisError(f"{path}: wanted the end of the file after the array, got more")
+            return
+        try:
+            if index and start == at and at < len(buffer):
+                raise ValueError(f"{_short(buffer[at : at + 20])} where a comma or ] should be")
+            record, at = decode(buffer, start)
+        except (ValueError, RecursionError) as error:
+            if ended or len(buffer) - at > _LONGEST or isinstance(error, RecursionError):
+                why = error.msg if isinstance(error, json.JSONDecodeError) else error
+                raise HivisError(f"{where}: wanted JSON, got {why}") from None
+            # Perhaps cut off: twice as much is read each time, so that this stays linear.
+            more = file.read(max(_CHUNK, len(buffer) - at))
+            buffer, at, ended = buffer[at:] + more, 0, not more
+            continue
+        yield where, record
+        index += 1
+
+
+def _past_space(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

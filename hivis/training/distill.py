@@ -1,0 +1,141 @@
+"""A small draft model learns what the target would say (distillation, arXiv 1503.02531).
+
+The small VLM of Spec-LLaVA (arXiv 2509.11961) predicts from tokens and the picture alone, so
+nothing of the target's hidden states goes in. They say what is wanted: through the target's head
+they are its distribution after every row of an answer that it wrote itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hivis.drafters import draft_vlm
+from hivis.drafters.draft_vlm import DraftVLM
+from hivis.training.learner import Stage
+from hivis.training.losses import LossWeights, RowLosses, Target, Wanted, head_losses
+from hivis.training.samples import Columns, Sample
+
+#: There is no hidden state to match, and with no feature loss beside it the soft cross entropy, of
+#: which the layers that do match one take a tenth, is the aim itself.
+WEIGHTS = LossWeights(feature=0.0, soft=1.0, top=1.0)
+
+
+class TrainableDraft(draft_vlm.DraftModel, Protocol):
+    """A draft model with a pass that gradients flow through."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Its parameters are all trained."""
+        ...
+
+    @property
+    def head(self) -> Tensor:
+        """``[V, e]``, V its own number of ids."""
+        ...
+
+    def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
+        """Hidden states ``[R, e]`` of ``rows`` of texts ``tokens``, both ``[B, n]``.
+
+        ``seen`` ``[pictures, r, Ev]`` is what the target's vision tower made of all their pictures.
+        The texts are padded on the right, and causal: the padding is never looked at.
+        """
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts, padded on the right.
+
+    Attributes:
+        tokens: ``[B, n]`` int64.
+        rows: ``[B, n]`` bool, the answers.
+        seen: ``[pictures, r, Ev]``, or ``None``.
+        hidden: ``[R, E]`` fp32, the target's hidden states of the R answer rows.
+    """
+
+    tokens: Tensor
+    rows: Tensor
+    seen: Tensor | None
+    hidden: Tensor
+
+
+class DraftLearner:
+    """Distills the target into a small VLM, or into a language model that reads text rows alone.
+
+    Args:
+        draft: all of it is trained. What the vision tower saw comes with the samples.
+        updates: of the only stage.
+        lr: the default suits a fresh model of a million parameters; one that can speak already, or
+            is larger, wants a tenth or less.
+    """
+
+    def __init__(
+        self, draft: TrainableDraft, target: Target, *,
+        updates: int, lr: float = 3e-3, weights: LossWeights = WEIGHTS,
+    ) -> None:  # fmt: skip
+        self.draft, self.target = draft, target
+        self.module = draft.module
+        self.columns = Columns("text", seen=draft.rows == "all")
+        self._stage = Stage("distill", updates, lr, weights)
+        # What the draft model does not know it cannot learn, and what the target does not know is
+        # never drafted: both sides are distributions over the ids that they share.
+        self._shared = min(len(draft.head), len(target.head))
+        self.drafter()  # refuses what could not be drafted with afterwards
+
+    def stages(self) -> Sequence[Stage]:
+        return (self._stage,)
+
+    def begin(self, stage: Stage) -> None:
+        """Nothing to prepare: training goes on from the weights that are there."""
+
+    def batch(self, samples: Sequence[Sample], stage: Stage) -> Batch:
+        """``samples`` as tensors; of a language model, or without pictures, their text rows.
+
+        Row t reads token t and predicts what follows it, so what it is to learn is the target's
+        distribution at that same row. Those are the rows of the answer: the first is where the
+        first tree has its root, and the last is where the target ends the text. The row before
+        them, which predicts the answer's first token, is left out: the target's prefill has drawn
+        that token already.
+        """
+        device = self.target.head.device
+        looks = self.draft.rows == "all" and stage.pictures
+        read = [torch.ones_like(s.visual) if looks else ~s.visual for s in samples]
+        seen = [s.seen for s in samples if looks and s.seen is not None]
+
+        def padded(parts: Sequence[Tensor]) -> Tensor:
+            own = [part[rows] for part, rows in zip(parts, read, strict=True)]
+            return torch.nn.utils.rnn.pad_sequence(own, batch_first=True).to(device)
+
+        hidden = [s.hidden_at(s.answer.nonzero().flatten()) for s in samples]
+        return Batch(
+            tokens=padded([s.tokens for s in samples]),
+            rows=padded([s.answer for s in samples]),
+            seen=torch.cat(seen).to(device) if seen else None,
+            hidden=torch.cat(hidden).to(device).float(),
+        )
+
+    def losses(self, batch: Batch, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
+        """One pass. Its rows all count."""
+        wanted = Wanted.of(batch.hidden, self.target.head[: self._shared])
+        hidden = self.draft.hidden(batch.tokens, batch.seen, batch.rows)
+        losses = head_losses(hidden, self.draft.head[: self._shared], wanted)
+        return [(losses, torch.ones_like(losses.first))]
+
+    def drafter(self) -> DraftVLM:
+        """A drafter on the very weights that are trained; the module is in eval mode then."""
+        self.module.eval()
+        drafter = DraftVLM(self.draft)
+        drafter.bind(self.target.embedding, self.target.head)
+        return drafter
+
+    def save(self, folder: Path) -> None:
+        """Write the draft model for :func:`hivis.draft_models.load_draft_vlm`."""
+        self.draft.save(folder)

@@ -1,0 +1,120 @@
+"""The one decoder layer of HiViS, EAGLE-2 and ViSpec drafters, and HiViS itself, to be trained.
+
+Tensors have the names of the checkpoints (``drafters/checkpoint.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hivis.drafters.config import HiViSConfig, LayerConfig
+from hivis.training.attention import Keys, Turn, aligned_attention, rotate
+
+
+class Attention(nn.Module):
+    def __init__(self, c: LayerConfig) -> None:
+        super().__init__()
+        self.head_dim = c.head_dim
+        queries, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        self.q_proj = nn.Linear(c.hidden_size, queries, bias=c.attention_bias)
+        self.k_proj = nn.Linear(c.hidden_size, keys, bias=c.attention_bias)
+        self.v_proj = nn.Linear(c.hidden_size, keys, bias=c.attention_bias)
+        self.o_proj = nn.Linear(queries, c.hidden_size, bias=False)
+
+    def forward(
+        self, x: Tensor, turn: Turn, first: int, earlier: Sequence[Keys]
+    ) -> tuple[Tensor, Keys]:
+        def heads(part: nn.Linear, x: Tensor) -> Tensor:
+            return part(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+
+        query = rotate(heads(self.q_proj, x[:, first:]), turn)
+        keys = rotate(heads(self.k_proj, x), turn), heads(self.v_proj, x)
+        out = aligned_attention(query, [*earlier, keys], self.head_dim**-0.5)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), keys
+
+
+class Mlp(nn.Module):
+    def __init__(self, c: LayerConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """A Llama layer without the norm in front of its attention, as EAGLE's only layer is."""
+
+    def __init__(self, c: LayerConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(c)
+        self.post_attention_layernorm = nn.RMSNorm(c.hidden_size, eps=c.rms_norm_eps)
+        self.mlp = Mlp(c)
+
+    def forward(
+        self, x: Tensor, turn: Turn, first: int, earlier: Sequence[Keys]
+    ) -> tuple[Tensor, Keys]:
+        """One pass over rows ``x`` ``[B, rows, E]``.
+
+        ``earlier`` are keys and values of the passes before. The outputs are those of the rows
+        from ``first`` on; those before only serve as keys, as the prompt's do at inference.
+        """
+        attended, keys = self.self_attn(x, turn, first, earlier)
+        x = x[:, first:] + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), keys
+
+
+class OneLayerModel(nn.Module):
+    """The layer, and the config that it was made by."""
+
+    def __init__(self, config: LayerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList([Layer(config)])
+
+    @property
+    def layer(self) -> Layer:
+        layer = self.layers[0]
+        assert isinstance(layer, Layer)
+        return layer
+
+
+class HiViSModel(OneLayerModel):
+    """``fc`` and the layer: a HiViS drafter, or without residual rows an EAGLE-2 one."""
+
+    config: HiViSConfig
+
+    def __init__(self, config: HiViSConfig) -> None:
+        super().__init__(config)
+        e = config.hidden_size
+        self.fc = nn.Linear(config.shapes()["fc.weight"][1], e)
+        if config.residual_rows:
+            first = nn.init.xavier_normal_(torch.empty(1, e))
+            self.residual = nn.Parameter(first.repeat(config.residual_rows, 1))
+
+    def join(self, following: Tensor, hidden: Tensor, step: int, alike: bool = False) -> Tensor:
+        """``[B, rows, E]`` what enters the layer.
+
+        Args:
+            following: ``[B, rows, E]`` embeddings of the tokens after the rows.
+            hidden: ``[B, rows, E]`` the target's hidden states, or the drafter's own.
+            step: how many tokens ahead of the confirmed text a row is.
+            alike: all residual rows learn what this one does; if they were equal, they stay so.
+        """
+        # fp32 behind fc, so that under autocast the residual stream is not rounded to bf16.
+        pair, weight = torch.cat([following, hidden], -1), self.fc.weight
+        if not self.config.residual_rows:
+            return self.fc(pair).float()
+        residual = self.residual[min(step, self.config.residual_rows - 1)]
+        if alike:
+            mean = self.residual.mean(0)
+            residual = mean + (residual - mean).detach()
+        e = self.config.hidden_size
+        bias = F.linear(residual, weight[:, 2 * e :], self.fc.bias)
+        return F.linear(pair, weight[:, : 2 * e], bias).float()

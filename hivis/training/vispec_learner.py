@@ -1,0 +1,183 @@
+"""How a ViSpec drafter learns (arXiv 2509.15235, section 3), and the rows it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hivis.drafters.config import ViSpecConfig
+from hivis.drafters.vispec import ViSpecDrafter
+from hivis.errors import HivisError
+from hivis.training.layer_learner import LayerSettings, check_target, copy_tensors
+from hivis.training.learner import Stage
+from hivis.training.losses import LossWeights, RowLosses, Target
+from hivis.training.passes import forward_steps, pass_losses
+from hivis.training.rows import Batch, Reading, collate, padded
+from hivis.training.samples import Columns, Sample
+from hivis.training.vispec_model import ViSpecModel
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The K pictures of a batch, and the rows of the drafter that they reach.
+
+    Attributes:
+        embeddings: ``[K, m, E]``, padded behind; shown: ``[K, m]`` bool, what is no padding.
+        slot: ``[B, n]`` and feature: ``[B, n]``: see :meth:`ViSpecModel.see`.
+    """
+
+    embeddings: Tensor
+    shown: Tensor
+    slot: Tensor
+    feature: Tensor
+
+
+@dataclass(frozen=True)
+class ViSpecBatch:
+    """Rows, and what stands where pictures were; ``None`` if none is shown."""
+
+    rows: Batch
+    pictures: Pictures | None
+
+
+def text_reading(sample: Sample) -> Reading:
+    """The text rows alone, at their positions in the prompt."""
+    kept = (~sample.visual).nonzero()[:, 0]
+    return Reading.of(kept, kept)
+
+
+def vispec_reading(sample: Sample, queries: int) -> tuple[Reading, Tensor, Tensor]:
+    """The rows that :meth:`hivis.drafters.vispec.ViSpecDrafter.prefill` reads, in its order.
+
+    Returns:
+        The rows; ``slot`` and ``feature`` ``[r]`` as :meth:`ViSpecModel.see` has them, counted
+        within the sample.
+    """
+    source: list[int] = []
+    positions: list[int] = []
+    slot: list[int] = []
+    feature: list[int] = []
+
+    def read(start: int, end: int, picture: int) -> None:
+        rows = range(start, end)
+        source.extend(rows)
+        positions.extend(rows)
+        slot.extend(0 for _ in rows)
+        feature.extend(picture for _ in rows)
+
+    start, seen = 0, 0
+    for begin, end in sample.spans.tolist():
+        read(start, begin - 1, seen)
+        count = queries - 1
+        source.extend([-1] * count)
+        positions.extend(max(p, 0) for p in range(end - queries, end - 1))
+        slot.extend(range(1 + seen * count, 1 + (seen + 1) * count))
+        feature.extend([0] * count)
+        seen += 1
+        start = end - 1
+    # The last row of a sample only follows.
+    read(start, len(sample) - 1, seen)
+    rows = torch.tensor(source, dtype=torch.int64)
+    following = torch.where(rows < 0, 0, rows + 1)
+    reading = Reading(rows, following, torch.tensor(positions, dtype=torch.int64))
+    return reading, torch.tensor(slot, dtype=torch.int64), torch.tensor(feature, dtype=torch.int64)
+
+
+class ViSpecLearner:
+    """A ViSpec drafter in training; see ``learner.py``.
+
+    Stage 1 is text: visual rows are left out, g is 0, the adaptor and ``img_fc`` stay as they are;
+    teacher-forced, with noise on the target's hidden states. Stage 2 shows the pictures, and the
+    drafter feeds on itself; there the noise is on what pass 0 reads.
+
+    Both stages use the losses and the row selection of HiViS, so that a comparison shows the
+    drafters and not the losses. The paper speaks of cross entropy; the authors' script takes ten
+    times the L1 distance of the two distributions and a tenth of a ranking loss over the target's
+    ten most probable tokens, in two passes.
+    """
+
+    module: ViSpecModel
+
+    def __init__(self, config: ViSpecConfig, target: Target, settings: LayerSettings) -> None:
+        check_target(config, target)
+        self.config, self.target, self.settings = config, target, settings
+        self.columns = Columns("edges", pictures=True)
+        self.module = ViSpecModel(config).to(target.head.device)
+
+    def stages(self) -> list[Stage]:
+        s = self.settings
+        first, second = s.split
+        text = LossWeights(soft=s.soft, top=0.0)
+        return s.stages(
+            Stage("stage1", first, s.lr, text, noise=s.noise, pictures=False),
+            Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback, s.noise),
+        )
+
+    def begin(self, stage: Stage) -> None:
+        """Nothing: a stage goes on from what the one before left."""
+
+    def batch(self, samples: Sequence[Sample], stage: Stage) -> ViSpecBatch:
+        if not stage.pictures:
+            return ViSpecBatch(
+                collate(samples, [text_reading(s) for s in samples], self.target), None
+            )
+        readings = [vispec_reading(s, self.config.queries) for s in samples]
+        rows = collate(samples, [reading for reading, _, _ in readings], self.target)
+        return ViSpecBatch(rows, self._pictures(samples, readings))
+
+    def _pictures(
+        self, samples: Sequence[Sample], readings: Sequence[tuple[Reading, Tensor, Tensor]]
+    ) -> Pictures | None:
+        parts: list[Tensor] = []
+        slots, features = [], []
+        for sample, (_, slot, feature) in zip(samples, readings, strict=True):
+            before = len(parts)
+            slots.append(slot + (slot > 0) * before * (self.config.queries - 1))
+            features.append(feature + (feature > 0) * before)
+            parts += cut_pictures(sample)
+        if not parts:
+            return None
+        device = self.target.head.device
+        shown = padded(torch.ones(len(part), dtype=torch.bool) for part in parts)
+        return Pictures(
+            padded(parts).to(device).float(),
+            shown.to(device),
+            padded(slots).to(device),
+            padded(features).to(device),
+        )
+
+    def outputs(self, batch: ViSpecBatch, stage: Stage) -> Iterator[Tensor]:
+        """Predicted hidden states of each pass; see :func:`forward_steps`."""
+        rows, shown, seen = batch.rows, batch.pictures, None
+        if shown is not None:
+            seen = self.module.see(shown.embeddings, shown.shown, shown.slot, shown.feature)
+
+        def join(start: int, hidden: Tensor, step: int) -> Tensor:
+            return self.module.join(rows.following[:, start:], hidden, start, step, seen)
+
+        return forward_steps(self.module, join, rows, stage.steps, stage.noise)
+
+    def losses(self, batch: ViSpecBatch, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
+        outs = self.outputs(batch, stage)
+        return pass_losses(outs, batch.rows, stage.steps, self.target.head)
+
+    def drafter(self) -> ViSpecDrafter:
+        drafter = ViSpecDrafter(self.config, copy_tensors(self.module))
+        drafter.bind(self.target.embedding, self.target.head)
+        return drafter
+
+    def save(self, folder: Path) -> None:
+        ViSpecDrafter(self.config, copy_tensors(self.module)).save(folder)
+
+
+def cut_pictures(sample: Sample) -> list[Tensor]:
+    """``[m, E]`` embeddings of each picture of a sample; HivisError if they were not captured."""
+    if not len(sample.spans):
+        return []
+    if sample.pictures is None:
+        raise HivisError("captured data: wanted embeddings of the visual rows, got none")
+    return list(sample.pictures.split((sample.spans[:, 1] - sample.spans[:, 0]).tolist()))

@@ -1,0 +1,115 @@
+"""A ViSpec drafter to be trained (arXiv 2509.15235): the vision adaptor, ``img_fc`` and the layer.
+
+Tensors have the names of the checkpoints (``drafters/checkpoint.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hivis.drafters.config import ViSpecConfig
+from hivis.training.layer_model import OneLayerModel
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the drafter made of a batch's pictures, spread over its rows.
+
+    Attributes:
+        vectors: ``[B, n, E]`` what stands at the compressed rows.
+        compressed: ``[B, n, 1]`` bool, which rows these are.
+        mixed: ``[B, n, E]`` the global feature's share in the hidden state; 0 before a picture.
+    """
+
+    vectors: Tensor
+    compressed: Tensor
+    mixed: Tensor
+
+
+class Adaptor(nn.Module):
+    """Learned queries, and one cross-attention over the embeddings of one picture.
+
+    The rows are pooled before they are projected, as at inference: two products with Q H vectors
+    instead of two with E x E matrices. A bias of the keys shifts all scores of a query alike, so
+    it is never used, and learns nothing.
+    """
+
+    def __init__(self, c: ViSpecConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim = c.num_attention_heads, c.head_dim
+        inner = self.heads * self.head_dim
+        self.q = nn.Parameter(torch.randn(c.queries, self.heads, c.head_dim) * c.head_dim**-0.5)
+        self.k_proj = nn.Linear(c.hidden_size, inner, bias=c.attention_bias)
+        self.v_proj = nn.Linear(c.hidden_size, inner, bias=c.attention_bias)
+        self.o_proj = nn.Linear(inner, c.hidden_size, bias=False)
+
+    def forward(self, pictures: Tensor, shown: Tensor) -> Tensor:
+        """``[K, m, E]`` embeddings, and which rows of m there are ``[K, m]`` -> ``[K, Q, E]``."""
+        keys = self.k_proj.weight.unflatten(0, (self.heads, self.head_dim))
+        look = torch.einsum("qhd,hde->qhe", self.q, keys).flatten(0, 1) * self.head_dim**-0.5
+        score = F.linear(pictures, look).float()
+        score = score.masked_fill(~shown.unsqueeze(2), float("-inf"))
+        pooled = torch.softmax(score, 1).transpose(1, 2) @ pictures
+        values = self.v_proj.weight.unflatten(0, (self.heads, self.head_dim))
+        out = torch.einsum("kqhe,hde->kqhd", pooled.unflatten(1, (-1, self.heads)), values)
+        if self.v_proj.bias is not None:
+            out = out + self.v_proj.bias.unflatten(0, (self.heads, self.head_dim))
+        return self.o_proj(out.flatten(2)).float()
+
+
+class ViSpecModel(OneLayerModel):
+    """``fc``, ``img_fc`` and the adaptor in front of the layer."""
+
+    config: ViSpecConfig
+
+    def __init__(self, config: ViSpecConfig) -> None:
+        super().__init__(config)
+        e = config.hidden_size
+        self.fc = nn.Linear(2 * e, e)
+        self.img_fc = nn.Linear(2 * e, e)
+        # At first the global feature changes nothing.
+        nn.init.eye_(self.img_fc.weight)
+        nn.init.zeros_(self.img_fc.bias)
+        self.imadpt = Adaptor(config)
+
+    def see(self, pictures: Tensor, shown: Tensor, slot: Tensor, feature: Tensor) -> Seen:
+        """Adapt K pictures ``[K, m, E]``, of which ``shown`` ``[K, m]`` are rows.
+
+        Args:
+            slot: ``[B, n]`` int64: 0, or 1 + which of all K (Q - 1) vectors stands at the row.
+            feature: ``[B, n]`` int64: 0, or 1 + the picture whose global feature the row gets.
+        """
+        e = self.config.hidden_size
+        vectors = self.imadpt(pictures, shown)
+        none = vectors.new_zeros(1, e)
+        mixed = F.linear(vectors[:, -1], self.img_fc.weight[:, e:]).float()
+        table = torch.cat([none, vectors[:, :-1].flatten(0, 1)])
+        return Seen(
+            F.embedding(slot, table),
+            (slot > 0).unsqueeze(2),
+            F.embedding(feature, torch.cat([none, mixed])),
+        )
+
+    def join(
+        self, following: Tensor, hidden: Tensor, start: int, step: int, seen: Seen | None
+    ) -> Tensor:
+        """``[B, rows, E]`` what enters the layer at the rows from ``start`` on.
+
+        ``following`` and ``hidden`` are as in :meth:`HiViSModel.join`. Without ``seen`` no picture
+        was shown to any row (g = 0), and ``img_fc`` learns nothing.
+        """
+        e, weight, bias = self.config.hidden_size, self.img_fc.weight, self.img_fc.bias
+        if seen is None:
+            hidden = F.linear(hidden, weight[:, :e].detach(), bias.detach())
+        else:
+            hidden = F.linear(hidden, weight[:, :e], bias).float() + seen.mixed[:, start:]
+        # fp32 from here on, so that under autocast the residual stream is not rounded to bf16.
+        x = self.fc(torch.cat([following, hidden.to(following.dtype)], -1)).float()
+        if seen is None or step:
+            # Nothing reads what a later pass puts at a compressed row.
+            return x
+        return torch.where(seen.compressed, seen.vectors, x)

@@ -1,0 +1,249 @@
+"""The training loop with a toy learner: exact restarts, refusals, what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from captures import HIDDEN, toy_samples, toy_target
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hivis.drafters.checkpoint import HiViSConfig, random_tensors
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.errors import HivisError
+from hivis.training import state as state_module
+from hivis.training.learner import Stage
+from hivis.training.loop import LoopSettings, Report, learning_rate, run
+from hivis.training.losses import LossWeights, RowLosses, Wanted, row_losses
+from hivis.training.samples import Capture, Columns, Sample, save_shard
+from hivis.training.state import Checkpoint
+
+CONFIG = HiViSConfig(
+    hidden_size=HIDDEN, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=8, vocab_size=40,
+)  # fmt: skip
+SETTINGS = LoopSettings(batch=4, held_out=3, warmup=3, bf16=False, checks=2, checked=1)
+
+
+class ToyLearner:
+    """A linear map from a hidden state and some noise to the next one."""
+
+    columns = Columns("text")
+
+    def __init__(self, updates: tuple[int, int] = (7, 9), scale: float = 1.0) -> None:
+        torch.manual_seed(5)
+        self.module = nn.Linear(HIDDEN, HIDDEN)
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.module.register_parameter("frozen", self.frozen)
+        self.updates, self.scale = updates, scale
+        self.begun: list[str] = []
+        self.target = toy_target()
+        self._drafter = HiViSDrafter(CONFIG, random_tensors(CONFIG, 0))
+        self._drafter.bind(self.target.embedding, self.target.head)
+
+    def stages(self) -> list[Stage]:
+        weights = LossWeights()
+        one, two = self.updates
+        return [Stage("first", one, 1e-2, weights, noise=0.1), Stage("second", two, 1e-3, weights)]
+
+    def begin(self, stage: Stage) -> None:
+        self.begun.append(stage.name)
+        if stage.name == "second":
+            with torch.no_grad():
+                self.module.bias.zero_()
+
+    def batch(self, samples: Sequence[Sample], stage: Stage) -> Tensor:
+        return torch.cat([s.hidden[s.answer].float() for s in samples])
+
+    def losses(self, batch: Tensor, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
+        seen = batch[:-1] + torch.rand_like(batch[:-1]) * stage.noise
+        wanted = Wanted.of(batch[1:], self.target.head)
+        losses = row_losses(self.module(seen) * self.scale, wanted, self.target.head)
+        return [(losses, torch.ones(len(seen), dtype=torch.bool))]
+
+    def drafter(self) -> HiViSDrafter:
+        return self._drafter
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        save_file(weights, folder / "model.safetensors")
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Capture:
+    save_shard(tmp_path / "data" / "shard-00000.safetensors", toy_samples(15), Columns("text"))
+    return Capture(tmp_path / "data", Columns("text"))
+
+
+class Stopped(Exception):
+    pass
+
+
+def train(
+    out: Path, capture: Capture, resume: bool = False, stop_after: int | None = None,
+    settings: LoopSettings = SETTINGS, learner: ToyLearner | None = None,
+) -> tuple[ToyLearner, dict]:  # fmt: skip
+    learner = learner or ToyLearner()
+    seen: list[Report] = []
+
+    def report(now: Report) -> None:
+        seen.append(now)
+        if len(seen) == stop_after:
+            raise Stopped
+
+    checkpoint = Checkpoint(out, {"method": "toy"}, resume)
+    return learner, run(learner, learner.target, capture, settings, checkpoint, report)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_run_leaves_its_drafters_and_its_metrics(tmp_path: Path, capture: Capture) -> None:
+    learner, metrics = train(tmp_path / "out", capture)
+    assert learner.begun == ["first", "second"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "first", "metrics.json", "model.safetensors",
+    ]  # fmt: skip
+    assert not equal(weights(tmp_path / "out"), weights(tmp_path / "out" / "first"))
+    assert torch.equal(learner.frozen, torch.ones(2))
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"] == json.loads(
+        json.dumps(metrics["metrics"])
+    )
+    first = metrics["metrics"]["first"]
+    assert first["updates"] == 7 and set(first["accepted_length"]) == {"6/5/1", "16/5/4"}
+    # Held-out figures are of the last stage's conditions, so the stages can be compared.
+    soft = [metrics["metrics"][name]["held_out_passes"][0]["soft"] for name in ("first", "second")]
+    assert soft[1] < soft[0]
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 1, 1), (6,), (7,), (8, 2), (15,)])
+def test_a_stopped_run_ends_in_the_same_weights(
+    tmp_path: Path, capture: Capture, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
+) -> None:
+    """Saved after every update and stopped anywhere, also several times, also between stages."""
+    monkeypatch.setattr(state_module, "SAVE_SECONDS", 0.0)
+    train(tmp_path / "whole", capture)
+    for i, stop in enumerate(stops):
+        with pytest.raises(Stopped):
+            # The report comes before the save: the update that it tells of is made again.
+            train(tmp_path / "out", capture, resume=i > 0, stop_after=stop)
+    learner, metrics = train(tmp_path / "out", capture, resume=True)
+    assert equal(weights(tmp_path / "out"), weights(tmp_path / "whole"))
+    assert equal(weights(tmp_path / "out/first"), weights(tmp_path / "whole/first"))
+    ours, theirs = ((tmp_path / n / "metrics.json").read_text() for n in ("out", "whole"))
+    assert ours == theirs
+    assert not (tmp_path / "out" / state_module.STATE_FILE).exists()
+    # Once more on a finished run: nothing is left to do, and nothing changes.
+    before = weights(tmp_path / "out")
+    learner, again = train(tmp_path / "out", capture, resume=True)
+    assert learner.begun == [] and again["metrics"] == json.loads(json.dumps(metrics["metrics"]))
+    assert equal(weights(tmp_path / "out"), before)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_training_loop as t
+from hivis.training import state
+state.SAVE_SECONDS = 0.0
+capture = t.Capture(Path({data!r}), t.Columns("text"))
+t.train(Path({out!r}), capture, resume={resume}, learner=t.ToyLearner((400, 400)))
+"""
+
+
+def test_killed_at_any_moment(tmp_path: Path, capture: Capture) -> None:
+    """SIGKILL, wherever it lands: also in the middle of writing a checkpoint."""
+    out, data = str(tmp_path / "out"), str(tmp_path / "data")
+    tests = str(Path(__file__).parent)
+
+    def start(resume: bool) -> subprocess.Popen:
+        code = KILLED.format(tests=tests, data=data, out=out, resume=resume)
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+
+    for i, wait in enumerate((0.05, 0.4, 0.15)):
+        process = start(resume=i > 0)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out" / state_module.STATE_FILE).exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(resume=True).wait(timeout=120) == 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(tmp_path / "whole", capture, learner=ToyLearner((400, 400)))
+    torch.set_num_threads(threads)
+    assert equal(weights(tmp_path / "out"), weights(tmp_path / "whole"))
+
+
+def test_another_run_in_the_folder_is_refused(
+    tmp_path: Path, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "SAVE_SECONDS", 0.0)
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        train(out, capture, stop_after=3)
+    before = (out / state_module.STATE_FILE).read_bytes()
+    with pytest.raises(HivisError, match="without a training run, or --resume"):
+        train(out, capture)
+    with pytest.raises(HivisError, match=r"settings\.seed 1, got 0"):
+        train(out, capture, resume=True, settings=replace(SETTINGS, seed=1))
+    with pytest.raises(HivisError, match=r"stages\[0\]\.updates 8, got 7"):
+        train(out, capture, resume=True, learner=ToyLearner((8, 9)))
+    assert (out / state_module.STATE_FILE).read_bytes() == before
+    (out / state_module.STATE_FILE).write_bytes(before[:2000])
+    with pytest.raises(HivisError, match="wanted a training state"):
+        train(out, capture, resume=True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, capture: Capture) -> None:
+    with pytest.raises(HivisError, match="first, update 0: wanted a finite gradient, got nan"):
+        train(tmp_path, capture, learner=ToyLearner(scale=float("nan")))
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_too_few_answers(tmp_path: Path) -> None:
+    save_shard(tmp_path / "data" / "shard-00000.safetensors", toy_samples(4), Columns("text"))
+    with pytest.raises(HivisError, match="at least 5 answers.* got 4"):
+        train(tmp_path / "out", Capture(tmp_path / "data", Columns("text")))
+
+
+def test_reports_tell_losses_and_accepted_length(tmp_path: Path, capture: Capture) -> None:
+    seen: list[tuple[str, int, int, bool]] = []
+
+    def look(now: Report) -> None:
+        seen.append((now.stage, now.updates, len(now.losses), now.accepted is not None))
+
+    learner = ToyLearner()
+    checkpoint = Checkpoint(tmp_path, {}, False)
+    run(learner, learner.target, capture, SETTINGS, checkpoint, look)
+    assert [updates for _, updates, _, _ in seen] == [*range(1, 8), *range(1, 10)]
+    assert all(passes == 1 for _, _, passes, _ in seen)
+    assert not seen[1][3] and seen[2][3] and seen[6][3]
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    stage = Stage("a", 100, 2.0, LossWeights())
+    rates = [learning_rate(stage, 10, u) for u in range(100)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) < 2.0 and rates[-1] < 0.01
+    assert rates.index(max(rates)) == 9
