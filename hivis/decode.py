@@ -100,6 +100,7 @@ class Stream:
             if drafter is not None and prefilled.prompt is not None:
                 # -1 (logits with a NaN) is refused below, when it is read; any row will do here.
                 drafter.prefill(prefilled.prompt, token.clamp(min=0), capacity)
+        drafter_rows = 0 if drafter is None else drafter.rows_read
         cache = target.cache
         with clock.phase("read"):
             new = emitted.take(token.tolist())
@@ -139,7 +140,6 @@ class Stream:
             tree_sizes.append((tree.nodes, tree.max_depth))
             yield new
 
-        drafter_rows = 0 if prefilled.prompt is None else prefilled.prompt.rows
         self._result = Generation(
             tuple(emitted.tokens),
             Statistics(

@@ -16,7 +16,8 @@ class Statistics:
             accepted length + 1 is the number of tokens after the first.
         tree_sizes: N (the root included) and depth of the tree of every cycle.
         prompt_rows: rows the target prefilled.
-        drafter_rows: prompt rows the drafter read (0 without one).
+        drafter_rows: rows the drafter itself prefilled (0 without one): a picture that it
+            compresses counts with the rows that are left of it.
         first_token_ms: from the call to the first emitted token, prefill included.
         total_ms: from the call to the last token.
         phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; and

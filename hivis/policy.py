@@ -55,6 +55,9 @@ class TreePolicy:
         top_k: how many nodes a level expands, and how many children each of them gets.
         sharpness: factor on the drafter's perturbed scores before they become path scores
             (only at temperature > 0; it changes which nodes are drafted, never the output).
+        noise: whether path scores at temperature > 0 know the noise of the draws to come. Without
+            it they are those of the drafter's distribution, as in decoders whose drafter cannot
+            know the draw. This too changes what is drafted, never the output.
         governor: may end a tree earlier, which makes ``nodes`` and ``depth`` upper bounds.
         ends: tokens that end a text; nothing is expanded after them.
     """
@@ -65,6 +68,7 @@ class TreePolicy:
     sharpness: float = 1.0
     governor: Governor | None = field(default=None, repr=False)
     ends: tuple[int, ...] = field(default=(), repr=False)
+    noise: bool = True
 
     def __post_init__(self) -> None:
         for name in ("nodes", "depth", "top_k"):

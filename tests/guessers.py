@@ -37,7 +37,7 @@ class Guesser:
         assert embedding.shape == head.shape
 
     def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
-        self.prompt = prompt
+        self.prompt, self.rows_read = prompt, prompt.rows
 
     def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
         assert hidden.shape[:2] == tree.tokens.shape

@@ -23,6 +23,9 @@ class Drafter(Protocol):
 
     #: Which prompt rows the drafter reads: a HiViS drafter never sees a visual token ("text").
     rows: PromptRows
+    #: How many rows of the last prompt went through the drafter itself. A drafter that hides or
+    #: compresses pictures may be shown more.
+    rows_read: int
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Share the target's embedding and head, both ``[V, E]``; they are not copied.

@@ -70,6 +70,7 @@ class DraftVLM:
     """Drafts with a model of its own, as ``drafters/base.py`` describes a drafter."""
 
     rows: PromptRows
+    rows_read: int
 
     def __init__(self, model: DraftModel) -> None:
         self.model = model
@@ -111,6 +112,7 @@ class DraftVLM:
                 f"got {capacity} ({prompt.rows} prompt rows, new tokens and one tree)"
             )
         self._logits = self._known(self.model.prefill(prompt, token, capacity))
+        self.rows_read = prompt.rows
         batch, device = token.shape[0], token.device
         self._pair_depths = torch.arange(2, device=device).expand(batch, -1)
         # The second of two rows sees both.

@@ -9,7 +9,8 @@ for N; whether it looks at the scores to say so, which is a host read, is up to 
 
 Path scores are sums of log-probabilities. At temperature > 0 these are of the *perturbed*
 distribution: the drafter knows the very noise that the target's draw will use, so its best guess
-of that draw is the best perturbed token, and not the most probable one. top-k, top-p and min-p
+of that draw is the best perturbed token, and not the most probable one (a policy may ask for the
+latter, to see what that knowledge is worth). top-k, top-p and min-p
 are left out of the score: they would cost a pass over the vocabulary for every node, and a tree
 only decides how much is accepted, never what is emitted.
 """
@@ -40,7 +41,8 @@ class NodeScores:
 
     Attributes:
         scale: ``[B, 1, 1]`` factor on the logits, ``sharpness / T``; ``None`` when greedy.
-        noise: ``[B, depth, V]`` shared noise times sharpness, row d for children of depth-d nodes.
+        noise: ``[B, depth, V]`` shared noise times sharpness, row d for children of depth-d nodes;
+            ``None`` when greedy, or where the policy wants scores without it.
     """
 
     scale: Tensor | None
@@ -53,17 +55,21 @@ class NodeScores:
         """All noise of a cycle in one call. ``position`` ``[B]`` is where the root draws."""
         if sampling.greedy:
             return cls(None, None)
-        noise = ops.shared_noise(sampling.seed, position, policy.depth, vocab)
         # A sequence at temperature 0 among others that sample: plain logits and no noise.
         warm = sampling.temperature > 0
         scale = torch.where(warm, policy.sharpness / sampling.temperature, 1.0)
+        if not policy.noise:
+            return cls(scale[:, None, None], None)
+        noise = ops.shared_noise(sampling.seed, position, policy.depth, vocab)
         noise = noise * (warm * policy.sharpness)[:, None, None]
         return cls(scale[:, None, None], noise)
 
     def __call__(self, logits: Tensor, depth: int) -> Tensor:
         """``[B, k, V]`` logits at nodes of this depth -> fp32 log-probabilities of children."""
-        if self.scale is None or self.noise is None:
+        if self.scale is None:
             return torch.log_softmax(logits, -1, dtype=torch.float32)
+        if self.noise is None:
+            return torch.log_softmax(logits * self.scale, -1)  # the scale is fp32
         perturbed = torch.addcmul(self.noise[:, depth : depth + 1], logits, self.scale)
         return torch.log_softmax(perturbed, -1)
 

@@ -37,6 +37,7 @@ class OneLayerDrafter(ABC):
     """
 
     rows: PromptRows
+    rows_read: int
     config: LayerConfig
 
     def __init__(self, config: LayerConfig, tensors: dict[str, Tensor]) -> None:
@@ -153,6 +154,7 @@ class OneLayerDrafter(ABC):
         The layer's output is needed at the last row alone: no other row asks for attention.
         """
         batch, rows, _ = x.shape
+        self.rows_read = rows
         qkv = self._qkv(x, self._turns(positions.expand(batch, -1)))
         self._kv[:, :, :, :rows] = qkv[:, :, self._heads :].unflatten(2, (2, -1)).permute(
             2, 0, 3, 1, 4

@@ -19,7 +19,7 @@ class ConfidencePolicy:
 
     Attributes:
         threshold: least path probability worth a look, in (0, 1).
-        sizes, depth, top_k, sharpness, ahead: see :class:`hivis.policies.cost.CostPolicy`.
+        sizes, depth, top_k, sharpness, ahead, noise: see :class:`hivis.policies.cost.CostPolicy`.
     """
 
     threshold: float = 0.1
@@ -28,6 +28,7 @@ class ConfidencePolicy:
     top_k: int = 4
     sharpness: float = 1.0
     ahead: bool | None = None
+    noise: bool = True
 
     def __post_init__(self) -> None:
         check_sizes(self.sizes, self.depth, self.top_k, self.sharpness)
@@ -47,7 +48,9 @@ class ConfidencePlanner(SizedPlanner):
     """Plans for one text. Nothing is learnt but, planning ahead, how sure the last trees were."""
 
     def __init__(self, policy: ConfidencePolicy, ahead: bool, ends: tuple[int, ...]) -> None:
-        super().__init__(policy.sizes, policy.depth, policy.top_k, policy.sharpness, ahead, ends)
+        super().__init__(
+            policy.sizes, policy.depth, policy.top_k, policy.sharpness, ahead, ends, policy.noise
+        )
         self.learns = ahead
         self._least = log_probability("threshold", policy.threshold)
         #: Running means of the nodes and the depth above the threshold.

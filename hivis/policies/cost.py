@@ -44,6 +44,7 @@ class CostPolicy:
         times: known times; ``None`` measures them after the pair's first cycles.
         ahead: whether the size is chosen before the tree is grown, from earlier cycles, and not
             from the scores of the growing tree. ``None``: on any device but a CPU.
+        noise: see :class:`hivis.policy.TreePolicy`.
     """
 
     sizes: tuple[int, ...] = SIZES
@@ -52,6 +53,7 @@ class CostPolicy:
     sharpness: float = 1.0
     times: Times | None = None
     ahead: bool | None = None
+    noise: bool = True
     _kept: dict[tuple[int, int, str, tuple[int, ...]], CostPlanner] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -74,7 +76,7 @@ class CostPolicy:
         usual = TreePolicy()
         depth = min(usual.depth, self.depth)
         nodes = min(usual.nodes, 1 + candidates(depth, self.top_k))
-        return TreePolicy(nodes, depth, self.top_k, self.sharpness, ends=ends)
+        return TreePolicy(nodes, depth, self.top_k, self.sharpness, ends=ends, noise=self.noise)
 
     def planner(
         self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = ()
@@ -101,7 +103,9 @@ class CostPlanner(SizedPlanner):
     """
 
     def __init__(self, policy: CostPolicy, ahead: bool, ends: tuple[int, ...]) -> None:
-        super().__init__(policy.sizes, policy.depth, policy.top_k, policy.sharpness, ahead, ends)
+        super().__init__(
+            policy.sizes, policy.depth, policy.top_k, policy.sharpness, ahead, ends, policy.noise
+        )
         self.fallback = policy.fallback(ends)
         self.calibration = Calibration()
         self.times: Times | None = None

@@ -39,9 +39,9 @@ class SizedPlanner(Planner):
 
     def __init__(
         self, sizes: tuple[int, ...], depth: int, top_k: int, sharpness: float,
-        ahead: bool, ends: tuple[int, ...],
+        ahead: bool, ends: tuple[int, ...], noise: bool,
     ) -> None:  # fmt: skip
-        super().__init__(TreePolicy(sizes[-1], depth, top_k, sharpness, self, ends))
+        super().__init__(TreePolicy(sizes[-1], depth, top_k, sharpness, self, ends, noise))
         self.sizes, self.ahead = sizes, ahead
         self.plan: tuple[int, int] | None = None
         # How many of the sizes the pool of each depth can fill; index 0 is not a depth.
