@@ -1,4 +1,4 @@
-"""The rows of a latency run as a Markdown table: python -m bench.markdown bench/results/cpu.json"""
+"""The rows of a run as Markdown tables: python -m bench.markdown bench/results/cpu.json"""
 
 from __future__ import annotations
 
@@ -38,10 +38,87 @@ def _line(row: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
+COMPARED = (
+    "| answers | method | T | tokens/s | over plain | over HF | accepted length "
+    "| tokens per cycle | drafter prefill rows | same text |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
+)
+PART = (
+    "| answers | HiViS | T | accepted length | tokens/s | over plain |\n|---|---|---|---|---|---|\n"
+)
+COMPUTED = "| model | picture | target | {} |\n|---|---|---|{}\n"
+
+
+def compare_tables(run: dict[str, Any]) -> str:
+    """All tables of a comparison, the run's JSON document, one after another."""
+    tables = [COMPARED + "".join(_compared(row) for row in _ordered(run, run["compared"]))]
+    for labels in (run.get("parts", {}), run.get("policies", {})):
+        if labels:
+            names = {method: label for label, method in labels.items()}
+            rows = _ordered(run, list(labels.values()))
+            tables.append(PART + "".join(_part(row, names[row["method"]]) for row in rows))
+    entries = run["computed_prefill"]["rows"]
+    drafters = list(entries[0]["drafters"])
+    tables.append(
+        COMPUTED.format(" | ".join(drafters), "---|" * len(drafters))
+        + "".join(
+            f"| {entry['model']} | {entry['picture']} | {entry['target']} | "
+            + " | ".join(str(entry["drafters"][name]) for name in drafters)
+            + " |\n"
+            for entry in entries
+        )
+    )
+    return "\n".join(tables)
+
+
+def _ordered(run: dict[str, Any], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of these methods, group by group and temperature by temperature."""
+    rows = [row for row in run["rows"] if row["method"] in methods]
+    places = list(dict.fromkeys((row["group"], row["temperature"]) for row in rows))
+    return sorted(
+        rows,
+        key=lambda row: (
+            places.index((row["group"], row["temperature"])),
+            methods.index(row["method"]),
+        ),
+    )
+
+
+def _compared(row: dict[str, Any]) -> str:
+    same, rows = row["identical_prompts"], row["drafter_rows"]
+    cells = (
+        row["group"],
+        row["method"],
+        f"{row['temperature']:g}",
+        f"{row['tokens_per_s']:.0f}",
+        number(row["speedup_vs_plain"], "{:.2f}x"),
+        number(row["speedup_vs_hf"], "{:.2f}x"),
+        number(row["accepted_length"] if rows else None, "{:.2f}"),
+        number(row["tokens_per_cycle"], "{:.2f}"),
+        f"{rows:.0f} ({row['drafter_prefill_share']:.0%})" if rows else "-",
+        "-" if same is None else f"{same}/{row['prompts']}",
+    )
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def _part(row: dict[str, Any], label: str) -> str:
+    cells = (
+        row["group"],
+        label,
+        f"{row['temperature']:g}",
+        number(row["accepted_length"], "{:.2f}"),
+        f"{row['tokens_per_s']:.0f}",
+        number(row["speedup_vs_plain"], "{:.2f}x"),
+    )
+    return "| " + " | ".join(cells) + " |\n"
+
+
 def number(value: float | None, form: str) -> str:
     """A figure, or a dash where there is none."""
     return "-" if value is None else form.format(value)
 
 
 if __name__ == "__main__":
-    print(markdown_table(json.loads(Path(sys.argv[1]).read_text())["rows"]), end="")
+    document = json.loads(Path(sys.argv[1]).read_text())
+    compared = "compared" in document
+    print(compare_tables(document) if compared else markdown_table(document["rows"]), end="")

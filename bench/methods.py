@@ -18,6 +18,11 @@ from hivis.targets.base import Inputs, Target
 
 PLAIN = "hivis, plain"
 HUGGING_FACE = "HF generate"
+LOOKUP = "HF prompt lookup"
+EAGLE = "hivis + EAGLE-2"
+VISPEC = "hivis + ViSpec"
+SPEC_LLAVA = "hivis + Spec-LLaVA"
+HIVIS = "hivis + HiViS"
 
 
 @dataclass(frozen=True)
@@ -32,24 +37,40 @@ class Run:
 
 @dataclass(frozen=True)
 class Method:
-    """A row. ``run`` takes a prompt and how to sample; its first ``warm_ups`` do not count."""
+    """A row of a table.
+
+    Attributes:
+        run: takes a prompt and how to sample.
+        warm_up_cycles: texts are generated at every temperature, and do not count, until they have
+            had this many cycles; one text at least.
+        sampled_only: whether it is left out at temperature 0, where it would be another row again.
+    """
 
     name: str
     run: Callable[[Inputs, SamplingParams], Run]
-    warm_ups: int = 1
+    warm_up_cycles: int = 1
+    sampled_only: bool = False
 
 
 def hivis_method(
-    name: str, target: Target, drafter: Drafter | None, policy: Policy | None, warm_ups: int = 1
-) -> Method:
-    """hivis itself, with a drafter or plainly."""
+    name: str, target: Target, drafter: Drafter | None = None,
+    policy: Callable[[], Policy] | None = None, warm_up_cycles: int = 1, sampled_only: bool = False,
+) -> Method:  # fmt: skip
+    """hivis itself, with a drafter or plainly.
+
+    ``policy`` makes a policy. There is one for every temperature, so that what it learns at one
+    does not pass into another.
+    """
+    policies: dict[float, Policy] = {}
 
     def run(inputs: Inputs, params: SamplingParams) -> Run:
-        made = generate(target, inputs, params, drafter, policy)
+        if policy is not None and params.temperature not in policies:
+            policies[params.temperature] = policy()
+        made = generate(target, inputs, params, drafter, policies.get(params.temperature))
         times = made.statistics
         return Run(made.tokens, times.first_token_ms, times.total_ms, made)
 
-    return Method(name, run, warm_ups)
+    return Method(name, run, warm_up_cycles, sampled_only)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.report import PHASES, Row
+from bench.rows import PHASES, Row
 
 
 def title_of(run: dict[str, Any]) -> str:
@@ -17,8 +17,9 @@ def title_of(run: dict[str, Any]) -> str:
     return f"{run['device']}, {run['settings']['dtype']}, commit {run['commit']}"
 
 
-def draw(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw(run: dict[str, Any], path: Path) -> None:
     """Left: speed-up over plain decoding. Right: milliseconds per token, by phase."""
+    rows: Sequence[Row] = run["rows"]
     import matplotlib
 
     matplotlib.use("Agg")
@@ -62,7 +63,7 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> None:
     right.legend(loc="lower right", frameon=False, fontsize=9)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title_of(run), fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -74,7 +75,7 @@ def main() -> None:
 
     source, picture = Path(sys.argv[1]), Path(sys.argv[2])
     run = json.loads(source.read_text())
-    draw(run["rows"], picture, title_of(run))
+    draw(run, picture)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""Models and drafters of a latency run, as the methods that are measured."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from bench.methods import (
+    EAGLE,
+    HIVIS,
+    HUGGING_FACE,
+    LOOKUP,
+    PLAIN,
+    SPEC_LLAVA,
+    VISPEC,
+    Method,
+    hivis_method,
+    hugging_face_method,
+)
+from bench.options import DTYPES, make_policy
+from hivis.draft_models import load_draft_vlm
+from hivis.drafters.base import Drafter
+from hivis.drafters.load import load_drafter
+from hivis.drafters.vispec import ViSpecDrafter
+from hivis.errors import HivisError
+from hivis.policies.cost import ROUNDS, SPACING, CostPolicy
+from hivis.policy import Policy
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.load import PromptProcessor, load_model, load_target
+from hivis.tiny import paths
+
+
+@dataclass
+class Loaded:
+    """What a run needs. ``notes`` says what was left out, and why."""
+
+    target: HuggingFaceTarget
+    processor: PromptProcessor
+    methods: list[Method] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def load_methods(options: argparse.Namespace) -> Loaded:
+    """Load everything once. The Hugging Face rows get a model object of their own."""
+    dtype = DTYPES[options.dtype]
+    path = options.model or paths.TARGET
+    target, processor = load_target(path, dtype, options.device)
+    loaded = Loaded(target, processor)
+    if not options.no_hf:
+        model = load_model(path, dtype, options.device)
+        loaded.methods += [
+            hugging_face_method(HUGGING_FACE, model),
+            hugging_face_method(
+                LOOKUP,
+                model,
+                prompt_lookup_num_tokens=5,
+                # The rows of the picture repeat too; looked up, they would be drafted.
+                suppress_tokens=[model.config.image_token_id],
+            ),
+        ]
+    loaded.methods.append(hivis_method(PLAIN, target))
+    for name, given, default, load in _drafters(options, target, processor):
+        folder: str | Path | None = given
+        if given is None and options.model is None:
+            folder = default
+            if not default.is_dir():
+                loaded.notes.append(f"{name} is left out: there is no {default.name} drafter")
+                continue
+        if folder is not None:
+            loaded.methods.append(drafted_method(name, target, load(folder), options))
+    return loaded
+
+
+def _drafters(
+    options: argparse.Namespace, target: HuggingFaceTarget, processor: PromptProcessor
+) -> list[tuple[str, str | None, Path, Callable[[str | Path], Drafter]]]:
+    """Name, the folder that was given, that of the embedded model, and how it is loaded."""
+    draft_vlm = partial(load_draft_vlm, target=target, processor=processor)
+    eagle = (EAGLE, options.eagle, paths.EAGLE, load_drafter)
+    hivis = (HIVIS, options.drafter, paths.HIVIS, load_drafter)
+    if not options.compare:
+        return [eagle, hivis]
+    return [
+        eagle,
+        (VISPEC, options.vispec, paths.VISPEC, _load_vispec),
+        (SPEC_LLAVA, options.draft_vlm, paths.DRAFT_VLM, draft_vlm),
+        hivis,
+    ]
+
+
+def _load_vispec(folder: str | Path) -> Drafter:
+    drafter = load_drafter(folder)
+    if not isinstance(drafter, ViSpecDrafter):
+        raise HivisError(f"--vispec {folder}: wanted a ViSpec drafter, got another kind")
+    return drafter
+
+
+def drafted_method(
+    name: str, target: HuggingFaceTarget, drafter: Drafter, options: argparse.Namespace,
+    policy: Callable[[], Policy] | None = None, sampled_only: bool = False,
+) -> Method:  # fmt: skip
+    """hivis with a drafter, by default with the policy that ``options`` name."""
+    drafter.bind(target.embedding, target.head)
+    policy = policy or partial(make_policy, options)
+    # A cost model measures its times in its first cycles: not while it is timed itself.
+    measures = isinstance(policy(), CostPolicy) and not options.quick
+    cycles = SPACING * ROUNDS + 1 if measures else 1
+    return hivis_method(name, target, drafter, policy, cycles, sampled_only)

@@ -1,0 +1,176 @@
+"""How many prompt rows each drafter reads, computed from picture sizes: nothing here is measured.
+
+    python -m bench.prefill [text rows of the prompt]
+
+The target prefills all rows. HiViS (arXiv 2509.23928, section 3) reads its text rows; ViSpec (arXiv
+2509.15235, section 3) these and one row a picture; EAGLE-2 and a draft VLM with as many rows a
+picture as the target read all of them. Visual rows by model:
+
+- LLaVA-1.5: every picture becomes 336 x 336 pixels in patches of 14, so 24 x 24 rows.
+- LLaVA-NeXT: the picture, scaled to 336 x 336, and beside it the picture in tiles of that size, in
+  the grid that keeps most of its pixels. Of the grid's patches those in the padding go, and every
+  line of the rest ends with a row of its own.
+- Qwen2.5-VL: both sides rounded to multiples of 28, one row for 28 x 28 pixels, between the bounds
+  on pixels that its checkpoints come with.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from hivis.errors import HivisError, run_cli
+
+#: Text rows of the prompt, chat template included: a system prompt and a question of two lines.
+QUESTION = 64
+#: Pictures as (width, height): a tile, a photo as in COCO, a square, a panorama.
+PICTURES = ((336, 336), (640, 480), (672, 672), (1000, 300), (1024, 1024))
+
+TILE, PATCH = 336, 14
+#: LLaVA-NeXT's grids of tiles, as (columns, rows).
+GRIDS = ((2, 1), (1, 2), (2, 2), (1, 3), (3, 1))
+CELL = 28
+QWEN_PIXELS = (4 * CELL**2, 16384 * CELL**2)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Rows of one prompt: what the target prefills, and what each drafter reads of it."""
+
+    text: int
+    visual: int
+    pictures: int = 1
+
+    @property
+    def target(self) -> int:
+        return self.text + self.visual
+
+    def rows(self) -> dict[str, int]:
+        """By drafter."""
+        return {
+            "HiViS": self.text,
+            "ViSpec": self.text + self.pictures,
+            "EAGLE-2, draft VLM": self.target,
+        }
+
+
+def llava(width: int, height: int) -> int:
+    """Visual rows of LLaVA-1.5, whatever the picture's size."""
+    _check(width, height)
+    return (TILE // PATCH) ** 2
+
+
+def llava_next(width: int, height: int) -> int:
+    """Visual rows of LLaVA-NeXT (LLaVA-1.6)."""
+    _check(width, height)
+    side = TILE // PATCH
+    columns, lines = (side * tiles for tiles in _grid(width, height))
+    # The picture fills the grid in one direction; in the other it is padded on both sides alike.
+    if width * lines > columns * height:
+        lines -= (lines - _floor(height * columns / width)) // 2 * 2
+    else:
+        columns -= (columns - _floor(width * lines / height)) // 2 * 2
+    return side**2 + lines * (columns + 1)
+
+
+def _grid(width: int, height: int) -> tuple[int, int]:
+    """The grid that shows most of the picture's own pixels, and of these the smallest."""
+
+    def value(grid: tuple[int, int]) -> tuple[int, int]:
+        across, down = grid[0] * TILE, grid[1] * TILE
+        scale = min(across / width, down / height)
+        shown = min(int(width * scale) * int(height * scale), width * height)
+        return shown, -across * down
+
+    return max(GRIDS, key=value)
+
+
+def _floor(value: float) -> int:
+    return int(round(value, 7))
+
+
+def qwen(width: int, height: int) -> int:
+    """Visual rows of Qwen2.5-VL."""
+    _check(width, height)
+    least, most = QWEN_PIXELS
+    across, down = (round(side / CELL) for side in (width, height))
+    pixels = across * down * CELL**2
+    if pixels > most:
+        shrink = math.sqrt(width * height / most)
+        across, down = (max(1, math.floor(side / shrink / CELL)) for side in (width, height))
+    elif pixels < least:
+        grow = math.sqrt(least / (width * height))
+        across, down = (math.ceil(side * grow / CELL) for side in (width, height))
+    return across * down
+
+
+def _check(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise HivisError(f"picture: wanted some pixels, got {width}x{height}")
+
+
+MODELS: dict[str, Callable[[int, int], int]] = {
+    "LLaVA-1.5": llava,
+    "LLaVA-NeXT": llava_next,
+    "Qwen2.5-VL": qwen,
+}
+
+
+def prefill_rows(question: int = QUESTION) -> list[dict[str, Any]]:
+    """One entry for every model and picture: rows of the target and of each drafter."""
+    if question < 1:
+        raise HivisError(f"question: wanted at least one text row, got {question}")
+    found = []
+    for model, visual in MODELS.items():
+        for width, height in PICTURES:
+            prompt = Prefill(question, visual(width, height))
+            found.append({
+                "model": model,
+                "picture": f"{width} x {height}",
+                "visual": prompt.visual,
+                "target": prompt.target,
+                "drafters": prompt.rows(),
+            })  # fmt: skip
+    return found
+
+
+def title(question: int) -> str:
+    return f"Rows read of a prompt of one picture and {question} text rows (computed)"
+
+
+def print_prefill(question: int, console: Console) -> None:
+    """The table of :func:`prefill_rows`."""
+    entries = prefill_rows(question)
+    table = Table(
+        title=title(question), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for name in ("model", "picture"):
+        table.add_column(name, no_wrap=True)
+    for name in ("target", *entries[0]["drafters"]):
+        table.add_column(name, justify="right")
+    for i, entry in enumerate(entries):
+        target = entry["target"]
+        cells = [f"{rows} ({rows / target:.0%})" for rows in entry["drafters"].values()]
+        last = i + 1 < len(entries) and entries[i + 1]["model"] != entry["model"]
+        table.add_row(
+            entry["model"], entry["picture"], str(target), *cells, end_section=last
+        )  # fmt: skip
+    console.print(table)
+
+
+def main() -> None:
+    given = sys.argv[1] if len(sys.argv) > 1 else str(QUESTION)
+    if not given.isdecimal():
+        raise HivisError(f"text rows: wanted a whole number, got {given}")
+    print_prefill(int(given), Console())
+
+
+if __name__ == "__main__":
+    run_cli(main)
