@@ -25,7 +25,7 @@ from hivis.drafters.base import PromptRows
 from hivis.drafters.growth import Grower, NodeScores
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
-from hivis.policy import MAX_NODES, TreePolicy
+from hivis.policy import TreePolicy
 from hivis.sampling import SamplingState
 from hivis.tree import DraftTree, pack_bits
 
@@ -182,18 +182,9 @@ class DraftVLM:
         return logits[..., : self._vocab]
 
     def _grower_for(self, policy: TreePolicy, batch: int) -> Grower:
-        grower = self._grower
-        if grower is None or grower.policy != policy or grower.batch != batch:
-            if policy.top_k > self._vocab:
-                raise HivisError(
-                    f"top_k of the tree: wanted at most the vocabulary, {self._vocab}, "
-                    f"got {policy.top_k}"
-                )
-            if (policy.depth - 1) * policy.top_k > MAX_NODES:
-                raise HivisError(
-                    f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, "
-                    f"got {(policy.depth - 1) * policy.top_k}"
-                )
-            grower = self._grower = Grower(policy, batch, self.model.device)
-            self._levels = torch.arange(policy.depth - 1, device=self.model.device)
+        device = self.model.device
+        grower = Grower.renewed(self._grower, policy, batch, self._vocab, device)
+        if grower is not self._grower:
+            self._grower = grower
+            self._levels = torch.arange(policy.depth - 1, device=device)
         return grower

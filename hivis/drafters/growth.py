@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.policy import TreePolicy
+from hivis.errors import HivisError
+from hivis.policy import MAX_NODES, TreePolicy
 from hivis.sampling import SamplingState
 from hivis.tree import WORD_BITS, DraftTree
 
@@ -108,6 +109,30 @@ class Grower:
         self._row_bits = [
             rows[level * k : (level + 1) * k].repeat(batch, 1, 1) for level in range(depth - 1)
         ]
+
+    @classmethod
+    def renewed(
+        cls, grower: Grower | None, policy: TreePolicy, batch: int, vocab: int,
+        device: torch.device,
+    ) -> Grower:  # fmt: skip
+        """``grower`` as it is if it was made for this policy and batch, else a new one.
+
+        Raises:
+            HivisError: there are not ``vocab`` tokens to choose a level from, or more expanded
+                nodes than tree attention takes.
+        """
+        if grower is not None and grower.policy == policy and grower.batch == batch:
+            return grower
+        if policy.top_k > vocab:
+            raise HivisError(
+                f"top_k of the tree: wanted at most the vocabulary, {vocab}, got {policy.top_k}"
+            )
+        expanded = (policy.depth - 1) * policy.top_k
+        if expanded > MAX_NODES:
+            raise HivisError(
+                f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, got {expanded}"
+            )
+        return cls(policy, batch, device)
 
     def __call__(
         self, token: Tensor, logits: Tensor, output: Tensor, scores: NodeScores, step: Step

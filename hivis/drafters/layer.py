@@ -22,7 +22,7 @@ from hivis.drafters.config import LayerConfig
 from hivis.drafters.growth import Grower, NodeScores
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
-from hivis.policy import MAX_NODES, TreePolicy
+from hivis.policy import TreePolicy
 from hivis.sampling import SamplingState
 from hivis.tree import WORD_BITS, DraftTree
 
@@ -225,20 +225,11 @@ class OneLayerDrafter(ABC):
             self._still[1] = 0
 
     def _grower_for(self, policy: TreePolicy, batch: int) -> Grower:
-        grower = self._grower
-        if grower is None or grower.policy != policy or grower.batch != batch:
-            if policy.top_k > self.config.vocab_size:
-                raise HivisError(
-                    f"top_k of the tree: wanted at most the vocabulary, {self.config.vocab_size}, "
-                    f"got {policy.top_k}"
-                )
-            if (policy.depth - 1) * policy.top_k > MAX_NODES:
-                raise HivisError(
-                    f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, "
-                    f"got {(policy.depth - 1) * policy.top_k}"
-                )
-            grower = self._grower = Grower(policy, batch, self._head.device)
-            self._levels = torch.arange(max(policy.depth - 1, 1), device=self._head.device)
+        device = self._head.device
+        grower = Grower.renewed(self._grower, policy, batch, self.config.vocab_size, device)
+        if grower is not self._grower:
+            self._grower = grower
+            self._levels = torch.arange(max(policy.depth - 1, 1), device=device)
         return grower
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ def check_sizes(sizes: Sequence[int], depth: int, top_k: int, sharpness: float) 
         raise HivisError(f"sizes: wanted them to increase, got {sizes}")
 
 
-class SizedPlanner(Planner):
+class SizedPlanner(Planner, ABC):
     """Trees of one of ``sizes`` and any depth up to ``depth``.
 
     It governs its own trees in one of two ways. Where the host may look at scores while a tree
@@ -68,13 +69,13 @@ class SizedPlanner(Planner):
             return self.plan[0]
         return self.pick(depth, ranked.tolist())
 
+    @abstractmethod
     def go_on(self, level: int, best: list[list[float]]) -> bool:
         """Whether level + 1 is worth drafting; ``best`` as in :meth:`deeper`, ``[B][K]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pick(self, depth: int, ranked: list[list[float]]) -> int:
         """One of ``fit(depth)``; ``ranked`` as in :meth:`keep`, ``[B][nodes - 1]``."""
-        raise NotImplementedError
 
 
 def looks_ahead(given: bool | None, device: torch.device) -> bool:
