@@ -129,7 +129,6 @@ def total(learner: DraftLearner, samples: list[Sample]) -> Tensor:
 
 def train(learner: DraftLearner, samples: list[Sample]) -> list[float]:
     (stage,) = learner.stages()
-    learner.begin(stage)
     learner.module.train()
     optimizer = torch.optim.AdamW(learner.module.parameters(), lr=stage.lr)
     history = []

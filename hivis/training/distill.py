@@ -93,9 +93,6 @@ class DraftLearner:
     def stages(self) -> Sequence[Stage]:
         return (self._stage,)
 
-    def begin(self, stage: Stage) -> None:
-        """Nothing to prepare: training goes on from the weights that are there."""
-
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Batch:
         """``samples`` as tensors; of a language model, or without pictures, their text rows.
 

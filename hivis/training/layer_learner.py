@@ -100,9 +100,6 @@ class LayerLearner:
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback),
         )
 
-    def begin(self, stage: Stage) -> None:
-        """Nothing: a stage goes on from what the one before left."""
-
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Batch:
         return collate(samples, [hivis_reading(s, self.config) for s in samples], self.target)
 

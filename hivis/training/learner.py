@@ -52,10 +52,6 @@ class Learner(Protocol):
         """What to run, in order."""
         ...
 
-    def begin(self, stage: Stage) -> None:
-        """Called once before a stage's first update, not when a stage is resumed."""
-        ...
-
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Any:
         """Samples as padded tensors on the learner's device."""
         ...

@@ -122,8 +122,6 @@ def _run_stage(
     unseen: Sequence[Sample], stage: Stage, settings: LoopSettings, checkpoint: Checkpoint,
     progress: Progress, report: Callable[[Report], None],
 ) -> None:  # fmt: skip
-    if progress.update == 0:
-        learner.begin(stage)
     parameters = [p for p in learner.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.95), weight_decay=0.01)
     if progress.optimizer is not None:

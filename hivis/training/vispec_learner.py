@@ -117,9 +117,6 @@ class ViSpecLearner:
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback, s.noise),
         )
 
-    def begin(self, stage: Stage) -> None:
-        """Nothing: a stage goes on from what the one before left."""
-
     def batch(self, samples: Sequence[Sample], stage: Stage) -> ViSpecBatch:
         if not stage.pictures:
             return ViSpecBatch(
