@@ -69,7 +69,7 @@ tiny: venv
 DATA := --target $(RUN)/target --data $(RUN)/answers
 drafters: venv
 	$(BIN)/python -m hivis.tiny.conversations --count $(ANSWERS) --out $(RUN)/questions
-	$(BIN)/python -m hivis capture --method hivis vispec eagle draft-vlm --max-new-tokens 160 \
+	$(BIN)/python -m hivis capture --method hivis vispec eagle draft-vlm --max-new-tokens 160 --answer-batch 32 \
 	  --target $(RUN)/target --data $(RUN)/questions/conversations.jsonl --out $(RUN)/answers
 	$(BIN)/python -m hivis.tiny.draft --target $(RUN)/target --out $(RUN)/draft
 	$(TRAIN) --method hivis $(DATA) --out $(RUN)/hivis

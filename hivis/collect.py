@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from rich.console import Console
 
+from hivis.options import CollectOptions
 from hivis.targets.base import Inputs
+from hivis.targets.draft_model import load_draft_model
+from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.load import PromptProcessor, family_of, load_model
 from hivis.training.answers import Answerer
 from hivis.training.capture import CaptureSettings, Report, write_capture
@@ -25,25 +27,7 @@ COLUMNS = {
     "draft-vlm": Columns("text", seen=True),
 }
 #: Prompts in a file, or nearly: a whole number of batches.
-SHARD = 512
-
-
-@dataclass(frozen=True)
-class CollectOptions:
-    """What the command line chooses; see ``python -m hivis capture --help``."""
-
-    target: str
-    data: Path
-    out: Path
-    images: Path | None = None
-    count: int | None = None
-    turns: int = 1
-    sampled: float = 0.5
-    max_new_tokens: int = 512
-    answer_batch: int = 16
-    dtype: str = "bfloat16"
-    device: str = "cpu"
-    seed: int = 0
+SHARD = 128
 
 
 def columns_of(methods: Iterable[str]) -> Columns:
@@ -68,19 +52,15 @@ def collect(options: CollectOptions, columns: Columns) -> Report:
         options.data, options.images, turns=options.turns, count=options.count, left_out=left_out
     )
     prompts = asked(conversations, options.turns)
-    model = load_model(options.target, getattr(torch, options.dtype), options.device)
-    processor = PromptProcessor.load(options.target, model)
-
-    def prepare(prompt: Conversation) -> Inputs:
-        return processor.conversation(prompt.turns, prompt.pictures)
-
+    answerer = load_answerer(options)
     settings = CaptureSettings(
         columns=columns, sampled=options.sampled, max_new_tokens=options.max_new_tokens,
         batch=options.answer_batch, seed=options.seed,
         shard=-(-SHARD // options.answer_batch) * options.answer_batch,
     )  # fmt: skip
     sources = {"data": fingerprint(options.data), "target": fingerprint(options.target)}
-    answerer = Answerer(model, family_of(model.config.model_type), prepare)
+    if answerer.look is not None and options.draft is not None:
+        sources["look"] = fingerprint(options.draft)
     report = write_capture(options.out, answerer, prompts, settings, sources)
     console = Console()
     console.print(f"{report.samples} answers in {options.out}")
@@ -90,3 +70,21 @@ def collect(options: CollectOptions, columns: Columns) -> Report:
         first = report.skipped[0]
         console.print(f"{len(report.skipped)} prompts skipped, the first: {first.why}")
     return report
+
+
+def load_answerer(options: CollectOptions) -> Answerer[Conversation]:
+    """The target; pictures are seen by the draft model's own vision tower, if it has one."""
+    model = load_model(options.target, getattr(torch, options.dtype), options.device)
+    family = family_of(model.config.model_type)
+    processor = PromptProcessor.load(options.target, model)
+
+    def prepare(prompt: Conversation) -> Inputs:
+        return processor.conversation(prompt.turns, prompt.pictures)
+
+    look = None
+    if options.draft is not None:
+        target = HuggingFaceTarget(model, family)
+        draft = load_draft_model(options.draft, target, processor)
+        if draft.rows == "all" and not draft.shares_vision:
+            look = partial(draft.family.look, draft.model)
+    return Answerer(model, family, prepare, lambda prompt: prompt.number, look)

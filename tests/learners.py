@@ -50,6 +50,7 @@ def make_sample(layout: list[int], answer: int = 8, seed: int = 0) -> Sample:
         answer=torch.arange(rows) >= len(layout),
         spans=torch.tensor(spans, dtype=torch.int64).view(-1, 2),
         greedy=True,
+        conversation=0,
         kept=torch.ones(rows, dtype=torch.bool),
         hidden=torch.randn(rows, HIDDEN, generator=make),
         pictures=torch.randn(int(visual.sum()), HIDDEN, generator=make) if spans else None,

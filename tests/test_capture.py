@@ -21,7 +21,14 @@ from hivis.errors import HivisError
 from hivis.targets.base import Inputs
 from hivis.targets.llava import Llava
 from hivis.training.answers import Answerer
-from hivis.training.capture import CaptureSettings, Report, capture, write_capture
+from hivis.training.capture import (
+    REPORT_FILE,
+    CaptureSettings,
+    Report,
+    capture,
+    check_finished,
+    write_capture,
+)
 from hivis.training.capture_settings import SETTINGS_FILE, fingerprint
 from hivis.training.samples import Capture, Columns, Sample, shard_header
 
@@ -37,7 +44,7 @@ def prompt(seed: int) -> Inputs:
 
 
 def answerer(prepare: Callable[[int], Inputs] = prompt, **more: Any) -> Answerer[int]:
-    return Answerer(random_llava(), Llava(), prepare, **more)
+    return Answerer(random_llava(), Llava(), prepare, lambda seed: seed // 2, **more)
 
 
 def settings(columns: Columns = ALL, **changes: Any) -> CaptureSettings:
@@ -220,18 +227,39 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_capture_can_be_read(through: Path) -> None:
-    assert sorted(files(through)) == [SETTINGS_FILE] + [
-        f"shard-0000{i}.safetensors" for i in (0, 1, 2)
-    ]
+    shards = [f"shard-0000{i}.safetensors" for i in (0, 1, 2)]
+    assert sorted(files(through)) == [SETTINGS_FILE, REPORT_FILE, *shards]
     read = Capture(through, ALL)
     assert len(read) == 11
     for seed, sample in enumerate(read):
         assert torch.equal(sample.tokens[: sample.prompt_rows], prompt(seed).tokens[0])
+    assert read.conversations == [seed // 2 for seed in PROMPTS]
     assert shard_header(read.paths[2])["note"] == {"start": 8, "next": 11, "skipped": []}
 
 
 class Crash(Exception):
     pass
+
+
+def test_what_training_wants_of_a_capture(through: Path, tmp_path: Path) -> None:
+    check_finished(through, {"target": "t"})
+    with pytest.raises(HivisError, match="wanted it made with the target other, got t"):
+        check_finished(through, {"target": "other"})
+    with pytest.raises(HivisError, match="made with the look own, got None"):
+        check_finished(through, {"target": "t", "look": "own"})
+
+    def prepare(seed: int) -> Inputs:
+        if seed == 9:
+            raise Crash
+        return prompt(seed)
+
+    with pytest.raises(Crash):
+        run(tmp_path, prepare=prepare)
+    with pytest.raises(HivisError, match="wanted the answers to all 11 prompts, got those to 8"):
+        check_finished(tmp_path, {"target": "t"})
+    (tmp_path / SETTINGS_FILE).write_text("[]")
+    with pytest.raises(HivisError, match="wanted the settings of a capture"):
+        check_finished(tmp_path, {"target": "t"})
 
 
 @pytest.mark.parametrize("at", [0, 1, 3, 4, 5, 8, 10])

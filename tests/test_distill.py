@@ -79,8 +79,8 @@ def answered(target: Any, seed: int, pictures: int, text: int = 9, temperature: 
     starts = visual.nonzero().flatten()[::16]
     return Sample(
         tokens=tokens[0], visual=visual, answer=torch.arange(tokens.shape[1]) >= inputs.length,
-        spans=torch.stack([starts, starts + 16], 1), greedy=True, kept=~visual,
-        hidden=hidden[~visual], seen=seen,
+        spans=torch.stack([starts, starts + 16], 1), greedy=True, conversation=seed,
+        kept=~visual, hidden=hidden[~visual], seen=seen,
     )  # fmt: skip
 
 
@@ -390,10 +390,33 @@ def test_no_table_of_missing_weights(target, tables, tmp_path, caplog):
     assert "MISSING" not in caplog.text
 
 
-def test_a_draft_vlm_with_eyes_of_its_own_is_refused(target, tmp_path):
-    small_llava().save_pretrained(tmp_path)
-    with pytest.raises(HivisError, match="wanted the target's vision tower or none"):
-        load_trainable_draft(tmp_path, target)
+def test_a_draft_vlm_with_eyes_of_its_own_keeps_them_as_they_are(target, tables, tmp_path):
+    """It learns from what they saw, drafts with it on the way, and sees with them afterwards."""
+    small_llava().save_pretrained(tmp_path / "whole")
+    draft = load_trainable_draft(tmp_path / "whole", target)
+    assert draft.own_tower and draft.rows == "all"
+    tower = {n: w.clone() for n, w in draft.model.model.vision_tower.state_dict().items()}
+    learner = DraftLearner(draft, tables, updates=20)
+    samples = [answered(target, seed, 1) for seed in range(4)]
+    own = [
+        replace(s, seen=draft.family.look(draft.model, random_inputs(seed, text=9).features))
+        for seed, s in enumerate(samples)
+    ]
+    assert not torch.equal(own[0].seen, samples[0].seen)
+    history = train(learner, own)
+    assert history[-1] < 0.9 * history[0]
+    for name, weight in draft.model.model.vision_tower.state_dict().items():
+        assert torch.equal(weight, tower[name]), name
+    learner.save(tmp_path / "out")
+    loaded = load_draft_vlm(tmp_path / "out", target)
+    assert not loaded.model.shares_vision
+    inputs = random_inputs(0, text=9)
+    prompt = target.prefill(inputs, "all", 60).prompt
+    token = torch.tensor([5])
+    seen = replace(prompt, seen=own[0].seen)
+    assert torch.allclose(
+        loaded.model.prefill(prompt, token, 60), draft.prefill(seen, token, 60), atol=1e-5
+    )
 
 
 def test_the_targets_weights_in_a_draft_models_own_tower_are_left_out(target, tmp_path):

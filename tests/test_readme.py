@@ -6,7 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from bench.markdown import markdown_table
+from bench.markdown import compare_tables, markdown_table
+from hivis.tiny import paths
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,6 +33,16 @@ def test_the_commands_exist():
 def test_the_files_it_names_exist():
     for path in re.findall(r"`((?:docs|bench|hivis|csrc|tests)/[\w./-]*)`", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_comparison_is_that_of_the_committed_run():
+    document = json.loads((ROOT / "bench" / "results" / "compare.json").read_text())
+    page = (ROOT / "docs" / "comparison.md").read_text()
+    for table in compare_tables(document).strip().split("\n\n"):
+        assert table in page
+    assert document["commit"] in page
+    shipped = {"hivis", "vispec", "eagle", "draft_vlm"}
+    assert {path.name for path in paths.WEIGHTS.iterdir() if path.is_dir()} == shipped | {"target"}
 
 
 def test_the_table_is_that_of_the_committed_run():

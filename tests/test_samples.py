@@ -107,6 +107,15 @@ def test_an_epoch_holds_every_sample_once(lengths: list[int], size: int, seed: i
 
 
 def test_held_out_samples_are_not_trained_on() -> None:
-    training, held_out = split(21, 4, 0)
-    assert sorted(training + held_out) == list(range(21)) and len(held_out) == 4
-    assert len(split(21, 100, 0)[1]) == 4 and split(21, 4, 1) != (training, held_out)
+    single = list(range(21))
+    training, held_out = split(single, 4, 0)
+    assert sorted(training + held_out) == single and len(held_out) == 4
+    assert len(split(single, 100, 0)[1]) == 4 and split(single, 4, 1) != (training, held_out)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=100), st.integers(1, 30), st.integers())
+def test_conversations_are_held_out_whole(of: list[int], count: int, seed: int) -> None:
+    training, held_out = split(of, count, seed)
+    assert sorted(training + held_out) == list(range(len(of)))
+    assert not {of[i] for i in training} & {of[i] for i in held_out}
+    assert len(held_out) <= min(count, len(of) // 5)

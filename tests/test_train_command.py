@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from hivis.decode import generate
 from hivis.draft_models import load_draft_vlm
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
+from hivis.options import CollectOptions
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.load import load_target
@@ -27,10 +29,11 @@ from hivis.tiny import paths
 from hivis.tiny.conversations import write_conversations
 from hivis.tiny.draft import write_draft
 from hivis.training import state
+from hivis.training.capture_settings import fingerprint
 from hivis.training.samples import Capture, Columns
 
 METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
-ANSWERS = ["--max-new-tokens", "8", "--answer-batch", "4", "--dtype", "float32", "--device", "cpu"]
+ANSWERS = ["--max-new-tokens", "8", "--answer-batch", "4", "--dtype", "float32"]
 TRAINING = ["--updates", "5", "--batch", "4", "--held-out", "2"]
 
 
@@ -48,7 +51,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(method: str, data: Path, out: Path, *more: str) -> list[str]:
     draft = ["--draft", str(data.parent / "draft")] if method == "draft-vlm" else []
     given = ["--target", str(paths.TARGET), "--data", str(data), "--out", str(out)]
-    return ["train", "--method", method, *given, *draft, *ANSWERS, *TRAINING, *more]
+    answers = [] if data.is_dir() else ANSWERS
+    return ["train", "--method", method, *given, *draft, *answers, *TRAINING, *more]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -61,6 +65,7 @@ def test_from_conversations_to_a_drafter(
     metrics = json.loads((out / "metrics.json").read_text())
     assert sum(stage["updates"] for stage in metrics["metrics"].values()) == 5
     assert metrics["recipe"]["method"] == method and metrics["held_out"] == 2
+    assert metrics["recipe"]["sources"] == {"target": fingerprint(paths.TARGET)}
     target, processor = load_target(paths.TARGET)
     drafter = load_draft_vlm(out, target, processor) if method == "draft-vlm" else load_drafter(out)
     inputs = processor("What does the sign say?", [paths.EVAL / "scene00.png"])
@@ -128,31 +133,52 @@ def test_bad_input_is_said_before_anything_is_written(work: Path, tmp_path: Path
     out = tmp_path / "out"
     good = arguments("hivis", work / "answers", out)
 
-    def refused(message: str, *changed: str, without: str | None = None) -> None:
-        given = list(good)
-        if without is not None:
-            at = given.index(without)
-            del given[at : at + 2]
+    def refused(message: str, *changed: str) -> None:
         with pytest.raises(HivisError, match=message):
-            main([*given, *changed])
+            main([*good, *changed])
         assert not out.exists()
+
+    def told(message: str, *changed: str) -> None:
+        with pytest.raises(HivisError, match=message):
+            main([*good, *changed])
+        assert not any(out.iterdir())
 
     refused("--updates: wanted at least 1, got 0", "--updates", "0")
     refused("--count: wanted at least 1", "--count", "-3")
     refused("--sampled: wanted a share of 0 to 1, got 1.5", "--sampled", "1.5")
-    refused("--lr: wanted at least 0, got nan", "--lr", "nan")
+    refused("--lr: wanted a positive number, got nan", "--lr", "nan")
+    refused("--lr: wanted a positive number, got 0", "--lr", "0")
+    refused("--noise: wanted at least 0, got inf", "--noise", "inf")
+    refused("--seed: wanted 0 to", "--seed", str(10**20))
+    refused("--device: wanted one that torch can use, got gpu", "--device", "gpu")
+    refused("--device: wanted one that torch can use, got meta", "--device", "meta")
     refused("--draft: wanted none with hivis", "--draft", "x")
-    refused("--draft: wanted a folder, got None", "--method", "draft-vlm")
+    refused("--draft: wanted a model, got None", "--method", "draft-vlm")
+    refused(
+        "--residual-rows: wanted none with vispec", "--method", "vispec", "--residual-rows", "1"
+    )
+    draft = ["--method", "draft-vlm", "--draft", str(work / "draft")]
+    refused("--noise: wanted none with draft-vlm, got 0.1", *draft, "--noise", "0.1")
+    refused("--turns: wanted none with answers that are captured already, got 2", "--turns", "2")
     refused("--data: wanted a file or a folder of answers", "--data", str(tmp_path / "none"))
-    refused("wanted shard-\\*.safetensors", "--data", str(tmp_path))
-    refused("target ./nowhere: wanted a folder or a hub name", "--target", "./nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    told("wanted the settings of a capture", "--data", str(empty))
+    told("model ./nowhere: wanted a folder or a hub name", "--target", "./nowhere")
+    told("model ./nodraft: wanted a folder or a hub", *draft[:3], "./nodraft")
     text_only = tmp_path / "text"
     main([
         "capture", "--method", "hivis", "--target", str(paths.TARGET), *ANSWERS, "--count", "6",
         "--data", str(work / "conversations.jsonl"), "--out", str(text_only),
     ])  # fmt: skip
     assert len(Capture(text_only, Columns("text"))) == 6
-    refused("wanted a capture of", "--method", "eagle", "--data", str(text_only))
+    told("wanted a capture of", "--method", "eagle", "--data", str(text_only))
+    other = tmp_path / "other"
+    shutil.copytree(paths.TARGET, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    told("wanted it made with the target", "--target", str(other))
+    (text_only / "report.json").unlink()
+    told("the same capture command goes on", "--data", str(text_only))
 
 
 def test_a_used_folder_is_not_overwritten(work: Path, tmp_path: Path) -> None:
@@ -161,7 +187,102 @@ def test_a_used_folder_is_not_overwritten(work: Path, tmp_path: Path) -> None:
     before = (out / "model.safetensors").read_bytes()
     with pytest.raises(HivisError, match="--out .* or --resume"):
         main(arguments("hivis", work / "answers", out))
-    with pytest.raises(HivisError, match="recipe.soft 0.2, got 0.1"):
+    with pytest.raises(HivisError, match=r"stages\[0\].weights.soft 0.2, got 0.1"):
         main(arguments("hivis", work / "answers", out, "--resume", "--soft", "0.2"))
     main(arguments("hivis", work / "answers", out, "--resume"))
     assert (out / "model.safetensors").read_bytes() == before
+
+
+class Arrived(Exception):
+    pass
+
+
+def test_every_option_of_the_training_arrives(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple] = []
+
+    def look(learner, target, capture, settings, recipe, checkpoint, report):  # noqa: ANN001, ANN202
+        seen.append((learner, settings))
+        raise Arrived
+
+    monkeypatch.setattr("hivis.train.run", look)
+
+    def given(method: str, *more: str) -> tuple:
+        with pytest.raises(Arrived):
+            main(arguments(method, work / "answers", tmp_path / "out", *more))
+        return seen[-1]
+
+    def weights(learner) -> dict:  # noqa: ANN001
+        return {name: p.detach().clone() for name, p in learner.module.named_parameters()}
+
+    usual, settings = given("hivis")
+    first, second = usual.stages()
+    assert (first.updates, second.updates, first.lr, first.noise) == (2, 3, 1e-3, 0.1)
+    assert first.weights.soft == 0.1 and usual.config.residual_rows == 3
+    assert usual.config.rows == "text" and usual.config.rms_norm_eps == 1e-6
+    assert (settings.batch, settings.held_out, settings.seed, settings.bf16) == (4, 2, 0, True)
+    same, _ = given("hivis")
+    changed, settings = given(
+        "hivis", "--updates", "20", "--lr", "0.5", "--noise", "0", "--soft", "0.7", "--batch", "3",
+        "--held-out", "1", "--seed", "9", "--fp32", "--residual-rows", "0",
+    )  # fmt: skip
+    first, second = changed.stages()
+    assert (first.updates, second.updates, first.lr, first.noise) == (8, 12, 0.5, 0.0)
+    assert first.weights.soft == second.weights.soft == 0.7 and changed.config.residual_rows == 0
+    assert (settings.batch, settings.held_out, settings.seed, settings.bf16) == (3, 1, 9, False)
+    name = "layers.0.mlp.up_proj.weight"
+    assert torch.equal(weights(usual)[name], weights(same)[name])
+    assert not torch.equal(weights(usual)[name], weights(changed)[name])
+    eagle, _ = given("eagle")
+    assert (eagle.config.rows, eagle.config.residual_rows) == ("all", 0)
+    vispec, _ = given("vispec", "--lr", "0.25", "--noise", "0.3")
+    assert [(s.lr, s.noise, s.pictures) for s in vispec.stages()] == [
+        (0.25, 0.3, False), (0.25, 0.3, True),
+    ]  # fmt: skip
+    draft, _ = given("draft-vlm", "--lr", "0.125", "--updates", "7")
+    assert [(s.lr, s.updates) for s in draft.stages()] == [(0.125, 7)]
+
+
+def test_every_option_of_the_answers_arrives(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple] = []
+
+    def look(options, columns):  # noqa: ANN001, ANN202
+        seen.append((options, columns))
+        raise Arrived
+
+    monkeypatch.setattr("hivis.train.collect", look)
+    data, out = work / "conversations.jsonl", tmp_path / "out"
+    more = [
+        "--images", str(work), "--count", "7", "--turns", "2", "--sampled", "0.25",
+        "--max-new-tokens", "9", "--answer-batch", "3", "--dtype", "float16", "--seed", "4",
+    ]  # fmt: skip
+    with pytest.raises(Arrived):
+        main(arguments("eagle", data, out, *more))
+    assert seen[0] == (
+        CollectOptions(
+            str(paths.TARGET), data, out / "answers", work, 7, 2, 0.25, 9, 3, "float16", "cpu", 4
+        ),
+        Columns("all", pictures=True),
+    )
+
+
+def test_the_answers_options_are_kept(work: Path, tmp_path: Path) -> None:
+    """What ``capture`` writes is what was asked for."""
+    given = ["capture", "--method", "hivis", "--target", str(paths.TARGET), *ANSWERS]
+    data = tmp_path / "data"
+    data.mkdir()
+    turns = [{"from": who, "value": text} for who, text in (
+        ("human", "What is here?"), ("gpt", "A dog."), ("human", "Which colour?"),
+    )]  # fmt: skip
+    line = json.dumps({"id": "1", "conversations": turns}) + "\n"
+    (data / "two.jsonl").write_text(line * 4)
+    out = tmp_path / "out"
+    main([*given, "--data", str(data / "two.jsonl"), "--out", str(out), "--turns", "2",
+          "--count", "3", "--sampled", "0"])  # fmt: skip
+    capture = Capture(out, Columns("text"))
+    assert capture.conversations == [0, 0, 1, 1, 2, 2]
+    assert all(sample.greedy for sample in capture)
+    assert capture[1].prompt_rows > capture[0].prompt_rows

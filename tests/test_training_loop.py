@@ -46,10 +46,13 @@ class ToyLearner:
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
         self.module.register_parameter("frozen", self.frozen)
         self.updates, self.scale = updates, scale
-        self.batches: list[str] = []
+        self.batches: list[tuple[str, list[int]]] = []
         self.target = toy_target()
         self._drafter = HiViSDrafter(CONFIG, random_tensors(CONFIG, 0))
         self._drafter.bind(self.target.embedding, self.target.head)
+
+    def described(self) -> dict:
+        return {"scale": self.scale}
 
     def stages(self) -> list[Stage]:
         weights = LossWeights()
@@ -57,7 +60,7 @@ class ToyLearner:
         return [Stage("first", one, 1e-2, weights, noise=0.1), Stage("second", two, 1e-3, weights)]
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Tensor:
-        self.batches.append(stage.name)
+        self.batches.append((stage.name, [s.conversation for s in samples]))
         return torch.cat([s.hidden[s.answer].float() for s in samples])
 
     def losses(self, batch: Tensor, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
@@ -73,6 +76,7 @@ class ToyLearner:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: p.detach().clone() for name, p in self.module.named_parameters()}
         save_file(weights, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
 
 
 @pytest.fixture
@@ -97,8 +101,9 @@ def train(
         if len(seen) == stop_after:
             raise Stopped
 
-    checkpoint = Checkpoint(out, {"method": "toy"}, resume)
-    return learner, run(learner, learner.target, capture, settings, checkpoint, report)
+    recipe = {"method": "toy"}
+    checkpoint = Checkpoint(out, resume)
+    return learner, run(learner, learner.target, capture, settings, recipe, checkpoint, report)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -111,9 +116,9 @@ def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 
 def test_a_run_leaves_its_drafters_and_its_metrics(tmp_path: Path, capture: Capture) -> None:
     learner, metrics = train(tmp_path / "out", capture)
-    assert list(dict.fromkeys(learner.batches)) == ["first", "second"]
+    assert list(dict.fromkeys(name for name, _ in learner.batches)) == ["first", "second"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "first", "metrics.json", "model.safetensors",
+        "config.json", "first", "metrics.json", "model.safetensors",
     ]  # fmt: skip
     assert not equal(weights(tmp_path / "out"), weights(tmp_path / "out" / "first"))
     assert torch.equal(learner.frozen, torch.ones(2))
@@ -206,6 +211,13 @@ def test_another_run_in_the_folder_is_refused(
     with pytest.raises(HivisError, match=r"stages\[0\]\.updates 8, got 7"):
         train(out, capture, resume=True, learner=ToyLearner((8, 9)))
     assert (out / state_module.STATE_FILE).read_bytes() == before
+    save_shard(
+        tmp_path / "data" / "shard-00000.safetensors", toy_samples(15)[::-1], Columns("text")
+    )
+    with pytest.raises(HivisError, match="with data '"):
+        train(out, Capture(tmp_path / "data", Columns("text")), resume=True)
+    with pytest.raises(HivisError, match=r"drafter\.scale 2\.0, got 1\.0"):
+        train(out, capture, resume=True, learner=ToyLearner(scale=2.0))
     (out / state_module.STATE_FILE).write_bytes(before[:2000])
     with pytest.raises(HivisError, match="wanted a training state"):
         train(out, capture, resume=True)
@@ -217,9 +229,58 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, capture: Capture
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_held_out_answers_are_never_trained_on(tmp_path: Path, capture: Capture) -> None:
+    learner = ToyLearner((9, 3))
+    _, metrics = train(tmp_path, capture, learner=learner)
+    # 3 batches an epoch, of 12 answers; each measure is one batch of the 3 that are held out.
+    trained = [seen for _, seen in learner.batches if len(seen) == 4]
+    measured = [seen for _, seen in learner.batches if len(seen) == 3]
+    assert len(trained) == 12 and len(measured) == 2 and metrics["held_out"] == 3
+    held_out = set(measured[0])
+    assert held_out == set(measured[1])
+    for epoch in range(4):
+        seen = [i for batch in trained[3 * epoch : 3 * epoch + 3] for i in batch]
+        assert sorted(seen) == sorted(set(range(15)) - held_out)
+    orders = {tuple(map(tuple, trained[3 * epoch : 3 * epoch + 3])) for epoch in range(4)}
+    assert len(orders) == 4, "every epoch and stage has an order of its own"
+
+
+def test_every_update_has_noise_of_its_own(
+    tmp_path: Path, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+
+    class Noting(ToyLearner):
+        def losses(self, batch: Tensor, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
+            if torch.is_grad_enabled():
+                drawn.append(float(torch.rand(())))
+            return super().losses(batch, stage)
+
+    train(tmp_path / "one", capture, learner=Noting())
+    assert len(drawn) == 16 == len(set(drawn))
+    first = drawn.copy()
+    train(tmp_path / "two", capture, learner=Noting(), settings=replace(SETTINGS, seed=1))
+    assert not set(first) & set(drawn[16:])
+
+
+def test_gradients_are_clipped(tmp_path: Path, capture: Capture) -> None:
+    """Adam does not see the size of a gradient, but it sees that sizes differ between updates."""
+    norms: list[float] = []
+
+    class Noting(ToyLearner):
+        def losses(self, batch: Tensor, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
+            grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+            if torch.is_grad_enabled() and grads:
+                norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+            return super().losses(batch, stage)
+
+    train(tmp_path / "a", capture, learner=Noting(), settings=replace(SETTINGS, clip=0.01))
+    assert norms and max(norms) <= 0.0101
+
+
 def test_too_few_answers(tmp_path: Path) -> None:
     save_shard(tmp_path / "data" / "shard-00000.safetensors", toy_samples(4), Columns("text"))
-    with pytest.raises(HivisError, match="at least 5 answers.* got 4"):
+    with pytest.raises(HivisError, match="at least 5 times as many answers .* got 4"):
         train(tmp_path / "out", Capture(tmp_path / "data", Columns("text")))
 
 
@@ -230,8 +291,8 @@ def test_reports_tell_losses_and_accepted_length(tmp_path: Path, capture: Captur
         seen.append((now.stage, now.updates, len(now.losses), now.accepted is not None))
 
     learner = ToyLearner()
-    checkpoint = Checkpoint(tmp_path, {}, False)
-    run(learner, learner.target, capture, SETTINGS, checkpoint, look)
+    checkpoint = Checkpoint(tmp_path / "out", resume=False)
+    run(learner, learner.target, capture, SETTINGS, {}, checkpoint, look)
     assert [updates for _, updates, _, _ in seen] == [*range(1, 8), *range(1, 10)]
     assert all(passes == 1 for _, _, passes, _ in seen)
     assert not seen[1][3] and seen[2][3] and seen[6][3]
@@ -242,3 +303,24 @@ def test_learning_rate_rises_and_falls() -> None:
     rates = [learning_rate(stage, 10, u) for u in range(100)]
     assert rates[0] == pytest.approx(0.2) and max(rates) < 2.0 and rates[-1] < 0.01
     assert rates.index(max(rates)) == 9
+
+
+def test_a_folder_with_a_model_or_half_a_run_is_refused(tmp_path: Path, capture: Capture) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"of somebody")
+    for resume in (False, True):
+        with pytest.raises(HivisError, match="wanted a folder without a model, got model.safe"):
+            Checkpoint(model, resume)
+    assert [p.name for p in model.iterdir()] == ["model.safetensors"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HivisError, match="wanted a folder that can be written"):
+        Checkpoint(tmp_path / "file", False)
+    out = tmp_path / "out"
+    train(out, capture)
+    (out / "model.safetensors").unlink()
+    with pytest.raises(HivisError, match="wanted the model.safetensors of a finished run"):
+        train(out, capture, resume=True)
+    (out / "metrics.json").write_text("[]")
+    with pytest.raises(HivisError, match="wanted the metrics of a run"):
+        train(out, capture, resume=True)

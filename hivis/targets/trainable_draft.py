@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from hivis.errors import HivisError
 from hivis.targets.base import Inputs
 from hivis.targets.draft_model import HuggingFaceDraft, TextModel, load_draft_model
 from hivis.targets.hugging_face import Family, HuggingFaceTarget
@@ -24,27 +23,32 @@ class TrainableDraft(HuggingFaceDraft):
     SDPA (see ``targets/attention.py``). Drafting in between changes no weight and leaves nothing
     behind that training would read.
 
-    A VLM has no vision tower of its own here. It is trained on what the target's tower saw, and
-    drafts for a target that hands this on.
+    A VLM is trained on what a vision tower saw: the target's, which this model is without, or its
+    own, which stays as it is. What was seen comes with the samples, and with the prompts that it
+    drafts for in between.
 
     Args:
+        own_tower: whether to keep the model's own tower.
         stored: dtype of the weights that :meth:`save` writes.
         tokenizer: goes with them; ``None`` to write weights and configuration alone.
     """
 
     def __init__(
-        self, model: PreTrainedModel, family: Family, *,
+        self, model: PreTrainedModel, family: Family, *, own_tower: bool = False,
         stored: torch.dtype = torch.float32, tokenizer: Any = None, vocab_size: int | None = None,
     ) -> None:  # fmt: skip
         sees = not isinstance(family, TextModel)
-        if sees:
+        if own_tower:
+            cast(Any, model).model.vision_tower.requires_grad_(False)
+        elif sees:
             cast(Any, model).model.vision_tower = None
         super().__init__(model, family, shares_vision=sees, vocab_size=vocab_size)
+        self.own_tower = own_tower
         self._stored, self._tokenizer = stored, tokenizer
 
     @property
     def module(self) -> nn.Module:
-        """Its parameters are all trained: language model, head and, of a VLM, the projector."""
+        """What is trained requires gradients: language model, head and, of a VLM, the projector."""
         return self.model
 
     def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
@@ -80,20 +84,15 @@ def load_trainable_draft(
     """The draft model at ``path`` to be trained for ``target``, which is not kept.
 
     Raises:
-        HivisError: as :func:`hivis.targets.draft_model.load_draft_model`; or it is a VLM that does
-            not see what the target sees.
+        HivisError: as :func:`hivis.targets.draft_model.load_draft_model`.
     """
     draft = load_draft_model(path, target, processor, dtype=torch.float32)
-    if draft.rows == "all" and not draft.shares_vision:
-        raise HivisError(
-            f"draft model {path}: wanted the target's vision tower or none, to train on what the "
-            "target saw, got another"
-        )
     tokenizer = None
     if processor is not None:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     stored = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype
     return TrainableDraft(
-        draft.model, draft.family, stored=stored or torch.float32, tokenizer=tokenizer,
-        vocab_size=draft.vocab_size,
+        draft.model, draft.family,
+        own_tower=draft.rows == "all" and not draft.shares_vision,
+        stored=stored or torch.float32, tokenizer=tokenizer, vocab_size=draft.vocab_size,
     )  # fmt: skip

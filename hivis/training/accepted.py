@@ -2,7 +2,8 @@
 
 At temperature 0 the target's answer is what it is, whatever was drafted. So a captured answer and
 its hidden states replay the cycles exactly: the drafter grows its tree, and the path that spells
-the answer is accepted.
+the answer is accepted. Lengths are counted as :class:`hivis.generation.Statistics` does: tokens up
+to the end of the text, and of each cycle all but the last.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def accepted_lengths(
     while at + 1 < len(tokens):
         tree = drafter.grow(token, torch.zeros_like(token), sampling, policy)
         path = _spelled(tree, tokens[at + 1 :])
-        lengths.append(len(path) - 1)
         after = at + len(path)
+        lengths.append(min(after, len(tokens) - 1) - at - 1)
         if after >= len(tokens):
             break
         token = sample.tokens[after : after + 1].to(device)
@@ -101,9 +102,9 @@ def _verdict(tree: DraftTree, path: list[int], token: Tensor) -> Verdict:
 
 def mean_accepted_length(
     drafter: Drafter, embedding: Tensor, samples: Sequence[Sample], policy: TreePolicy
-) -> float:
-    """Mean over all cycles of all greedy samples; the token drawn at the end does not count."""
+) -> float | None:
+    """Mean over all cycles of all greedy samples; ``None`` if there are none."""
     lengths = [
         n for s in samples if s.greedy for n in accepted_lengths(drafter, embedding, s, policy)
     ]
-    return sum(lengths) / max(1, len(lengths))
+    return sum(lengths) / len(lengths) if lengths else None

@@ -51,6 +51,7 @@ class Answerer(Generic[P]):
             ``generation_config``.
         family: how its parts are found; it must tell visual rows by their token ids.
         prepare: makes a prompt the model's inputs; HivisError if that cannot be done.
+        conversation: what the prompts of one conversation have in common, a number.
         look: what makes ``seen`` of a prompt's features, if not the target's own vision tower: a
             draft model that has a tower of its own is trained on what that one sees.
     """
@@ -58,6 +59,7 @@ class Answerer(Generic[P]):
     model: Any
     family: Family
     prepare: Callable[[P], PromptInputs]
+    conversation: Callable[[P], int]
     look: Callable[[Mapping[str, Tensor]], Tensor | None] | None = None
 
     @property
@@ -85,10 +87,10 @@ _SAMPLED = {
 
 @torch.inference_mode()
 def answer(
-    answerer: Answerer[Any], prompts: Sequence[PromptInputs], columns: Columns,
-    max_new_tokens: int, greedy: bool,
+    answerer: Answerer[Any], prompts: Sequence[PromptInputs], conversations: Sequence[int],
+    columns: Columns, max_new_tokens: int, greedy: bool,
 ) -> list[Sample]:  # fmt: skip
-    """One sample per prompt, on the host.
+    """One sample per prompt, on the host; ``conversations`` says which each belongs to.
 
     The answers are greedy, or drawn at temperature 1 from torch's global generator.
     """
@@ -121,13 +123,15 @@ def answer(
             prompt.tokens.shape[1], tokens.unsqueeze(0), visual.unsqueeze(0), prompt.features,
             answerer.seen(prompt.features) if columns.seen else None,
         )  # fmt: skip
-        samples.append(_sample(rows, visual, said & ~torch.isin(tokens, eos), columns, greedy))
+        is_answer = said & ~torch.isin(tokens, eos)
+        samples.append(_sample(rows, visual, is_answer, columns, greedy, conversations[i]))
     return samples
 
 
 def _sample(
-    rows: Prompt, visual: Tensor, is_answer: Tensor, columns: Columns, greedy: bool
-) -> Sample:
+    rows: Prompt, visual: Tensor, is_answer: Tensor, columns: Columns, greedy: bool,
+    conversation: int,
+) -> Sample:  # fmt: skip
     """Of all rows of a prompt and its answer, what ``columns`` keep."""
     assert rows.tokens is not None
     spans = torch.tensor(picture_spans(rows), dtype=torch.int64).view(-1, 2)
@@ -138,7 +142,8 @@ def _sample(
     pictures = rows.embeddings[0, visual].cpu() if columns.pictures and len(spans) else None
     return Sample(
         tokens=rows.tokens[0].cpu(), visual=visual.cpu(), answer=is_answer.cpu(), spans=spans,
-        greedy=greedy, kept=kept.cpu(), hidden=rows.hidden[0, kept].cpu(), pictures=pictures,
+        greedy=greedy, conversation=conversation, kept=kept.cpu(),
+        hidden=rows.hidden[0, kept].cpu(), pictures=pictures,
         seen=None if rows.seen is None else rows.seen.cpu(),
     )  # fmt: skip
 

@@ -26,8 +26,11 @@ from rich.progress import (
 
 from hivis.errors import HivisError
 from hivis.training.answers import Answerer, P, PromptInputs, answer
-from hivis.training.capture_settings import agree
+from hivis.training.capture_settings import agree, settings_of, write_json
 from hivis.training.samples import Columns, Sample, save_shard, shard_header, shard_paths
+
+#: Stands beside the shards once all prompts are done.
+REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,12 @@ def capture(
     for at in range(start, len(prompts), settings.batch):
         end = min(at + settings.batch, len(prompts))
         ready: list[PromptInputs] = []
+        conversations: list[int] = []
         skipped = []
         for index in range(at, end):
             try:
                 ready.append(_prepared(answerer, prompts[index], settings))
+                conversations.append(answerer.conversation(prompts[index]))
             except HivisError as error:
                 skipped.append(Skipped(index, str(error)))
         chance = random.Random(f"hivis capture {settings.seed} {at // settings.batch}")
@@ -109,7 +114,10 @@ def capture(
         if ready:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(chance.getrandbits(62))
-                samples = answer(answerer, ready, settings.columns, settings.max_new_tokens, greedy)
+                samples = answer(
+                    answerer, ready, conversations, settings.columns, settings.max_new_tokens,
+                    greedy,
+                )  # fmt: skip
         yield Batch(at, end, samples, skipped)
 
 
@@ -162,7 +170,32 @@ def write_capture(
     if not report.samples:
         why = f" (prompt {report.skipped[0].prompt}: {report.skipped[0].why})" if prompts else ""
         raise HivisError(f"prompts: wanted one that can be answered, got {len(prompts)} not{why}")
+    write_json(directory / REPORT_FILE, asdict(report))
     return report
+
+
+def check_finished(directory: Path, sources: Mapping[str, str]) -> None:
+    """What a training run wants of a capture that it was given.
+
+    Args:
+        sources: fingerprints of the ``target``, and of what has a ``look`` of its own at pictures.
+
+    Raises:
+        HivisError: it was cut off, or made from something else.
+    """
+    begun = settings_of(directory)
+    if not (directory / REPORT_FILE).exists():
+        _, done, _ = _so_far(directory)
+        raise HivisError(
+            f"captured data {directory}: wanted the answers to all {begun['prompts']} prompts, got "
+            f"those to {done} (the same capture command goes on with it)"
+        )
+    for name in ("target", "look"):
+        wanted, got = sources.get(name), begun["sources"].get(name)
+        if got != wanted:
+            raise HivisError(
+                f"captured data {directory}: wanted it made with the {name} {wanted}, got {got}"
+            )
 
 
 def _so_far(directory: Path) -> tuple[Report, int, int]:

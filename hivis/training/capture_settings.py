@@ -12,8 +12,7 @@ from hivis.errors import HivisError
 from hivis.training.samples import shard_paths
 
 SETTINGS_FILE = "capture.json"
-#: A fingerprint reads so many pieces of so many bytes.
-_PIECES, _PIECE = 64, 1 << 20
+_PIECE = 1 << 20  # bytes
 
 
 def agree(directory: Path, wanted: dict[str, Any]) -> None:
@@ -27,21 +26,34 @@ def agree(directory: Path, wanted: dict[str, Any]) -> None:
         if shard_paths(directory):
             raise HivisError(f"{directory}: wanted {SETTINGS_FILE} beside its shards, got none")
         directory.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".part")
-        draft.write_text(json.dumps(wanted, indent=1) + "\n")
-        os.replace(draft, path)
+        write_json(path, wanted)
         return
-    try:
-        begun = json.loads(path.read_text())
-        there, here = _flat(begun), _flat(wanted)
-    except (OSError, ValueError, AttributeError) as error:
-        raise HivisError(f"{path}: wanted the settings of a capture, got {error}") from None
+    there, here = _flat(settings_of(directory)), _flat(wanted)
     for name in sorted({*there, *here}):
         if there.get(name) != here.get(name):
             raise HivisError(
                 f"{path}: {name}: wanted {there.get(name)}, as this capture was begun, got "
                 f"{here.get(name)}"
             )
+
+
+def settings_of(directory: Path) -> dict[str, Any]:
+    """What a capture was begun with; HivisError if that cannot be read."""
+    path = directory / SETTINGS_FILE
+    try:
+        begun = json.loads(path.read_text())
+        if not isinstance(begun, dict) or not isinstance(begun.get("sources"), dict):
+            raise ValueError("something else")
+    except (OSError, ValueError) as error:
+        raise HivisError(f"{path}: wanted the settings of a capture, got {error}") from None
+    return begun
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a file that is there whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(draft, path)
 
 
 def _flat(entries: dict[str, Any]) -> dict[str, Any]:
@@ -52,12 +64,12 @@ def _flat(entries: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def fingerprint(path: str | Path) -> str:
-    """A short name for the contents of a file, or of a model's folder.
+def fingerprint(path: str | Path, pieces: int = 64) -> str:
+    """A short name for the contents of a file, or of a folder of safetensors.
 
-    Of a folder, ``config.json`` and the safetensors count. Of a file, its size and 64 evenly spaced
-    pieces of 1 MiB: all of it up to 64 MiB, but a change between the pieces of a larger one goes
-    unseen. What is neither file nor folder (a hub name) stands for itself.
+    Of a folder, ``config.json`` and the safetensors count. Of a file, its size and so many evenly
+    spaced pieces of 1 MiB: all of it if that is not longer, but a change between the pieces of a
+    larger one goes unseen. What is neither file nor folder (a hub name) stands for itself.
     """
     path = Path(path) if os.path.exists(path) else path
     if isinstance(path, str):
@@ -70,7 +82,7 @@ def fingerprint(path: str | Path) -> str:
     for file in files:
         size = file.stat().st_size
         found.update(f"{file.name if path.is_dir() else ''} {size}\n".encode())
-        step = max(_PIECE, -(-max(size - _PIECE, 0) // (_PIECES - 1)))
+        step = max(_PIECE, -(-max(size - _PIECE, 0) // max(pieces - 1, 1)))
         with file.open("rb") as data:
             for at in range(0, size, step):
                 data.seek(at)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
@@ -45,11 +45,13 @@ class Conversation:
 
     Attributes:
         pictures: one for each marker, in order; or, without any marker, all before the first turn.
+        number: its place in the file, from 0, which its prompts have in common.
         where: file and line, or index in the file's array, for messages.
     """
 
     turns: tuple[Turn, ...]
     pictures: tuple[Path, ...]
+    number: int
     where: str
 
     def asked(self, count: int) -> list[Conversation]:
@@ -63,7 +65,7 @@ class Conversation:
                 break
             markers += turn.text.count(MARKER)
             pictures = self.pictures[:markers] if marked else self.pictures
-            prompts.append(Conversation(self.turns[: i + 1], pictures, self.where))
+            prompts.append(replace(self, turns=self.turns[: i + 1], pictures=pictures))
         return prompts
 
 
@@ -99,8 +101,8 @@ def read_conversations(
         raise HivisError(f"images: wanted a folder, got {folder}")
     there = _Existing()
     found = []
-    for where, record in islice(_records(path), count):
-        conversation = _conversation(record, folder, where)
+    for number, (where, record) in enumerate(islice(_records(path), count)):
+        conversation = _conversation(record, folder, number, where)
         if not conversation.turns:
             if left_out is not None:
                 left_out.append(where)
@@ -114,7 +116,7 @@ def read_conversations(
     return found
 
 
-def _conversation(record: Any, folder: Path, where: str) -> Conversation:
+def _conversation(record: Any, folder: Path, number: int, where: str) -> Conversation:
     if not isinstance(record, dict):
         raise HivisError(f"{where}: wanted an object, got {_short(record)}")
     said = record.get("conversations")
@@ -130,7 +132,7 @@ def _conversation(record: Any, folder: Path, where: str) -> Conversation:
         raise HivisError(
             f"{where}: wanted one {MARKER} per picture ({len(names)}) or none, got {markers}"
         )
-    return Conversation(turns, tuple(folder / name for name in names), where)
+    return Conversation(turns, tuple(folder / name for name in names), number, where)
 
 
 def _in_turn(said: Sequence[Turn]) -> tuple[Turn, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,12 @@ WEIGHTS = LossWeights(feature=0.0, soft=1.0, top=1.0)
 class TrainableDraft(draft_vlm.DraftModel, Protocol):
     """A draft model with a pass that gradients flow through."""
 
+    #: Whether it has a vision tower of its own, which is not trained.
+    own_tower: bool
+
     @property
     def module(self) -> nn.Module:
-        """Its parameters are all trained."""
+        """Its parameters that require gradients are trained."""
         ...
 
     @property
@@ -42,7 +45,8 @@ class TrainableDraft(draft_vlm.DraftModel, Protocol):
     def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
         """Hidden states ``[R, e]`` of ``rows`` of texts ``tokens``, both ``[B, n]``.
 
-        ``seen`` ``[pictures, r, Ev]`` is what the target's vision tower made of all their pictures.
+        ``seen`` ``[pictures, r, Ev]`` is what a vision tower made of all their pictures: its own,
+        or the target's.
         The texts are padded on the right, and causal: the padding is never looked at.
         """
         ...
@@ -71,7 +75,7 @@ class DraftLearner:
     """Distills the target into a small VLM, or into a language model that reads text rows alone.
 
     Args:
-        draft: all of it is trained. What the vision tower saw comes with the samples.
+        draft: all of it but a vision tower is trained. What that saw comes with the samples.
         updates: of the only stage.
         lr: the default suits a fresh model of a million parameters; one that can speak already, or
             is larger, wants a tenth or less.
@@ -92,6 +96,14 @@ class DraftLearner:
 
     def stages(self) -> Sequence[Stage]:
         return (self._stage,)
+
+    @property
+    def own_tower(self) -> bool:
+        """Whether it looks at pictures through a vision tower of its own."""
+        return self.draft.own_tower
+
+    def described(self) -> dict[str, Any]:
+        return {"rows": self.draft.rows, "own_tower": self.own_tower}
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Batch:
         """``samples`` as tensors; of a language model, or without pictures, their text rows.

@@ -7,8 +7,9 @@ comparison shows these two and not the training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -99,6 +100,9 @@ class LayerLearner:
             Stage("stage1", first, s.lr, LossWeights(soft=s.soft, top=0.0), noise=s.noise),
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback),
         )
+
+    def described(self) -> dict[str, Any]:
+        return asdict(self.config)
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Batch:
         return collate(samples, [hivis_reading(s, self.config) for s in samples], self.target)

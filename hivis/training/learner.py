@@ -52,6 +52,10 @@ class Learner(Protocol):
         """What to run, in order."""
         ...
 
+    def described(self) -> dict[str, Any]:
+        """What the drafter is, as JSON: a run is only resumed with the same."""
+        ...
+
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Any:
         """Samples as padded tensors on the learner's device."""
         ...

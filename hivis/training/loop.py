@@ -20,6 +20,7 @@ from torch import Tensor
 from hivis.errors import HivisError
 from hivis.policy import TreePolicy
 from hivis.training.accepted import mean_accepted_length
+from hivis.training.capture_settings import fingerprint
 from hivis.training.learner import Learner, Stage
 from hivis.training.losses import RowLosses, Target, masked_mean
 from hivis.training.samples import Capture, Sample, batch_order, split
@@ -29,7 +30,7 @@ from hivis.training.state import Checkpoint, Progress
 MEASURED = (TreePolicy(6, 5, 1), TreePolicy(16, 5, 4))
 _QUICK = MEASURED[1]
 NAMES = ("feature", "soft", "top", "hit", "first")
-#: Updates between two reports of the losses: each makes a GPU wait.
+#: Updates between two reports of the losses, each of which reads some twenty numbers.
 REPORT_EVERY = 10
 
 
@@ -75,26 +76,31 @@ class Report:
 
 def run(
     learner: Learner, target: Target, capture: Capture, settings: LoopSettings,
-    checkpoint: Checkpoint, report: Callable[[Report], None] = lambda _: None,
+    recipe: dict[str, Any], checkpoint: Checkpoint,
+    report: Callable[[Report], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train through all stages that are not done yet; returns the metrics of each.
 
     Every finished stage leaves its drafter in ``checkpoint``'s folder.
 
+    Args:
+        recipe: what else decides what comes out, as JSON: a run is only resumed with the same.
+
     Raises:
         HivisError: too few answers, a checkpoint of another run, or a loss that is not finite.
     """
     stages = list(learner.stages())
-    training, held_out = split(len(capture), settings.held_out, settings.seed)
+    training, held_out = split(capture.conversations, settings.held_out, settings.seed)
     if not held_out:
         raise HivisError(
-            f"captured data: wanted at least 5 answers, so that one can be held out, got "
-            f"{len(capture)}"
+            "captured data: wanted at least 5 times as many answers as a conversation has, so that "
+            f"one conversation can be held out, got {len(capture)}"
         )
     described = {
-        "settings": asdict(settings), "stages": [asdict(stage) for stage in stages],
+        "recipe": recipe, "settings": asdict(settings),
+        "stages": [asdict(stage) for stage in stages], "drafter": learner.described(),
         "samples": len(training), "held_out": len(held_out),
-        "data": hashlib.sha256(repr(capture.lengths).encode()).hexdigest()[:16],
+        "data": fingerprint(capture.directory, pieces=4),
     }  # fmt: skip
     progress = checkpoint.open(described, learner.module)
     unseen = [capture[i] for i in held_out]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class Sample:
             after that is ever asked of a drafter.
         spans: ``[p, 2]`` int64, half-open rows of each of the p pictures, in order.
         greedy: whether the answer was decoded greedily.
+        conversation: a number that answers to questions of one conversation have in common.
         kept: ``[n]`` bool: whose hidden states there are.
         hidden: ``[kept rows, E]`` the target's last hidden states, after the final norm.
         pictures: ``[visual rows, E]`` projected picture embeddings; ``None`` if not captured.
@@ -80,6 +82,7 @@ class Sample:
     answer: Tensor
     spans: Tensor
     greedy: bool
+    conversation: int
     kept: Tensor
     hidden: Tensor
     pictures: Tensor | None = None
@@ -122,6 +125,7 @@ def save_shard(
         "kept": torch.cat([s.kept for s in samples]),
         "hidden": torch.cat([s.hidden for s in samples]).bfloat16(),
         "greedy": torch.tensor([s.greedy for s in samples]),
+        "conversation": torch.tensor([s.conversation for s in samples]),
         "rows_of": torch.tensor([len(s) for s in samples]),
         "spans_of": torch.tensor([len(s.spans) for s in samples]),
         "kept_of": torch.tensor([len(s.hidden) for s in samples]),
@@ -147,6 +151,7 @@ class Capture(Sequence[Sample]):
         Raises:
             HivisError: there is none, one is not readable, or it lacks what is needed.
         """
+        self.directory = Path(directory)
         self.paths = shard_paths(directory)
         if not self.paths:
             raise HivisError(f"captured data: wanted shard-*.safetensors in {directory}, got none")
@@ -155,6 +160,7 @@ class Capture(Sequence[Sample]):
         self._starts: list[dict[str, list[int]]] = []
         self._where: list[tuple[int, int]] = []
         self._greedy: list[bool] = []
+        self.conversations: list[int] = []
         self.lengths: list[int] = []
         self.hidden_size = 0
         for shard, path in enumerate(self.paths):
@@ -173,6 +179,7 @@ class Capture(Sequence[Sample]):
                 self.lengths += counts.tolist()
         self._starts.append(starts)
         self._greedy += file.get_tensor("greedy").tolist()
+        self.conversations += file.get_tensor("conversation").tolist()
         self._where += [(shard, i) for i in range(len(starts["rows"]) - 1)]
         self.hidden_size = file.get_slice("hidden").get_shape()[1]
 
@@ -197,8 +204,8 @@ class Capture(Sequence[Sample]):
         pictured = starts["spans"][own + 1] > starts["spans"][own]
         return Sample(
             tokens=read("tokens").long(), visual=read("visual"), answer=read("answer"),
-            spans=read("spans").long(), greedy=self._greedy[index], kept=read("kept"),
-            hidden=read("hidden"),
+            spans=read("spans").long(), greedy=self._greedy[index],
+            conversation=self.conversations[index], kept=read("kept"), hidden=read("hidden"),
             pictures=read("pictures") if self.needed.pictures and pictured else None,
             seen=read("seen") if self.needed.seen and pictured else None,
         )  # fmt: skip
@@ -218,12 +225,23 @@ def shard_header(path: Path) -> dict[str, Any]:
         raise HivisError(f"{path}: wanted a readable shard of captured data, got {error}") from None
 
 
-def split(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
-    """``(training, held out)`` indices; at most a fifth is held out, the seed alone says which."""
-    order = list(range(count))
+def split(conversations: Sequence[int], held_out: int, seed: int) -> tuple[list[int], list[int]]:
+    """``(training, held out)`` indices of samples, from the conversation that each belongs to.
+
+    A conversation is held out whole: its later questions repeat what was said before. The seed
+    alone says which; about ``held_out`` samples are, and at most a fifth of all.
+    """
+    order = sorted(set(conversations))
     random.Random(seed).shuffle(order)
-    cut = min(held_out, count // 5)
-    return order[cut:], order[:cut]
+    sizes = Counter(conversations)
+    most = min(held_out, len(conversations) // 5)
+    chosen: set[int] = set()
+    for conversation in order:
+        if sizes[conversation] <= most:
+            chosen.add(conversation)
+            most -= sizes[conversation]
+    training = [i for i, own in enumerate(conversations) if own not in chosen]
+    return training, [i for i, own in enumerate(conversations) if own in chosen]
 
 
 def batch_order(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:

@@ -7,12 +7,15 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hivis.errors import HivisError
+from hivis.training.capture_settings import write_json
 from hivis.training.learner import Learner
 
 STATE_FILE = "training_state.pt"
@@ -34,28 +37,43 @@ class Checkpoint:
     """The state of one run in its folder.
 
     Args:
-        folder: where the run writes.
-        recipe: everything that decides what comes out, besides what the loop itself adds.
+        folder: where the run writes; it is made if it is not there.
         resume: go on with what is there; otherwise there must be nothing.
 
     Raises:
-        HivisError: there is another run in the folder.
+        HivisError: there is another run or a model in the folder, or it cannot be written.
     """
 
-    def __init__(self, folder: Path, recipe: dict[str, Any], resume: bool) -> None:
-        self.folder, self.recipe, self.resume = folder, recipe, resume
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self.folder = folder
+        self.recipe: dict[str, Any] = {}
         self._saved = time.monotonic()
-        found = [name for name in (STATE_FILE, METRICS_FILE) if (folder / name).exists()]
-        if found and not resume:
+        runs = [name for name in (STATE_FILE, METRICS_FILE) if (folder / name).exists()]
+        models = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (folder / name).exists()]
+        if runs and not resume:
             raise HivisError(
                 f"--out {folder}: wanted a folder without a training run, or --resume to go on "
-                f"with it, got {found[0]}"
+                f"with it, got {runs[0]}"
             )
+        if models and not runs:
+            raise HivisError(f"--out {folder}: wanted a folder without a model, got {models[0]}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise HivisError(
+                f"--out {folder}: wanted a folder that can be written, got {error.strerror}"
+            ) from None
 
     def open(self, described: dict[str, Any], module: nn.Module) -> Progress:
-        """The progress so far, with the weights of then put into ``module``."""
+        """The progress so far, with the weights of then put into ``module``.
+
+        ``described`` is everything that decides what comes out: the run that is resumed must have
+        had the same.
+        """
         # Through JSON and back, so that what was read compares equal to what is new.
-        self.recipe = json.loads(json.dumps({"recipe": self.recipe} | described))
+        self.recipe = json.loads(json.dumps(described))
         path = self.folder / STATE_FILE
         if not path.exists():
             if (self.folder / METRICS_FILE).exists():
@@ -78,10 +96,14 @@ class Checkpoint:
         path = self.folder / METRICS_FILE
         try:
             done = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise HivisError(f"{path}: wanted the metrics of a run, got {error}") from None
-        self._compare({name: done.get(name) for name in self.recipe}, path)
-        return Progress(stage=len(self.recipe["stages"]), metrics=done["metrics"])
+            metrics = done.pop("metrics")
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise HivisError(f"{path}: wanted the metrics of a run, got {error!r}") from None
+        self._compare(done, path)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (self.folder / name).exists():
+                raise HivisError(f"{self.folder}: wanted the {name} of a finished run, got none")
+        return Progress(stage=len(self.recipe["stages"]), metrics=metrics)
 
     def _compare(self, found: dict[str, Any], path: Path) -> None:
         if found == self.recipe:
@@ -104,7 +126,7 @@ class Checkpoint:
         learner.save(self.folder if last else self.folder / names[-1])
         progress.stage, progress.update, progress.optimizer = progress.stage + 1, 0, None
         if last:
-            _write(self.folder / METRICS_FILE, self.recipe | {"metrics": progress.metrics})
+            write_json(self.folder / METRICS_FILE, self.recipe | {"metrics": progress.metrics})
             (self.folder / STATE_FILE).unlink(missing_ok=True)
         else:
             self._save(learner.module, None, progress)
@@ -120,7 +142,6 @@ class Checkpoint:
             "recipe": json.dumps(self.recipe), "progress": json.dumps(plain), "module": trained,
             "optimizer": optimizer,
         }  # fmt: skip
-        self.folder.mkdir(parents=True, exist_ok=True)
         draft = self.folder / (STATE_FILE + ".part")
         torch.save(state, draft)
         os.replace(draft, self.folder / STATE_FILE)
@@ -139,9 +160,3 @@ def _differences(wanted: Any, found: Any, name: str = "") -> list[tuple[str, Any
         pairs = enumerate(zip(wanted, found, strict=True))
         return [each for i, (a, b) in pairs for each in _differences(a, b, f"{name}[{i}]")]
     return [] if wanted == found else [(name, wanted, found)]
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(draft, path)

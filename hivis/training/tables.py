@@ -1,13 +1,8 @@
-"""What a drafter takes from its target: sizes from the config, embedding and head from the weights.
-
-Both are read from the files, so that training a one-layer drafter never loads the target.
-"""
+"""A target's embedding and head, from its files: one-layer drafters are trained with no more."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,53 +11,31 @@ from torch import Tensor
 from hivis.errors import HivisError
 from hivis.training.losses import Target
 
-
-def layer_sizes(target: Path) -> dict[str, Any]:
-    """The entries of :class:`hivis.drafters.config.LayerConfig` for a drafter of ``target``.
-
-    Raises:
-        HivisError: the config is missing, or says nothing of a text model.
-    """
-    path = target / "config.json"
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HivisError(f"{path}: wanted the target's config, got {error}") from None
-    text = raw.get("text_config", raw)
-    try:
-        heads = text["num_attention_heads"]
-        rope = text.get("rope_parameters") or {}
-        return {
-            "hidden_size": text["hidden_size"],
-            "intermediate_size": text["intermediate_size"],
-            "num_attention_heads": heads,
-            "num_key_value_heads": text.get("num_key_value_heads") or heads,
-            "head_dim": text.get("head_dim") or text["hidden_size"] // heads,
-            "vocab_size": text["vocab_size"],
-            "rope_theta": rope.get("rope_theta") or text.get("rope_theta") or 10000.0,
-            "rms_norm_eps": text.get("rms_norm_eps", 1e-5),
-        }
-    except KeyError as error:
-        raise HivisError(f"{path}: wanted {error.args[0]} of the text model, got none") from None
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
-def read_tables(target: Path, device: str) -> Target:
-    """The target's embedding and head, straight from its safetensors (tied or not, sharded or not).
+def read_tables(target: Path, device: str | torch.device, tied: bool) -> Target:
+    """Both tables in fp32, from one safetensors file or many.
+
+    Args:
+        tied: whether the embedding is the head where there is no other.
 
     Raises:
-        HivisError: no readable safetensors, or no embedding in them.
+        HivisError: no readable safetensors, or a table is not among them.
     """
     found: dict[str, Tensor] = {}
     for path in sorted(target.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():
-                    for end in ("embed_tokens.weight", "lm_head.weight"):
+                    for end in (EMBEDDING, HEAD):
                         if name.endswith(end):
                             found[end] = file.get_tensor(name).to(device, torch.float32)
         except (SafetensorError, OSError) as error:
             raise HivisError(f"{path}: wanted a safetensors file, got {error}") from None
-    embedding = found.get("embed_tokens.weight")
-    if embedding is None:
-        raise HivisError(f"target {target}: wanted embed_tokens.weight in *.safetensors, got none")
-    return Target(embedding, found.get("lm_head.weight", embedding))
+    if tied and EMBEDDING in found:
+        found.setdefault(HEAD, found[EMBEDDING])
+    for name in (EMBEDDING, HEAD):
+        if name not in found:
+            raise HivisError(f"target {target}: wanted {name} in *.safetensors, got none")
+    return Target(found[EMBEDDING], found[HEAD])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,6 +117,9 @@ class ViSpecLearner:
             Stage("stage1", first, s.lr, text, noise=s.noise, pictures=False),
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback, s.noise),
         )
+
+    def described(self) -> dict[str, Any]:
+        return asdict(self.config)
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> ViSpecBatch:
         if not stage.pictures:

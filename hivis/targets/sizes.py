@@ -1,0 +1,54 @@
+"""What a one-layer drafter takes over from the configuration of its target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from hivis.errors import HivisError
+from hivis.targets.load import family_of, first_line
+
+
+@dataclass(frozen=True)
+class TargetSizes:
+    """Of a target's language model.
+
+    Attributes:
+        layer: the entries of :class:`hivis.drafters.config.LayerConfig`.
+        tied: whether the head is the embedding.
+    """
+
+    layer: dict[str, Any]
+    tied: bool
+
+
+def read_sizes(path: str | Path) -> TargetSizes:
+    """Read ``config.json``; what it leaves out has the default of its model type.
+
+    Raises:
+        HivisError: there is no readable config, or it is of an unsupported family.
+    """
+    try:
+        config: Any = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+    except Exception as error:  # transformers and the hub each raise their own kinds
+        raise HivisError(
+            f"target {path}: wanted its config.json, got: {first_line(error)}"
+        ) from None
+    family_of(config.model_type)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    layer = {
+        "hidden_size": text.hidden_size,
+        "intermediate_size": text.intermediate_size,
+        "num_attention_heads": heads,
+        "num_key_value_heads": getattr(text, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(text, "head_dim", None) or text.hidden_size // heads,
+        "vocab_size": text.vocab_size,
+        "rope_theta": float(text.rope_parameters["rope_theta"]),
+        "rms_norm_eps": text.rms_norm_eps,
+    }
+    tied = config.tie_word_embeddings or text.tie_word_embeddings
+    return TargetSizes(layer, bool(tied))
