@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from hivis.errors import HivisError
 from hivis.targets.base import Inputs
 from hivis.targets.draft_model import HuggingFaceDraft, TextModel, load_draft_model
-from hivis.targets.hugging_face import Family, HuggingFaceTarget
+from hivis.targets.family import Family
+from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.load import PromptProcessor
 
 
