@@ -23,7 +23,7 @@ from hivis.training.loop import LoopSettings, Report, run
 from hivis.training.losses import Target
 from hivis.training.samples import Capture
 from hivis.training.state import Checkpoint
-from hivis.training.tables import layer_sizes, read_tables
+from hivis.training.tables import family_defaults, layer_sizes, read_tables
 from hivis.training.vispec_learner import ViSpecLearner
 
 RESIDUAL_ROWS = {"hivis": 3, "eagle": 0}
@@ -128,7 +128,7 @@ def make_learner(options: TrainOptions, folder: Path, target: Target) -> Learner
     settings = LayerSettings(updates=options.updates, soft=options.soft, noise=options.noise)
     if options.lr is not None:
         settings = LayerSettings(**(asdict(settings) | {"lr": options.lr}))
-    sizes = layer_sizes(folder)
+    sizes = layer_sizes(folder) | family_defaults(folder, options.method)
     if options.method == "vispec":
         return ViSpecLearner(ViSpecConfig(**sizes), target, settings)
     residual = options.residual_rows

@@ -179,11 +179,10 @@ def sharp_model(config: Any, seed: int = 0) -> Any:
     model = AutoModelForImageTextToText.from_config(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() >= 2 and "language" in name or "text_model" in name:
-                weight.mul_(4.0) if weight.dim() >= 2 else None
-            elif weight.dim() >= 2:
-                weight.mul_(2.0)
-        model.get_output_embeddings().weight.mul_(1.5)
+            if weight.dim() < 2:
+                continue
+            inner = "language_model" in name or "text_model" in name
+            weight.mul_(80.0 if "embed_tokens" in name else 8.0 if inner else 3.0)
     model.generation_config.eos_token_id = None
     return model
 

@@ -23,6 +23,11 @@ from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.load import PromptProcessor, load_model, load_target
+from hivis.train import TrainOptions, make_learner
+from hivis.training.answers import Answerer, answer
+from hivis.training.samples import Columns
+from hivis.training.tables import read_tables
+from hivis.training.vispec_learner import cut_pictures, vispec_reading
 
 FAMILIES = list(RECIPES)
 TURNS = [
@@ -90,6 +95,7 @@ def drafters() -> dict[str, Any]:
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_plain_greedy_is_generate(loaded, kind, prompt):
     target, processor = loaded(kind)
+    said: set[int] = set()
     for seed in range(2):
         inputs = ask(processor, prompt, seed)
         theirs = target.model.generate(
@@ -97,7 +103,8 @@ def test_plain_greedy_is_generate(loaded, kind, prompt):
         )
         ours = generate(target, inputs, SamplingParams(max_new_tokens=24))
         assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
-        assert len(set(ours.tokens)) > 3  # a text that stands still would show nothing
+        said.update(ours.tokens)
+    assert len(said) > 8  # texts that stand still would show nothing
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -300,3 +307,49 @@ def test_placeholders_must_match_the_visual_rows(loaded, kind):
     rows = int((more == token).sum())
     with pytest.raises(HivisError, match=f"visual rows, got {rows}"):
         generate(target, Inputs(more, inputs.features), SamplingParams(max_new_tokens=4))
+
+
+@pytest.mark.parametrize("kind", ["llava_next", "qwen2_5_vl", "qwen2_vl", "idefics3", "smolvlm"])
+def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
+    """What a capture keeps: prompts of other lengths and pictures, one of them without any."""
+    target, processor = loaded(kind)
+    prompts = [ask(processor, prompt) for prompt in ("one", "none", "turns")]
+    answerer = Answerer(target.model, target.family, prepare=lambda inputs: inputs)
+    columns = Columns("edges", pictures=True)
+    together = answer(answerer, prompts, columns, 8, greedy=True)
+    for inputs, sample, count in zip(prompts, together, (1, 0, 3), strict=True):
+        said = generate(target, inputs, SamplingParams(max_new_tokens=8)).tokens
+        assert sample.tokens.tolist() == inputs.tokens[0].tolist() + list(said)
+        shown = target.prefill(inputs, "all", inputs.length + 1).prompt
+        assert [tuple(span) for span in sample.spans.tolist()] == list(shown.spans)
+        rows = sample.kept[: inputs.length]
+        torch.testing.assert_close(
+            sample.hidden[: int(rows.sum())], shown.hidden[0, rows], rtol=1e-3, atol=1e-3
+        )
+        parts = cut_pictures(sample)
+        assert len(parts) == count
+        for part, (begin, end) in zip(parts, shown.spans, strict=True):
+            visual = shown.visual[0, begin:end]
+            torch.testing.assert_close(
+                part, shown.embeddings[0, begin:end][visual], rtol=1e-3, atol=1e-3
+            )
+        # The drafter in training reads the rows that it reads in use.
+        vispec = drafters()["vispec"]
+        vispec.bind(target.embedding, target.head)
+        vispec.prefill(shown, torch.tensor([said[0]]), len(sample) + 1)
+        reading, _, _ = vispec_reading(sample, vispec.config.queries)
+        answered = len(sample) - inputs.length
+        assert vispec.rows_read == len(reading.source) - answered + 1
+
+
+@pytest.mark.parametrize("method", ["hivis", "eagle", "vispec"])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_new_drafter_is_made_for_its_target(checkpoints, kind, method):
+    folder = checkpoints(kind)
+    options = TrainOptions(method, str(folder), folder, folder)
+    config = make_learner(options, folder, read_tables(folder, "cpu")).config
+    qwen = kind.startswith("qwen")
+    assert config.attention_bias is qwen
+    if method == "hivis":
+        hides = (config.positions, config.hide_before, config.hide_after)
+        assert hides == (("original", 1, 1) if qwen else ("kept", 0, 0))

@@ -24,10 +24,7 @@ def layer_sizes(target: Path) -> dict[str, Any]:
         HivisError: the config is missing, or says nothing of a text model.
     """
     path = target / "config.json"
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise HivisError(f"{path}: wanted the target's config, got {error}") from None
+    raw = _read_config(path)
     text = raw.get("text_config", raw)
     try:
         heads = text["num_attention_heads"]
@@ -44,6 +41,25 @@ def layer_sizes(target: Path) -> dict[str, Any]:
         }
     except KeyError as error:
         raise HivisError(f"{path}: wanted {error.args[0]} of the text model, got none") from None
+
+
+def family_defaults(target: Path, method: str) -> dict[str, Any]:
+    """What else a drafter's config has for a target of this family, as published drafters have it.
+
+    Qwen: biases on q, k and v; HiViS hides a picture's two markers with it, and leaves their gap.
+    """
+    kind = str(_read_config(target / "config.json").get("model_type", ""))
+    if not kind.startswith("qwen"):
+        return {}
+    hides = {"positions": "original", "hide_before": 1, "hide_after": 1}
+    return {"attention_bias": True} | (hides if method == "hivis" else {})
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise HivisError(f"{path}: wanted the target's config, got {error}") from None
 
 
 def read_tables(target: Path, device: str) -> Target:
