@@ -13,6 +13,7 @@ from families import HEAD_DIM, HEADS, HIDDEN, RECIPES, VOCAB, pictures, save_che
 from guessers import Guesser, KnowsTheText
 
 from hivis.decode import generate
+from hivis.draft_models import load_draft_vlm
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
@@ -180,6 +181,26 @@ def test_what_a_drafter_is_shown(loaded, kind, prompt):
         torch.testing.assert_close(
             every.embeddings[0, begin:end], looked.embeddings[0, first:last], rtol=1e-3, atol=1e-3
         )
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_model_that_drafts_for_itself_is_always_right(loaded, checkpoints, kind, prompt):
+    """A draft model of each family: its rows and positions must be its target's."""
+    target, processor = loaded(kind)
+    inputs = ask(processor, prompt)
+    drafter = load_draft_vlm(checkpoints(kind), target, processor)
+    assert drafter.model.shares_vision is (kind == "llava")
+    params = SamplingParams(temperature=1.0, max_new_tokens=21, seed=5)
+    drafted = generate(target, inputs, params, drafter, TreePolicy(5, 4, 1))
+    assert drafted.tokens == generate(target, inputs, params).tokens
+    assert drafted.statistics.accepted_lengths == (4,) * 4
+
+
+def test_a_draft_model_of_another_family_is_refused(loaded, checkpoints):
+    target, processor = loaded("llava")
+    with pytest.raises(HivisError, match="wanted one of the target's kind, llava, or a language"):
+        load_draft_vlm(checkpoints("llava_next"), target, processor)
 
 
 def test_qwen_positions_lag_behind_the_rows(loaded):
