@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,16 @@ def test_what_we_do_not_do_is_refused_by_name(checkpoints, tmp_path, what):
     with pytest.raises(HivisError, match=message) as error:
         load_target(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="wants no torchvision")
+def test_what_a_processor_lacks_is_named(checkpoints, tmp_path):
+    folder = edited(checkpoints("smolvlm"), tmp_path)
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        said = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(said | {"processor_class": "SmolVLMProcessor"}))
+    with pytest.raises(HivisError, match="not installed here: torchvision"):
+        load_target(folder)
 
 
 def test_a_model_spread_over_devices_is_refused(checkpoints):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,8 @@ Picture = str | Path | Image.Image
 #: Who speaks, in turn.
 ROLES = ("user", "assistant")
 _SLOT = {"type": "image"}
+#: Packages that some processors cannot be loaded without, which their errors do not always say.
+_PROCESSORS_WANT = ("torchvision", "num2words")
 
 
 def family_of(model_type: str, families: Sequence[Family] = FAMILIES) -> Family:
@@ -168,7 +171,9 @@ class PromptProcessor:
         try:
             processor = processor_class.from_pretrained(str(path), trust_remote_code=False)
         except Exception as error:
-            raise HivisError(f"processor of {path}: {first_line(error)}") from error
+            absent = [name for name in _PROCESSORS_WANT if find_spec(name) is None]
+            hint = f" (not installed here: {', '.join(absent)})" if absent else ""
+            raise HivisError(f"processor of {path}: {first_line(error)}{hint}") from error
         ids = [getattr(model.config, f"vision_{end}_token_id", None) for end in ("start", "end")]
         before, after = (
             "" if token is None else processor.tokenizer.convert_ids_to_tokens(token)
