@@ -10,6 +10,9 @@ from torch import Tensor
 
 from hivis.tree import DraftTree
 
+#: Half-open rows of one picture.
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -28,6 +31,9 @@ class Prompt:
             like), for drafters that look at the picture themselves.
         seen: ``[pictures, rows, Ev]`` what the target's vision tower made of the pictures, before
             its projector, for a drafter that shares the tower; ``None`` without a picture.
+        spans: where each picture lies among all P rows, in order, from its first visual row to its
+            last. One that is shown in tiles may have rows between them that are not visual. Only
+            if asked for ``"all"``; ``None`` where nobody says.
     """
 
     embeddings: Tensor
@@ -37,6 +43,7 @@ class Prompt:
     visual: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     seen: Tensor | None = None
+    spans: tuple[Span, ...] | None = None
 
     @property
     def rows(self) -> int:

@@ -122,6 +122,7 @@ def make_learner(options: TrainOptions, folder: Path, draft: Path | None) -> tup
     residual = options.residual_rows
     config = HiViSConfig(
         **sizes.layer,
+        **(sizes.hiding if options.method == "hivis" else {}),
         rows="all" if options.method == "eagle" else "text",
         residual_rows=RESIDUAL_ROWS[options.method] if residual is None else residual,
     )

@@ -80,3 +80,15 @@ def test_only_a_tied_head_may_be_missing(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 30)
     with pytest.raises(HivisError, match="wanted a safetensors file"):
         read_tables(tmp_path, "cpu", tied=True)
+
+
+def test_drafters_of_qwen_hide_the_markers_too(tmp_path: Path) -> None:
+    text = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "qwen2_5_vl", "text_config": text})
+    )
+    sizes = read_sizes(tmp_path)
+    assert sizes.layer["attention_bias"] and sizes.layer["head_dim"] == 16
+    assert sizes.hiding == {"positions": "original", "hide_before": 1, "hide_after": 1}
+    assert HiViSConfig(**sizes.layer, **sizes.hiding).hides_itself
+    assert read_sizes(config(tmp_path / "llava")).hiding == {}

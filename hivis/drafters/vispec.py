@@ -17,8 +17,9 @@ rows a..b:
   picture, and already the new g.
 
 Positions are those of the prompt, and go on behind it. More than one picture works the same way,
-which it does not in the authors' code. Two more rules are ours: a picture at row 0 is seen whole
-(there, its row 0 is lost), and positions that would fall before the prompt become 0.
+which it does not in the authors' code. Three more rules are ours: a picture at row 0 is seen whole
+(there, its row 0 is lost), positions that would fall before the prompt become 0, and a picture that
+is shown in tiles with markers between them is one picture, without the markers.
 """
 
 from __future__ import annotations
@@ -35,10 +36,7 @@ from hivis.drafters.base import PromptRows
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.layer import OneLayerDrafter, Weight
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
-
-#: Half-open rows of one picture.
-Span = tuple[int, int]
+from hivis.handoff import Prompt, Span
 
 
 class ViSpecDrafter(OneLayerDrafter):
@@ -91,7 +89,10 @@ class ViSpecDrafter(OneLayerDrafter):
         start = 0
         for begin, end in picture_spans(prompt):
             read(start, begin - 1)
-            vectors = self._adapt(embeddings[:, begin:end])
+            picture = embeddings[:, begin:end]
+            if prompt.visual is not None:  # markers between a picture's tiles are not of it
+                picture = picture[:, prompt.visual[0, begin:end]]
+            vectors = self._adapt(picture)
             parts.append(vectors[:, :-1])
             positions += [max(p, 0) for p in range(end - self.config.queries, end - 1)]
             self._see(vectors[:, -1:])
@@ -151,13 +152,15 @@ class ViSpecDrafter(OneLayerDrafter):
 def picture_spans(prompt: Prompt) -> list[Span]:
     """Where each picture lies, in order; reads ``prompt.visual`` on the host.
 
-    A run of visual rows is one picture. If the processor's features tell of more pictures than
-    there are runs, pictures lie side by side: where all of them have the same number of rows, the
-    runs are cut accordingly. Otherwise each run stays one picture.
+    The prompt may say so. If not, a run of visual rows is one picture. If the processor's features
+    tell of more pictures than there are runs, pictures lie side by side: where all of them have the
+    same number of rows, the runs are cut accordingly. Otherwise each run stays one picture.
 
     Raises:
         HivisError: the sequences of a batch differ in where their pictures are.
     """
+    if prompt.spans is not None:
+        return list(prompt.spans)
     if prompt.visual is None:
         return []
     visual: list[list[bool]] = prompt.visual.tolist()

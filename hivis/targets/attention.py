@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hivis import ops
+from hivis.targets.supported import check_call
 from hivis.tree import WORD_BITS
 
 NAME = "hivis"
@@ -54,6 +55,7 @@ def attention(
     *, scaling: float, tree_rows: TreeRows | None = None, **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """transformers' attention function: ``query [B, H, N, D]`` in, ``[B, N, H, D]`` out."""
+    check_call(attention_mask is not None, kwargs)
     if tree_rows is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from hivis.errors import HivisError
 from hivis.handoff import Prompt
 from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import Family, HuggingFaceDecoder, HuggingFaceTarget
+from hivis.targets.family import Family
+from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget
 from hivis.targets.load import (
     FAMILIES,
     PromptProcessor,
@@ -29,10 +30,10 @@ from hivis.targets.load import (
 TOWER = "model.vision_tower."
 
 
-class TextModel:
+class TextModel(Family):
     """A causal language model: no picture, and every row it is shown is text."""
 
-    model_types: tuple[str, ...] = ("llama",)
+    model_types = ("llama",)
 
     def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
         return model.model
@@ -45,6 +46,11 @@ class TextModel:
 
     def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         return torch.ones_like(tokens[0], dtype=torch.bool)
+
+    def picture_rows(
+        self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
+    ) -> list[int]:
+        return []
 
 
 class HuggingFaceDraft(HuggingFaceDecoder):
@@ -83,7 +89,10 @@ class HuggingFaceDraft(HuggingFaceDecoder):
             seen = self.family.look(self.model, inputs.features)
         prompted = self.family.embed(self.model, inputs, seen)
         last = self._embed(self._ids(token)).unsqueeze(1)
-        hidden = self._read(torch.cat([prompted, last], 1), capacity)
+        positions = self.family.positions(self.model, inputs)
+        behind = (positions.amax() + 1).expand(*positions.shape[:-1], 1)
+        positions = torch.cat([positions, behind], -1)
+        hidden = self._read(torch.cat([prompted, last], 1), capacity, positions)
         return self._logits(hidden[:, -1])
 
     @torch.inference_mode()
@@ -128,11 +137,17 @@ def load_draft_model(
             path, dtype or target.dtype, families, text=AutoModelForCausalLM
         )
     family = family_of(model.config.model_type, families)
+    if not isinstance(family, (TextModel, type(target.family))):
+        raise HivisError(
+            f"draft model {path}: wanted one of the target's kind, "
+            f"{target.model.config.model_type}, or a language model, got {model.config.model_type}"
+        )
     vocab_size = None
     if processor is not None:
         _compare_tokenizers(path, processor)
         vocab_size = target.head.shape[0]
     towerless = [name for name in missing if name.startswith(TOWER)]
+    share_vision = share_vision and family.shares_tower
     if share_vision and towerless:
         missing = [name for name in missing if not name.startswith(TOWER)]
     refuse_missing(path, missing)
@@ -140,7 +155,8 @@ def load_draft_model(
     shares = False
     if not isinstance(family, TextModel):
         _check_image_token(path, model, target.model)
-        shares = share_vision and _share_tower(path, model, target.model, bool(towerless))
+        if share_vision:
+            shares = _share_tower(path, model, target.model, bool(towerless))
     return HuggingFaceDraft(model, family, shares_vision=shares, vocab_size=vocab_size)
 
 

@@ -1,9 +1,8 @@
-"""Any Hugging Face VLM as a Target. What differs between families is a small :class:`Family`."""
+"""Any Hugging Face VLM as a Target. What differs between families is in ``targets/family.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +13,9 @@ from hivis.cache import KVCache
 from hivis.handoff import Prompt, Verify
 from hivis.targets import attention
 from hivis.targets.base import Inputs, Prefilled
+from hivis.targets.family import Family
+from hivis.targets.supported import check_supported
 from hivis.tree import DraftTree
-
-
-class Family(Protocol):
-    """The few facts that differ between model families."""
-
-    #: ``config.model_type`` values that it serves.
-    model_types: tuple[str, ...]
-
-    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The decoder stack (without the head) that takes ``inputs_embeds``."""
-        ...
-
-    def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
-        """What the vision tower makes of the pictures, before the projector; None without one."""
-        ...
-
-    def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
-        """``[1, P, E]``: token embeddings with the picture, ``seen`` projected, in its rows."""
-        ...
-
-    def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
-        """``[P]`` bool: which prompt rows are text."""
-        ...
 
 
 class SlabCache(Cache):
@@ -79,7 +57,12 @@ class HuggingFaceDecoder:
 
     The language model is switched to our attention; it stays usable with ``generate``, which then
     runs through SDPA. The vision tower keeps its own attention. Positions are rotary and count the
-    cache's rows; a tree node's is ``kv_len`` + its depth.
+    cache's rows; a tree node's is ``kv_len`` + its depth, less what the prompt's positions lag
+    behind its rows (where a picture has fewer positions than rows).
+
+    Raises:
+        HivisError: the model is spread over devices, or its text model does what tree attention
+            does not.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
@@ -87,6 +70,7 @@ class HuggingFaceDecoder:
         self.family = family
         attention.register()
         self.language_model = family.language_model(model)
+        check_supported(model, self.language_model)
         self.language_model.set_attn_implementation(attention.NAME)
         text = self.language_model.config
         self.max_positions: int = text.max_position_embeddings
@@ -101,6 +85,7 @@ class HuggingFaceDecoder:
         self.head: Tensor = self._head.get_parameter("weight")
         self.cache: KVCache
         self._slab: SlabCache
+        self._offset: Tensor
 
     @property
     def device(self) -> torch.device:
@@ -110,14 +95,20 @@ class HuggingFaceDecoder:
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
-    def _read(self, embeddings: Tensor, capacity: int) -> Tensor:
-        """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``; hidden states of all R."""
+    def _read(self, embeddings: Tensor, capacity: int, positions: Tensor | None = None) -> Tensor:
+        """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``; hidden states of all R.
+
+        ``positions`` are those of the rows, as :meth:`Family.positions` gives them; by default they
+        count the rows.
+        """
         batch, rows, _ = embeddings.shape
         self.cache = KVCache(
             self._layers, batch, self._kv_heads, capacity, self._head_dim, self.dtype, self.device
         )
         self._slab = SlabCache(self.cache)
-        positions = torch.arange(rows, device=self.device).unsqueeze(0)
+        if positions is None:
+            positions = torch.arange(rows, device=self.device).unsqueeze(0)
+        self._offset = positions.amax() + 1 - rows
         hidden = self._forward(embeddings, positions, None)
         self.cache.kv_len.fill_(rows)
         return hidden
@@ -138,7 +129,11 @@ class HuggingFaceDecoder:
         tree_rows = attention.TreeRows.behind(above, self.cache.kv_len, words)
         # A padding node carries token -1; any row will do for it, nothing reads its result.
         embeddings = self._embed(tokens.clamp(min=0))
-        return self._forward(embeddings, self.cache.positions(depths), tree_rows)
+        return self._forward(embeddings, self._positions(depths), tree_rows)
+
+    def _positions(self, depths: Tensor) -> Tensor:
+        """``[B, K]`` int64: the positions of tree nodes of these depths."""
+        return self.cache.positions(depths) + self._offset
 
     def _forward(
         self, embeddings: Tensor, positions: Tensor, tree_rows: attention.TreeRows | None
@@ -166,19 +161,22 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     ) -> Prefilled:
         seen = self.family.look(self.model, inputs.features)
         embeddings = self.family.embed(self.model, inputs, seen)
-        hidden = self._read(embeddings, capacity)
+        hidden = self._read(embeddings, capacity, self.family.positions(self.model, inputs))
         logits = self._head(hidden[:, -1])
         if rows == "none":
             return Prefilled(logits, None)
         text = self.family.text_rows(self.model, inputs.tokens)
-        tokens, visual = inputs.tokens, ~text.unsqueeze(0)
+        tokens, visual, spans = inputs.tokens, ~text.unsqueeze(0), None
         if rows == "text":
             embeddings, hidden = embeddings[:, text], hidden[:, text]
             tokens, visual = tokens[:, text], visual[:, text]
-        return Prefilled(
-            logits,
-            Prompt(embeddings, hidden, inputs.length, tokens, visual, inputs.features, seen),
+        else:
+            spans = self.family.spans(self.model, tokens, inputs.features)
+        seen = seen if self.family.shares_tower else None
+        prompt = Prompt(
+            embeddings, hidden, inputs.length, tokens, visual, inputs.features, seen, spans
         )
+        return Prefilled(logits, prompt)
 
     @torch.inference_mode()
     def verify(self, tree: DraftTree) -> Verify:

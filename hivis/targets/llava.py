@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from hivis.errors import HivisError
-from hivis.targets.base import Inputs
+from hivis.targets.family import Family
 
 
-class Llava:
+class Llava(Family):
     """Vision tower, projector, and a text model whose placeholder rows the picture replaces."""
 
-    model_types: tuple[str, ...] = ("llava",)
-
-    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
-        return model.model.language_model
+    model_types = ("llava",)
+    shares_tower = True
 
     def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
         pixels = features.get("pixel_values")
@@ -33,19 +30,12 @@ class Llava:
         first = 1 if model.config.vision_feature_select_strategy == "default" else 0
         return torch.cat([state[:, first:] for state in seen], dim=-1)
 
-    def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
-        embeddings = cast(nn.Embedding, model.get_input_embeddings())(inputs.tokens)
-        picture = embeddings.new_empty(0, embeddings.shape[2])
-        if seen is not None:
-            projector = cast(LlavaForConditionalGeneration, model).model.multi_modal_projector
-            picture = projector(seen).flatten(0, 1).to(embeddings)
-        slots = inputs.tokens == model.config.image_token_id
-        if int(slots.sum()) != len(picture):
-            raise HivisError(
-                f"prompt: wanted a placeholder for each of {len(picture)} visual rows, "
-                f"got {int(slots.sum())}"
-            )
-        return embeddings.masked_scatter(slots.unsqueeze(-1), picture)
+    def project(self, model: PreTrainedModel, seen: Tensor) -> Tensor:
+        projector = cast(LlavaForConditionalGeneration, model).model.multi_modal_projector
+        return projector(seen).flatten(0, 1)
 
-    def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
-        return tokens[0] != model.config.image_token_id
+    def picture_rows(
+        self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
+    ) -> list[int]:
+        pictures = len(features["pixel_values"])
+        return [int((~self.text_rows(model, tokens)).sum()) // pictures] * pictures

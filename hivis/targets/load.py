@@ -5,25 +5,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from hivis.errors import HivisError
 from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import Family, HuggingFaceTarget
+from hivis.targets.family import Family
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.idefics3 import Idefics3
 from hivis.targets.llava import Llava
+from hivis.targets.llava_next import LlavaNext
+from hivis.targets.qwen_vl import QwenVL
+from hivis.targets.supported import check_quantized
 
-FAMILIES: tuple[Family, ...] = (Llava(),)
+FAMILIES: tuple[Family, ...] = (Llava(), LlavaNext(), QwenVL(), Idefics3())
 MAX_PIXELS = 64_000_000
 
 Picture = str | Path | Image.Image
 #: Who speaks, in turn.
 ROLES = ("user", "assistant")
 _SLOT = {"type": "image"}
+#: Packages that some processors cannot be loaded without, which their errors do not always say.
+_PROCESSORS_WANT = ("torchvision", "num2words")
 
 
 def family_of(model_type: str, families: Sequence[Family] = FAMILIES) -> Family:
@@ -65,6 +73,7 @@ def read_model(
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         family_of(config.model_type, families)
+        check_quantized(config)
         sees = hasattr(config, "vision_config")
         loader: Any = AutoModelForImageTextToText if sees or text is None else text
         model, report = loader.from_pretrained(
@@ -153,14 +162,24 @@ class PromptProcessor:
     image_token: str
     device: torch.device
     dtype: torch.dtype
+    #: What a chat template would set around an image token.
+    markers: tuple[str, str] = ("", "")
 
     @classmethod
     def load(cls, path: str | Path, model: PreTrainedModel) -> PromptProcessor:
+        processor_class = family_of(model.config.model_type).processor_class
         try:
-            processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+            processor = processor_class.from_pretrained(str(path), trust_remote_code=False)
         except Exception as error:
-            raise HivisError(f"processor of {path}: {first_line(error)}") from error
-        return cls(processor, processor.image_token, model.device, model.dtype)
+            absent = [name for name in _PROCESSORS_WANT if find_spec(name) is None]
+            hint = f" (not installed here: {', '.join(absent)})" if absent else ""
+            raise HivisError(f"processor of {path}: {first_line(error)}{hint}") from error
+        ids = [getattr(model.config, f"vision_{end}_token_id", None) for end in ("start", "end")]
+        before, after = (
+            "" if token is None else processor.tokenizer.convert_ids_to_tokens(token)
+            for token in ids
+        )
+        return cls(processor, processor.image_token, model.device, model.dtype, (before, after))
 
     def __call__(
         self, prompt: str, pictures: Sequence[Picture] = (), *, raw: bool = False
@@ -186,6 +205,9 @@ class PromptProcessor:
                 f"prompt: wanted one {self.image_token} slot per picture ({len(pictures)}), "
                 f"got {slots}"
             )
+        before, after = self.markers
+        if before and not raw and before not in prompt:
+            prompt = prompt.replace(self.image_token, before + self.image_token + after)
         text = prompt if raw else self._in_chat(prompt, 0 if slots else len(pictures))
         return self._inputs(text, pictures)
 
@@ -232,6 +254,7 @@ class PromptProcessor:
         made = self.processor(text=text, images=images, return_tensors="pt").to(self.device)
         tokens = made.pop("input_ids")
         made.pop("attention_mask", None)  # one text, no padding
+        made.pop("mm_token_type_ids", None)  # the tokens say it
         features = {
             name: value.to(self.dtype) if value.is_floating_point() else value
             for name, value in made.items()

@@ -18,10 +18,13 @@ class TargetSizes:
 
     Attributes:
         layer: the entries of :class:`hivis.drafters.config.LayerConfig`.
+        hiding: how a HiViS drafter hides its pictures, as entries of
+            :class:`hivis.drafters.config.HiViSConfig`.
         tied: whether the head is the embedding.
     """
 
     layer: dict[str, Any]
+    hiding: dict[str, Any]
     tied: bool
 
 
@@ -50,5 +53,11 @@ def read_sizes(path: str | Path) -> TargetSizes:
         "rope_theta": float(text.rope_parameters["rope_theta"]),
         "rms_norm_eps": text.rms_norm_eps,
     }
-    tied = config.tie_word_embeddings or text.tie_word_embeddings
-    return TargetSizes(layer, bool(tied))
+    hiding: dict[str, Any] = {}
+    if config.model_type.startswith("qwen"):
+        # As in the published drafters: biases on q, k and v; a picture goes with the markers around
+        # it and leaves its gap.
+        layer["attention_bias"] = True
+        hiding = {"positions": "original", "hide_before": 1, "hide_after": 1}
+    tied = any(getattr(each, "tie_word_embeddings", False) for each in (config, text))
+    return TargetSizes(layer, hiding, tied)

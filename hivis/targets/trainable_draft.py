@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from hivis.errors import HivisError
 from hivis.targets.base import Inputs
 from hivis.targets.draft_model import HuggingFaceDraft, TextModel, load_draft_model
-from hivis.targets.hugging_face import Family, HuggingFaceTarget
+from hivis.targets.family import Family
+from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.load import PromptProcessor
 
 
@@ -84,15 +86,22 @@ def load_trainable_draft(
     """The draft model at ``path`` to be trained for ``target``, which is not kept.
 
     Raises:
-        HivisError: as :func:`hivis.targets.draft_model.load_draft_model`.
+        HivisError: as :func:`hivis.targets.draft_model.load_draft_model`; or it is a VLM whose
+            pictures do not pass through a tower and a projector, one after the other.
     """
     draft = load_draft_model(path, target, processor, dtype=torch.float32)
+    own_tower = draft.rows == "all" and not draft.shares_vision
+    if own_tower and not draft.family.shares_tower:
+        raise HivisError(
+            f"draft model {path}: wanted a LLaVA-1.5 or a language model to train, got "
+            f"{draft.model.config.model_type}"
+        )
     tokenizer = None
     if processor is not None:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     stored = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype
     return TrainableDraft(
         draft.model, draft.family,
-        own_tower=draft.rows == "all" and not draft.shares_vision,
+        own_tower=own_tower,
         stored=stored or torch.float32, tokenizer=tokenizer, vocab_size=draft.vocab_size,
     )  # fmt: skip

@@ -40,8 +40,7 @@ def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> Prompt:
         embeddings[None, on_device], hidden[None], length,
         tokens=sample.tokens[None, kept].to(embedding.device),
         visual=visual[None, kept].to(embedding.device),
-        # As many rows as pictures, which is all that is asked of it.
-        features={"image_sizes": torch.zeros(len(sample.spans), 2)},
+        spans=tuple((begin, end) for begin, end in sample.spans.tolist()),
         seen=None if sample.seen is None else sample.seen.to(embedding),
     )  # fmt: skip
 

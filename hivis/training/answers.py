@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hivis.drafters.vispec import picture_spans
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
+from hivis.handoff import Prompt, Span
 from hivis.training.samples import Columns, Sample
 
 P = TypeVar("P")
@@ -40,6 +40,12 @@ class Family(Protocol):
     def look(self, model: Any, features: Mapping[str, Tensor]) -> Tensor | None: ...
 
     def text_rows(self, model: Any, tokens: Tensor) -> Tensor: ...
+
+    def spans(
+        self, model: Any, tokens: Tensor, features: Mapping[str, Tensor]
+    ) -> tuple[Span, ...]: ...
+
+    def token_features(self, model: Any, tokens: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ def answer(
         input_ids=tokens, attention_mask=mask, max_new_tokens=max_new_tokens,
         pad_token_id=padding, suppress_tokens=barred or None,
         **(_GREEDY if greedy else _SAMPLED), **features,
+        **family.token_features(model, tokens),
     )  # fmt: skip
     eos = _eos_ids(model)
     full = [
@@ -122,6 +129,7 @@ def answer(
             embeddings[i : i + 1, : len(tokens)], hidden[i : i + 1, : len(tokens)],
             prompt.tokens.shape[1], tokens.unsqueeze(0), visual.unsqueeze(0), prompt.features,
             answerer.seen(prompt.features) if columns.seen else None,
+            family.spans(model, prompt.tokens, prompt.features),
         )  # fmt: skip
         is_answer = said & ~torch.isin(tokens, eos)
         samples.append(_sample(rows, visual, is_answer, columns, greedy, conversations[i]))
@@ -162,7 +170,11 @@ def _read(
     handle = language_model.register_forward_pre_hook(watch, with_kwargs=True)
     try:
         out = answerer.model.model(
-            input_ids=tokens, attention_mask=mask, use_cache=False, **features
+            input_ids=tokens,
+            attention_mask=mask,
+            use_cache=False,
+            **features,
+            **answerer.family.token_features(answerer.model, tokens),
         )
     finally:
         handle.remove()
@@ -181,11 +193,20 @@ def _padded(texts: Sequence[Tensor], padding: int, left: bool) -> tuple[Tensor, 
 
 
 def _joined_features(prompts: Sequence[PromptInputs]) -> dict[str, Tensor]:
-    """The pictures of all prompts, in order; prompts without one add nothing."""
-    names = sorted({name for prompt in prompts for name in prompt.features})
-    return {
-        name: torch.cat([p.features[name] for p in prompts if name in p.features]) for name in names
-    }
+    """The pictures of all prompts, in order; prompts without one add nothing.
+
+    Where pictures have different numbers of tiles, zeros stand behind the fewer.
+    """
+    joined = {}
+    for name in sorted({name for prompt in prompts for name in prompt.features}):
+        parts = [p.features[name] for p in prompts if name in p.features]
+        shape = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
+        for i, part in enumerate(parts):
+            wider = part.new_zeros(part.shape[:1] + tuple(shape[1:]))
+            wider[tuple(slice(size) for size in part.shape)] = part
+            parts[i] = wider
+        joined[name] = torch.cat(parts)
+    return joined
 
 
 def _eos_ids(model: Any) -> Tensor:

@@ -181,4 +181,6 @@ def cut_pictures(sample: Sample) -> list[Tensor]:
         return []
     if sample.pictures is None:
         raise HivisError("captured data: wanted embeddings of the visual rows, got none")
-    return list(sample.pictures.split((sample.spans[:, 1] - sample.spans[:, 0]).tolist()))
+    # Markers between a picture's tiles are not of it.
+    counts = [int(sample.visual[begin:end].sum()) for begin, end in sample.spans.tolist()]
+    return list(sample.pictures.split(counts))

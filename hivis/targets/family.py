@@ -1,0 +1,88 @@
+"""What differs between families of vision-language models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoProcessor, PreTrainedModel
+
+from hivis.errors import HivisError
+from hivis.handoff import Span
+from hivis.targets.base import Inputs
+
+
+class Family(ABC):
+    """The facts that differ between model families; what most of them share stands here."""
+
+    #: ``config.model_type`` values that it serves.
+    model_types: tuple[str, ...]
+    #: What loads the processor of a checkpoint.
+    processor_class: Any = AutoProcessor
+    #: Whether :meth:`look` ends before the projector, at a ``vision_tower`` that a draft model of
+    #: the same family can share. Otherwise it gives the visual rows themselves.
+    shares_tower: bool = False
+
+    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The decoder stack (without the head) that takes ``inputs_embeds``."""
+        return model.model.language_model
+
+    @abstractmethod
+    def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
+        """What the vision tower makes of the pictures; None without one."""
+
+    def project(self, model: PreTrainedModel, seen: Tensor) -> Tensor:
+        """``[R, E]``: the visual rows of all pictures, in order."""
+        return seen
+
+    def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
+        """``[1, P, E]``: token embeddings with the pictures, ``seen`` projected, in their rows."""
+        embeddings = cast(nn.Embedding, model.get_input_embeddings())(inputs.tokens)
+        picture = embeddings.new_empty(0, embeddings.shape[2])
+        if seen is not None:
+            picture = self.project(model, seen).to(embeddings)
+        slots = inputs.tokens == model.config.image_token_id
+        if int(slots.sum()) != len(picture):
+            raise HivisError(
+                f"prompt: wanted a placeholder for each of {len(picture)} visual rows, "
+                f"got {int(slots.sum())}"
+            )
+        return embeddings.masked_scatter(slots.unsqueeze(-1), picture)
+
+    def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
+        """``[P]`` bool: which rows of a prompt ``[1, P]`` are text."""
+        return tokens[0] != model.config.image_token_id
+
+    def positions(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
+        """``[1, P]`` or ``[3, 1, P]`` rotary positions of the prompt's rows.
+
+        Those of the tokens behind it go on after the largest, the same in all three.
+        """
+        return torch.arange(inputs.length, device=inputs.tokens.device).unsqueeze(0)
+
+    @abstractmethod
+    def picture_rows(
+        self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
+    ) -> list[int]:
+        """How many visual rows each picture of a prompt ``[1, P]`` has, in order."""
+
+    def spans(
+        self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
+    ) -> tuple[Span, ...]:
+        """Where each picture lies, from its first visual row to its last; reads on the host.
+
+        A picture of several tiles is one, and the markers between its tiles lie within its span.
+        """
+        rows = (~self.text_rows(model, tokens)).nonzero().flatten().tolist()
+        spans, at = [], 0
+        for count in self.picture_rows(model, tokens, features) if rows else []:
+            spans.append((rows[at], rows[at + count - 1] + 1))
+            at += count
+        return tuple(spans)
+
+    def token_features(self, model: PreTrainedModel, tokens: Tensor) -> dict[str, Tensor]:
+        """What the model's own ``forward`` and ``generate`` want to be told of ``[B, n]`` ids."""
+        return {}

@@ -1,0 +1,68 @@
+"""Qwen2-VL and Qwen2.5-VL: pictures of any size, and positions in time, height and width.
+
+A picture takes as many rows as its size asks for, but only as many positions as its longer side
+has: the three positions of a token behind it lag behind its row. Drafters count rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, PreTrainedModel, Qwen2_5_VLProcessor
+from transformers.utils import is_torchvision_available
+
+from hivis.errors import HivisError
+from hivis.targets.base import Inputs
+from hivis.targets.family import Family
+
+
+class StillPictures(Qwen2_5_VLProcessor):
+    """The processor without its part for videos, which cannot be had without torchvision."""
+
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+
+class QwenVL(Family):
+    """The vision tower ends in its own projector; a picture stands between two markers."""
+
+    model_types = ("qwen2_5_vl", "qwen2_vl")
+    processor_class = AutoProcessor if is_torchvision_available() else StillPictures
+
+    def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
+        pixels = features.get("pixel_values")
+        if pixels is None:
+            return None
+        pictures = model.model.get_image_features(pixels, _grids(features)).pooler_output
+        return torch.cat(tuple(pictures))
+
+    def positions(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
+        if "pixel_values" not in inputs.features:
+            return super().positions(model, inputs)
+        positions, _ = model.model.get_rope_index(
+            inputs.tokens,
+            image_grid_thw=_grids(inputs.features),
+            **self.token_features(model, inputs.tokens),
+        )
+        return positions
+
+    def picture_rows(
+        self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
+    ) -> list[int]:
+        merged = model.config.vision_config.spatial_merge_size**2
+        return (_grids(features).prod(1) // merged).tolist()
+
+    def token_features(self, model: PreTrainedModel, tokens: Tensor) -> dict[str, Tensor]:
+        return {"mm_token_type_ids": (tokens == model.config.image_token_id).int()}
+
+
+def _grids(features: Mapping[str, Tensor]) -> Tensor:
+    if "image_grid_thw" not in features:
+        raise HivisError(f"features: wanted image_grid_thw of the pictures, got {sorted(features)}")
+    return features["image_grid_thw"]

@@ -1,0 +1,57 @@
+"""What a model may not be or do, because our decoding would then go wrong without a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hivis.errors import HivisError
+
+#: Rotary embeddings whose frequencies change as a text grows.
+_MOVING_ROPE = ("dynamic", "longrope")
+#: What transformers hands to an attention function of models whose attention is not the usual one.
+_VARIANTS = ("softcap", "s_aux", "sinks", "head_mask", "position_bias")
+
+
+def check_quantized(config: Any) -> None:
+    """HivisError if the checkpoint's weights are of a kind that has to be unpacked."""
+    quantized = getattr(config, "quantization_config", None)
+    if quantized:
+        kind = dict(quantized).get("quant_method") if isinstance(quantized, dict) else quantized
+        raise HivisError(f"quantization_config: wanted plain weights, got {kind}")
+
+
+def check_supported(model: PreTrainedModel, text: Any) -> None:
+    """HivisError if ``model`` lies on several devices, or if the attention of ``text``, its decoder
+    stack, is more than every row looking at all rows before it."""
+    devices = sorted({str(tensor.device) for tensor in model.parameters()})
+    if len(devices) != 1 or devices[0] == "meta":
+        raise HivisError(f"model: wanted all weights on one device, got {', '.join(devices)}")
+    config = text.config
+    kind = f"text model {config.model_type}"
+    if not getattr(text, "_supports_attention_backend", False):
+        raise HivisError(f"{kind}: wanted attention by transformers' interface, got its own")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        raise HivisError(f"{kind}: wanted full attention in every layer, got {sorted(kinds)[0]}")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        raise HivisError(
+            f"{kind}: wanted full attention in every layer, got sliding_window={window}"
+        )
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in _MOVING_ROPE:
+        raise HivisError(f"{kind}: wanted rotary embeddings that stay as they are, got {rope}")
+
+
+def check_call(masked: bool, options: dict[str, Any]) -> None:
+    """HivisError if a layer asks for another attention than ours.
+
+    Args:
+        masked: transformers has made the mask, in which a sliding window is.
+        options: the extra keywords of its call.
+    """
+    for name in (*_VARIANTS, *(() if masked else ("sliding_window",))):
+        if options.get(name) is not None:
+            raise HivisError(f"attention: wanted a layer without {name}, got one with it")
