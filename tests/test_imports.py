@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,13 +33,42 @@ ALLOWED = {
     "drafters": BASICS | {"ops", "cache", "drafters"},
     "training": BASICS | {"ops", "cache", "drafters", "training"},
     "decode": BASICS | {"ops", "cache", "generation", "policies", "targets.base", "drafters.base"},
+    "machine": {"errors", "ops"},
+    "model": BASICS | {"decode", "drafters.base", "generation", "settings", "targets", "text"},
+    "loading": {
+        "draft_models",
+        "drafters.base",
+        "errors",
+        "machine",
+        "model",
+        "policies",
+        "policy",
+        "targets",
+        "tiny.paths",
+    },  # fmt: skip
     "draft_models": {"targets", "drafters"},
     "collect": {"errors", "targets", "training"},
     "train": {"errors", "collect", "drafters", "targets", "training"},
-    "cli": {"errors", "collect", "train"},
+    "chat": {"errors", "model", "targets"},
+    "commands": {
+        "_C",
+        "chat",
+        "collect",
+        "commands",
+        "errors",
+        "generation",
+        "loading",
+        "machine",
+        "model",
+        "ops",
+        "targets",
+        "tiny.paths",
+        "train",
+    },  # fmt: skip
+    "cli": {"commands"},
     "__main__": {"errors", "cli"},
     "tiny": BASICS | {"training", "drafters", "targets", "decode", "tiny", "ops", "cache"},
-    "__init__": {"errors", "policy", "sampling", "tree"},
+    "__init__": {"errors", "loading", "model", "policy", "sampling", "tree"},
 }
 ONLY_TORCH = {"reference", "noise"}
 MAY_IMPORT_TRANSFORMERS = {"targets", "tiny"}
@@ -84,6 +114,12 @@ def test_the_rule_finds_what_it_is_for(tmp_path: Path):
     bad = tmp_path / "bad.py"
     bad.write_text("from hivis.targets import load\nimport transformers.cache_utils\n")
     assert {"hivis.targets.load", "transformers.cache_utils"} <= imports(bad)
+
+
+def test_importing_hivis_does_not_import_transformers():
+    code = "import sys, hivis; assert 'transformers' not in sys.modules; print(hivis.load.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, "load"), done.stderr
 
 
 @pytest.mark.parametrize("folder", ["core", "cuda", "cpu", "ops"])

@@ -160,6 +160,15 @@ class PromptProcessor:
             processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
         except Exception as error:
             raise HivisError(f"processor of {path}: {first_line(error)}") from error
+        return cls.of(processor, model)
+
+    @classmethod
+    def of(cls, processor: Any, model: PreTrainedModel) -> PromptProcessor:
+        """From a processor that is loaded already."""
+        for name in ("tokenizer", "image_token"):
+            if getattr(processor, name, None) is None:
+                kind = type(processor).__name__
+                raise HivisError(f"processor: wanted one with a {name}, got {kind}")
         return cls(processor, processor.image_token, model.device, model.dtype)
 
     def __call__(
