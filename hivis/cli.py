@@ -1,130 +1,53 @@
-"""The command line: python -m hivis COMMAND."""
+"""The command line: ``python -m hivis COMMAND`` or ``hivis COMMAND``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
 
-import torch
+from hivis.commands import bench, chat, generate, info, training
+from hivis.commands.parser import Parser
 
-from hivis.errors import HivisError
+ABOUT = """Lossless speculative decoding for vision-language models.
 
-METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
+  python -m hivis generate             a text from the small model that ships with hivis
+  python -m hivis COMMAND --help       what a command takes, with examples"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m hivis", description="Lossless speculative decoding for VLMs."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    about = "let the target answer the data's questions, and train a drafter on its answers"
-    _add_train(commands.add_parser("train", help=about, description=about))
-    about = "let the target answer the data's questions, for the training of several drafters"
-    _add_capture(commands.add_parser("capture", help=about, description=about))
-    options = parser.parse_args(arguments)
+    """Run a command.
+
+    Raises:
+        HivisError: bad input; :func:`hivis.errors.run_cli` says it in one line.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["bench"]:  # the benchmark reads its own options
+        bench.bench(given[1:])
+        return
+    options = make_parser().parse_args(given)
     options.run(options)
 
 
-def _add_capture(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_capture)
-    add = parser.add_argument
-    add("--method", required=True, nargs="+", choices=METHODS, help="what the answers shall serve")
-    add("--target", required=True, help="folder or hub name of the VLM")
-    add("--data", required=True, type=Path, help="conversations in LLaVA's format")
-    add("--out", required=True, type=Path, help="folder for the answers; goes on if it has some")
-    _add_machine(parser)
-    _add_answers(parser)
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m hivis", description=ABOUT)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    def add(
+        name: str, fill: Callable[[argparse.ArgumentParser], None], about: str, details: str = ""
+    ) -> None:
+        fill(commands.add_parser(name, help=about, description=details or about))
 
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_train)
-    add = parser.add_argument
-    add("--method", required=True, choices=METHODS)
-    add("--target", required=True, help="folder or hub name of the VLM to draft for")
+    add("generate", generate.add_generate, "answer a prompt about pictures", generate.ABOUT)
+    add("chat", chat.add_chat, "talk about pictures, turn by turn", chat.ABOUT)
+    add("info", info.add_info, info.ABOUT)
+    add("bench", lambda parser: None, bench.ABOUT)
     add(
-        "--data", required=True, type=Path,
-        help="conversations in LLaVA's format (.jsonl or .json), or a folder of captured answers",
-    )  # fmt: skip
-    add("--out", required=True, type=Path, help="folder for the drafter")
-    add("--resume", action="store_true", help="go on with a run that was stopped, exactly")
-    _add_machine(parser)
-    _add_answers(parser)
-    add = parser.add_argument_group("training").add_argument
-    add("--draft", type=Path, help="draft-vlm: folder of the model to start from")
-    add("--updates", type=int, default=4000, help="of all stages together")
-    add("--batch", type=int, default=16, help="answers in an update")
-    add("--lr", type=float, help="peak learning rate (default: the method's)")
-    add("--soft", type=float, default=0.1, help="weight of the soft cross entropy")
-    add(
-        "--noise", type=float, default=0.1,
-        help="uniform noise on hidden states, as a part of their size",
+        "train", training.add_train,
+        "let the target answer the data's questions, and train a drafter on its answers",
     )  # fmt: skip
     add(
-        "--residual-rows", type=int,
-        help="learned vectors of the drafting steps (default: 3 for hivis, 0 for eagle)",
+        "capture", training.add_capture,
+        "let the target answer the data's questions, for the training of several drafters",
     )  # fmt: skip
-    add("--held-out", type=int, default=64, help="answers that are only measured")
-    add("--fp32", action="store_true", help="no autocast to bfloat16")
-
-
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-
-
-def _add_answers(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("the target's answers").add_argument
-    add("--images", type=Path, help="where image paths start (default: the data's folder)")
-    add("--count", type=int, help="the first so many conversations (default: all)")
-    add("--turns", type=int, default=1, help="questions asked of each conversation")
-    add(
-        "--sampled", type=float, default=0.5,
-        help="share of answers sampled at temperature 1; the others are greedy",
-    )  # fmt: skip
-    add("--max-new-tokens", type=int, default=512)
-    add("--answer-batch", type=int, default=16, help="prompts answered at a time")
-    add(
-        "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16",
-        help="of the target while it answers",
-    )  # fmt: skip
-
-
-def _capture(options: argparse.Namespace) -> None:
-    from hivis.collect import CollectOptions, collect, columns_of
-
-    _check(options)
-    collect(_pick(CollectOptions, options), columns_of(options.method))
-
-
-def _train(options: argparse.Namespace) -> None:
-    from hivis.collect import CollectOptions
-    from hivis.train import TrainOptions, train
-
-    _check(options)
-    for name, least in (("residual_rows", 0), ("lr", 0), ("soft", 0), ("noise", 0)):
-        value = getattr(options, name)
-        if value is not None and not value >= least:
-            raise HivisError(f"--{name.replace('_', '-')}: wanted at least {least}, got {value}")
-    if (options.method == "draft-vlm") != (options.draft is not None):
-        wanted = "a folder" if options.method == "draft-vlm" else f"none with {options.method}"
-        raise HivisError(f"--draft: wanted {wanted}, got {options.draft}")
-    train(_pick(TrainOptions, options), _pick(CollectOptions, options))
-
-
-def _check(options: argparse.Namespace) -> None:
-    positive = ("count", "turns", "max_new_tokens", "answer_batch", "updates", "batch", "held_out")
-    for name in positive:
-        value = getattr(options, name, None)
-        if value is not None and value < 1:
-            raise HivisError(f"--{name.replace('_', '-')}: wanted at least 1, got {value}")
-    if not 0 <= options.sampled <= 1:
-        raise HivisError(f"--sampled: wanted a share of 0 to 1, got {options.sampled}")
-
-
-def _pick(kind: type[Any], options: argparse.Namespace) -> Any:
-    """``kind`` from those options that are its fields."""
-    names = [entry.name for entry in fields(kind)]
-    return kind(**{name: getattr(options, name) for name in names})
+    return parser
