@@ -11,7 +11,8 @@ from hivis.tree import DraftTree
 
 if TYPE_CHECKING:
     from hivis.loading import load, wrap
-    from hivis.model import Model, TextGeneration, TextStream
+    from hivis.model import Model
+    from hivis.stream import TextGeneration, TextStream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,8 +25,8 @@ _LAZY = {
     "load": "hivis.loading",
     "wrap": "hivis.loading",
     "Model": "hivis.model",
-    "TextGeneration": "hivis.model",
-    "TextStream": "hivis.model",
+    "TextGeneration": "hivis.stream",
+    "TextStream": "hivis.stream",
 }
 
 

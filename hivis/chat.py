@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 from hivis.errors import HivisError
-from hivis.model import Model, Pictures, TextStream, several
+from hivis.model import Model, Pictures, several
+from hivis.stream import TextStream
 from hivis.targets.continued import ContinuedTarget
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.load import Picture

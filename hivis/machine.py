@@ -53,7 +53,9 @@ def choose_device(device: str | torch.device = "auto", name: str = "device") -> 
     except (RuntimeError, TypeError):
         raise HivisError(f"{name}: wanted auto, cpu or cuda, got {device}") from None
     there = chosen.type == "cpu" or (
-        chosen.type == "cuda" and (chosen.index or 0) < torch.cuda.device_count()
+        chosen.type == "cuda"
+        and torch.cuda.is_available()
+        and (chosen.index is None or chosen.index < torch.cuda.device_count())
     )
     if not there:
         raise HivisError(f"{name}: wanted cpu, or cuda where torch sees a GPU, got {device}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -10,12 +10,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from hivis.decode import Stream
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
-from hivis.generation import Generation
 from hivis.policy import Policy
-from hivis.settings import Settings, resolve
+from hivis.settings import resolve
+from hivis.stream import TextGeneration, TextStream
 from hivis.targets.base import Inputs, Target
 from hivis.targets.generation import generation_settings
 from hivis.targets.load import Picture, PromptProcessor
@@ -44,110 +43,6 @@ class Streamer(Protocol):
     def end(self) -> object:
         """No more will come."""
         ...
-
-
-@dataclass(frozen=True)
-class TextGeneration(Generation):
-    """A whole text. ``print`` shows its text.
-
-    Attributes:
-        text: the tokens' text, special tokens left out, cut before the stop string that ended it.
-        finish: why it ended: ``"eos"``, ``"stop"`` (a stop string) or ``"length"``.
-    """
-
-    text: str
-    finish: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one cycle added to a text.
-
-    Attributes:
-        tokens: the new ones. The last is the target's own, those before it were drafted.
-        pieces: the text that each of them made certain, often more or less than its own.
-    """
-
-    tokens: tuple[int, ...]
-    pieces: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-
-class TextStream(Iterator[str]):
-    """Pieces of a text as its tokens are accepted; :attr:`result` once they have all been read.
-
-    The pieces joined are the text; none ends inside a character, or in what may become a stop
-    string. Iterate over :meth:`chunks` instead to have the tokens too. A stream may be left at any
-    time; the next text of the same model ends it.
-
-    Attributes:
-        text: what has been read so far.
-        tokens: the tokens that it was made from.
-    """
-
-    def __init__(self, model: Model, inputs: Inputs, settings: Settings) -> None:
-        tokenizer = model.processor.processor.tokenizer
-        self._pieces = TextPieces(
-            model.processor.decode, byte_tokens(tokenizer), special_tokens(tokenizer), settings.stop
-        )
-        self._made: list[str] = []
-        self._stream = Stream(
-            model.target, inputs, settings.params, model.drafter, model.policy, self._take
-        )
-        ends = settings.params.eos_token_ids
-        self._ends = model.target.eos_token_ids if ends is None else ends
-        self._chunks: Generator[Chunk, None, None] = self._run()
-        self._result: TextGeneration | None = None
-        self.inputs = inputs
-        self.text = ""
-        self.tokens: tuple[int, ...] = ()
-
-    def __next__(self) -> str:
-        for chunk in self._chunks:
-            if chunk.text:
-                return chunk.text
-        raise StopIteration
-
-    def chunks(self) -> Iterator[Chunk]:
-        """The same, cycle by cycle, with the tokens."""
-        return self._chunks
-
-    @property
-    def result(self) -> TextGeneration:
-        """The whole text; HivisError before the stream has been read to its end."""
-        if self._result is None:
-            raise HivisError("result: wanted a stream read to its end, got one that was not")
-        return self._result
-
-    def _take(self, token: int) -> bool:
-        self._made.append(self._pieces.put(token))
-        return self._pieces.stopped
-
-    def _run(self) -> Generator[Chunk, None, None]:
-        for tokens in self._stream:
-            chunk = Chunk(tuple(tokens), tuple(self._made))
-            self._made.clear()
-            yield self._note(chunk)
-        if rest := self._pieces.end():
-            yield self._note(Chunk((), (rest,)))
-        made = self._stream.result
-        self._result = TextGeneration(made.tokens, made.statistics, self.text, self._finish())
-
-    def _note(self, chunk: Chunk) -> Chunk:
-        self.text += chunk.text
-        self.tokens += chunk.tokens
-        return chunk
-
-    def _finish(self) -> str:
-        if self._pieces.stopped:
-            return "stop"
-        return "eos" if self.tokens[-1] in self._ends else "length"
 
 
 @dataclass
@@ -181,7 +76,7 @@ class Model:
             HivisError: as :meth:`stream`, or the logits hold a NaN.
         """
         stream = self.stream(prompt, images, **settings)
-        with closing(stream._chunks) as chunks:
+        with closing(stream.chunks()) as chunks:
             try:
                 if streamer is not None:
                     streamer.put(stream.inputs.tokens.cpu())
@@ -225,7 +120,11 @@ class Model:
         )  # fmt: skip
         own = generation_settings(self.target.model)
         settings = resolve(own, given, inputs.length, self.target.max_positions)
-        return TextStream(self, inputs, settings)
+        tokenizer = self.processor.processor.tokenizer
+        pieces = TextPieces(
+            self.processor.decode, byte_tokens(tokenizer), special_tokens(tokenizer), settings.stop
+        )
+        return TextStream(self.target, inputs, settings.params, self.drafter, self.policy, pieces)
 
     def prepare(self, prompt: Prompt, images: Pictures = ()) -> Inputs:
         """The inputs of a prompt, token ids ``[1, P]`` and pixels, on the model's device."""

@@ -34,7 +34,8 @@ ALLOWED = {
     "training": BASICS | {"ops", "cache", "drafters", "training"},
     "decode": BASICS | {"ops", "cache", "generation", "policies", "targets.base", "drafters.base"},
     "machine": {"errors", "ops"},
-    "model": BASICS | {"decode", "drafters.base", "generation", "settings", "targets", "text"},
+    "stream": BASICS | {"decode", "drafters.base", "generation", "targets.base", "text"},
+    "model": BASICS | {"drafters.base", "settings", "stream", "targets", "text"},
     "loading": {
         "draft_models",
         "drafters.base",
@@ -49,7 +50,7 @@ ALLOWED = {
     "draft_models": {"targets", "drafters"},
     "collect": {"errors", "targets", "training"},
     "train": {"errors", "collect", "drafters", "targets", "training"},
-    "chat": {"errors", "model", "targets"},
+    "chat": {"errors", "model", "stream", "targets"},
     "commands": {
         "_C",
         "chat",
@@ -64,11 +65,11 @@ ALLOWED = {
         "targets",
         "tiny.paths",
         "train",
-    },  # fmt: skip
+    , "stream"},  # fmt: skip
     "cli": {"commands"},
     "__main__": {"errors", "cli"},
     "tiny": BASICS | {"training", "drafters", "targets", "decode", "tiny", "ops", "cache"},
-    "__init__": {"errors", "loading", "model", "policy", "sampling", "tree"},
+    "__init__": {"errors", "loading", "model", "policy", "sampling", "stream", "tree"},
 }
 ONLY_TORCH = {"reference", "noise"}
 MAY_IMPORT_TRANSFORMERS = {"targets", "tiny"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hivis.generation import Statistics
-    from hivis.model import Chunk, TextGeneration, TextStream
+    from hivis.stream import Chunk, TextGeneration, TextStream
 
 DRAFTED, OWN, RESET = "\x1b[32m", "\x1b[1;35m", "\x1b[0m"
 
