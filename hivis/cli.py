@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from hivis import __version__
 from hivis.commands import bench, chat, generate, info, training
 from hivis.commands.parser import Parser
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m hivis", description=ABOUT)
+    parser.add_argument("--version", action="version", version=f"hivis {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(

@@ -141,7 +141,7 @@ def test_bad_input_is_named_in_one_line(bad):
         main(["generate", *bad])
     message = str(error.value)
     assert "\n" not in message and len(message) < 400
-    assert ": " in message
+    assert re.search("(: wanted .*, got )|no such file|not readable|cannot be loaded", message)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,36 @@ def test_exit_status_2(command):
     code, out, errors = run(*command)
     assert (code, out) == (2, "")
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "--method", "none"], "--method: wanted one of hivis, vispec, .*, got 'none'"),
+        (["train"], "python -m hivis train: wanted --method, --target, --data, --out, got none"),
+        (["capture", "--count", "x"], "--count: wanted int, got 'x'"),
+        (["generat"], "COMMAND: wanted one of generate, chat, .*, got 'generat'"),
+        (["generate", "--image"], "--image: wanted at least one argument, got none"),
+        (["info", "--x"], "python -m hivis: wanted options that it knows, got --x"),
+    ],
+)
+def test_what_argparse_says_is_said_in_our_words(command, message):
+    with pytest.raises(HivisError, match=f"^{message}$"):
+        main(command)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"hivis {hivis.__version__}\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line():
+    command = [sys.executable, "-m", "hivis", "info"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "error: No space left on device\n"
 
 
 def test_ctrl_c_is_130_without_a_word():

@@ -65,8 +65,9 @@ ALLOWED = {
         "targets",
         "tiny.paths",
         "train",
-    , "stream"},  # fmt: skip
-    "cli": {"commands"},
+        "stream",
+    },  # fmt: skip
+    "cli": {"__version__", "commands"},
     "__main__": {"errors", "cli"},
     "tiny": BASICS | {"training", "drafters", "targets", "decode", "tiny", "ops", "cache"},
     "__init__": {"errors", "loading", "model", "policy", "sampling", "stream", "tree"},

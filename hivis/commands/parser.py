@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -18,11 +19,25 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        # "argument --x: wanted ..." is the form of what the types below say.
-        message = message.removeprefix("argument ")
-        if message.startswith("unrecognized arguments: "):
-            message = f"{self.prog}: wanted known options, got {message.split(': ', 1)[1]}"
-        raise HivisError(message)
+        raise HivisError(_in_our_words(message, self.prog))
+
+
+def _in_our_words(message: str, program: str) -> str:
+    """What argparse says as name, wanted, got. What the types below say is in that form already."""
+    message = message.removeprefix("argument ")
+    name, _, said = message.partition(": ")
+    if name == "unrecognized arguments":
+        return f"{program}: wanted options that it knows, got {said}"
+    if name == "the following arguments are required":
+        return f"{program}: wanted {said}, got none"
+    if choice := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", said):
+        wanted = choice[2].replace("'", "")
+        return f"{name}: wanted one of {wanted}, got {choice[1]}"
+    if kind := re.fullmatch(r"invalid (\w+) value: (.*)", said):
+        return f"{name}: wanted {kind[1]}, got {kind[2]}"
+    if said.startswith("expected "):
+        return f"{name}: wanted {said.removeprefix('expected ')}, got none"
+    return message
 
 
 def number(text: str) -> float:
