@@ -1,7 +1,22 @@
 """python -m hivis"""
 
-from hivis.cli import main
+from __future__ import annotations
+
+from typing import NoReturn
+
 from hivis.errors import run_cli
 
-if __name__ == "__main__":
+
+def run() -> NoReturn:
+    """The program ``hivis``."""
+
+    def main() -> None:
+        from hivis.cli import main as run_command
+
+        run_command()
+
     run_cli(main)
+
+
+if __name__ == "__main__":
+    run()

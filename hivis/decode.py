@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from hivis import ops
 from hivis.clock import PhaseClock
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
-from hivis.generation import Generation, Statistics
+from hivis.generation import Emitted, Generation, Statistics
 from hivis.handoff import Verdict, Verify
 from hivis.policies.cost import default_policy
 from hivis.policy import Outcome, Planner, Policy, TreePolicy
@@ -53,6 +53,7 @@ class Stream:
         policy: chooses the size and depth of the trees: a fixed :class:`hivis.policy.TreePolicy`,
             or one of ``hivis/policies/``. By default the cost model, which begins with a fixed
             size and goes on to what pays most for its time (``docs/policies.md``).
+        until: is shown every token of the text in turn, and may end it there by saying true.
 
     Raises:
         HivisError: the text would not fit the model's positions, the drafter was made for another
@@ -64,6 +65,7 @@ class Stream:
     params: SamplingParams | None = None
     drafter: Drafter | None = None
     policy: Policy | None = None
+    until: Callable[[int], bool] | None = None
     _result: Generation | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class Stream:
         start = time.perf_counter()
         clock = PhaseClock(self.inputs.tokens.device)
         sampling = SamplingState.of(params, batch=1, device=self.inputs.tokens.device)
-        emitted = _Emitted(params, target.eos_token_ids)
+        emitted = Emitted(params, target.eos_token_ids, self.until)
         # A tree has to fit behind the last row that the text can reach.
         capacity = self.inputs.length + params.max_new_tokens
         capacity += 1 if drafter is None else self.policy.drafter_rows
@@ -227,28 +229,3 @@ def _read(verdict: Verdict, tree: DraftTree, learns: bool) -> tuple[list[int], O
         depths=tuple(int(depth) for depth in row[depths:scores]),
         scores=tuple(row[scores:]),
     )
-
-
-class _Emitted:
-    """The text so far; cuts where plain decoding would have stopped."""
-
-    def __init__(self, params: SamplingParams, model_eos: tuple[int, ...]) -> None:
-        eos = model_eos if params.eos_token_ids is None else params.eos_token_ids
-        self._eos = frozenset(eos)
-        self.ends = tuple(sorted(self._eos))
-        self._limit = params.max_new_tokens
-        self.tokens: list[int] = []
-        self.finished = False
-
-    def take(self, drawn: list[int]) -> list[int]:
-        """Append the tokens of a cycle up to EOS or the limit; returns those that were taken."""
-        taken: list[int] = []
-        for token in drawn:
-            if token < 0:
-                raise HivisError("logits: wanted a finite candidate, got NaN or none at all")
-            taken.append(token)
-            if token in self._eos or len(self.tokens) + len(taken) == self._limit:
-                self.finished = True
-                break
-        self.tokens += taken
-        return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -12,12 +13,24 @@ class HivisError(ValueError):
 
 
 def run_cli(main: Callable[[], object]) -> NoReturn:
-    """Run a command-line tool: bad input becomes one line on stderr and exit status 2."""
+    """Run a command-line tool: bad input becomes one line on stderr and exit status 2.
+
+    Ctrl-C gives 130, and a pipe whose reader has gone 141, both without a word.
+    """
     try:
         main()
+        sys.stdout.flush()
     except HivisError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # What Python would still write at its end goes nowhere, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"error: {named}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)

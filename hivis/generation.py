@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from hivis.errors import HivisError
+from hivis.sampling import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,33 @@ class Generation:
 
     tokens: tuple[int, ...]
     statistics: Statistics
+
+
+class Emitted:
+    """The text so far; cuts where plain decoding would have stopped."""
+
+    def __init__(
+        self, params: SamplingParams, model_eos: tuple[int, ...],
+        until: Callable[[int], bool] | None = None,
+    ) -> None:  # fmt: skip
+        eos = model_eos if params.eos_token_ids is None else params.eos_token_ids
+        self._eos = frozenset(eos)
+        self.ends = tuple(sorted(self._eos))
+        self._limit = params.max_new_tokens
+        self._until = until
+        self.tokens: list[int] = []
+        self.finished = False
+
+    def take(self, drawn: list[int]) -> list[int]:
+        """Append the tokens of a cycle up to where the text ends; returns those that were taken."""
+        taken: list[int] = []
+        for token in drawn:
+            if token < 0:
+                raise HivisError("logits: wanted a finite candidate, got NaN or none at all")
+            taken.append(token)
+            ends = self._until is not None and self._until(token)
+            if ends or token in self._eos or len(self.tokens) + len(taken) == self._limit:
+                self.finished = True
+                break
+        self.tokens += taken
+        return taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ ALLOWED = {
     "reference": set(),
     "noise": set(),
     "clock": set(),
-    "generation": set(),
+    "generation": {"errors", "sampling"},
+    "text": {"errors"},
+    "settings": {"errors", "sampling"},
     "ops": {"_C"},
     "tree": {"errors"},
     "policy": {"errors", "tree"},
@@ -30,14 +33,46 @@ ALLOWED = {
     "drafters": BASICS | {"ops", "cache", "drafters"},
     "training": BASICS | {"ops", "cache", "drafters", "training"},
     "decode": BASICS | {"ops", "cache", "generation", "policies", "targets.base", "drafters.base"},
+    "machine": {"errors", "ops"},
+    "stream": BASICS | {"decode", "drafters.base", "generation", "targets.base", "text"},
+    "model": BASICS | {"drafters.base", "settings", "stream", "targets", "text"},
+    "loading": {
+        "draft_models",
+        "drafters.base",
+        "errors",
+        "machine",
+        "model",
+        "policies",
+        "policy",
+        "targets",
+        "tiny.paths",
+    },  # fmt: skip
     "draft_models": {"targets", "drafters"},
     "options": set(),
     "collect": {"errors", "options", "targets", "training"},
     "train": {"errors", "options", "collect", "drafters", "targets", "training"},
-    "cli": {"errors", "options", "collect", "train"},
+    "chat": {"errors", "model", "stream", "targets"},
+    "commands": {
+        "_C",
+        "chat",
+        "collect",
+        "commands",
+        "errors",
+        "generation",
+        "loading",
+        "machine",
+        "model",
+        "ops",
+        "options",
+        "targets",
+        "tiny.paths",
+        "train",
+        "stream",
+    },  # fmt: skip
+    "cli": {"__version__", "commands"},
     "__main__": {"errors", "cli"},
     "tiny": BASICS | {"training", "drafters", "targets", "decode", "tiny", "ops", "cache"},
-    "__init__": {"errors", "policy", "sampling", "tree"},
+    "__init__": {"errors", "loading", "model", "policy", "sampling", "stream", "tree"},
 }
 ONLY_TORCH = {"reference", "noise"}
 MAY_IMPORT_TRANSFORMERS = {"targets", "tiny"}
@@ -83,6 +118,12 @@ def test_the_rule_finds_what_it_is_for(tmp_path: Path):
     bad = tmp_path / "bad.py"
     bad.write_text("from hivis.targets import load\nimport transformers.cache_utils\n")
     assert {"hivis.targets.load", "transformers.cache_utils"} <= imports(bad)
+
+
+def test_importing_hivis_does_not_import_transformers():
+    code = "import sys, hivis; assert 'transformers' not in sys.modules; print(hivis.load.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, "load"), done.stderr
 
 
 @pytest.mark.parametrize("folder", ["core", "cuda", "cpu", "ops"])

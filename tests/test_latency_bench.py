@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import latency, machine
+from bench import latency
+from hivis import ops
 from hivis.errors import HivisError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +103,7 @@ def test_bad_input_is_named_in_one_line(tmp_path, monkeypatch, arguments, says):
 
 def test_a_device_without_all_ops_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(machine.ops, "missing_on", lambda device: ["tree_attention"])
+    monkeypatch.setattr(ops, "missing_on", lambda device: ["tree_attention"])
     with pytest.raises(HivisError, match="--device: .* cuda .*without tree_attention"):
         latency.main(["--device", "cuda"])
 

@@ -17,9 +17,9 @@ def test_the_python_example_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), scope)
-    printed = capsys.readouterr().out
-    assert len(printed.split()) > 20
-    assert float(printed.split()[-1]) > 1.5
+    first, second = capsys.readouterr().out.strip().split("\n")
+    assert len(first.split()) > 20 and float(first.split()[-1]) > 1.5
+    assert len(second.split()) > 2
 
 
 def test_the_commands_exist():

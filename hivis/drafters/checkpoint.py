@@ -92,6 +92,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise HivisError(f"{path}: wanted a safetensors file, got {reason}") from None
 
 
+def tensor_names(path: Path) -> list[str]:
+    """The names of a file's tensors, which are not read; HivisError if it is not whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise HivisError(f"{path}: wanted a safetensors file, got {reason}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A config as it is written; HivisError if it is missing or no JSON object."""
     if not path.is_file():

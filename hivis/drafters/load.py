@@ -31,7 +31,7 @@ def load_drafter(
         HivisError: folder missing and no such name on the hub, weights corrupt, a pickle that holds
             more than tensors, of an unknown kind or wrong sizes.
     """
-    folder = _folder(path, revision)
+    folder = folder_of(path, revision)
     config_file = folder / checkpoint.CONFIG_FILE if config is None else Path(config)
     raw = checkpoint.read_json(config_file)
     # Every config of ours says what it is; published ones are told apart by their tensors.
@@ -48,7 +48,8 @@ def load_drafter(
     return HiViSDrafter(read, tensors)
 
 
-def _folder(path: str | Path, revision: str | None) -> Path:
+def folder_of(path: str | Path, revision: str | None = None) -> Path:
+    """``path`` if it is a folder, else the copy of what the hub has under that name."""
     folder = Path(path)
     if folder.is_dir():
         return folder

@@ -174,6 +174,15 @@ class PromptProcessor:
             absent = [name for name in _PROCESSORS_WANT if find_spec(name) is None]
             hint = f" (not installed here: {', '.join(absent)})" if absent else ""
             raise HivisError(f"processor of {path}: {first_line(error)}{hint}") from error
+        return cls.of(processor, model)
+
+    @classmethod
+    def of(cls, processor: Any, model: PreTrainedModel) -> PromptProcessor:
+        """From a processor that is loaded already."""
+        for name in ("tokenizer", "image_token"):
+            if getattr(processor, name, None) is None:
+                kind = type(processor).__name__
+                raise HivisError(f"processor: wanted one with a {name}, got {kind}")
         ids = [getattr(model.config, f"vision_{end}_token_id", None) for end in ("start", "end")]
         before, after = (
             "" if token is None else processor.tokenizer.convert_ids_to_tokens(token)

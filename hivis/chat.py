@@ -1,0 +1,60 @@
+"""A conversation: every answer knows the turns before it, and their pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from hivis.errors import HivisError
+from hivis.model import Model, Pictures, several
+from hivis.stream import TextStream
+from hivis.targets.continued import ContinuedTarget
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.load import Picture
+
+_SLOT = "<image>"
+
+
+class Chat:
+    """Turns with one model. The prompts of earlier turns, pictures included, are not read again.
+
+    Attributes:
+        turns: what was said so far, ``("user" | "assistant", text)`` in turn.
+        pictures: those of all turns, in order.
+    """
+
+    def __init__(self, model: Model) -> None:
+        target = model.target
+        if isinstance(target, HuggingFaceTarget):
+            model = dataclasses.replace(model, target=ContinuedTarget(target))
+        self._model = model
+        self.turns: list[tuple[str, str]] = []
+        self.pictures: list[Picture] = []
+        self._asked: tuple[str, list[Picture]] = ("", [])
+        self._stream: TextStream | None = None
+
+    def say(self, text: str, images: Pictures = (), **settings: Any) -> TextStream:
+        """The answer to ``text``, piece by piece. Arguments and errors: :meth:`Model.stream`.
+
+        What was read of it until the next turn becomes part of the conversation: an answer that was
+        left in the middle ends there, and one of which nothing was read was not asked for.
+        """
+        self._settle()
+        if not isinstance(text, str) or not text.strip():
+            raise HivisError(f"text: wanted some, got {text!r}")
+        if _SLOT in text:
+            raise HivisError(f"text: wanted one without {_SLOT}, got one with it")
+        pictures = several(images)
+        question = _SLOT * len(pictures) + text
+        turns = [*self.turns, ("user", question)]
+        stream = self._model.stream(turns, [*self.pictures, *pictures], **settings)
+        self._asked, self._stream = (question, pictures), stream
+        return stream
+
+    def _settle(self) -> None:
+        """Make the last answer, as far as it was read, a part of the conversation."""
+        if self._stream is not None and self._stream.tokens:
+            question, pictures = self._asked
+            self.turns += [("user", question), ("assistant", self._stream.text)]
+            self.pictures += pictures
+        self._stream = None

@@ -1,0 +1,103 @@
+"""``hivis chat``: several turns about the same pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from hivis.commands.model import (
+    add_model,
+    add_settings,
+    load_model,
+    memory_as_input,
+    pictures_of,
+    settings_of,
+)
+from hivis.errors import HivisError
+
+if TYPE_CHECKING:
+    from hivis.chat import Chat
+
+ABOUT = """Talk with a model about pictures; it keeps what it has read from turn to turn.
+
+Every line is a turn, from the terminal or from a pipe. Ctrl-C ends an answer, and at the prompt the
+chat. Lines of your own:
+  /image PATH   show another picture with the next question
+  /new          begin anew, with the pictures of the command line
+  /quit         end"""
+EXAMPLES = """examples:
+  python -m hivis chat
+  python -m hivis chat --model llava-hf/llava-1.5-7b-hf --image cat.png
+  printf 'What is this?\\nWhich colour is it?\\n' | python -m hivis chat"""
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=chat)
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "--image", nargs="+", action="extend", default=[], metavar="PATH",
+        help="pictures that it begins with",
+    )  # fmt: skip
+    add_model(parser)
+    add_settings(parser)
+
+
+def chat(options: argparse.Namespace) -> None:
+    settings = settings_of(options)
+    with memory_as_input():
+        model = load_model(options)
+        from hivis.chat import Chat
+        from hivis.targets.load import open_picture
+
+        first = pictures_of(options)
+        for picture in first:
+            open_picture(picture)  # a wrong path should be known before anything is asked
+        talk, pictures = Chat(model), list(first)
+        for line in _lines():
+            word, _, rest = line.partition(" ")
+            if word == "/quit":
+                break
+            if word == "/new":
+                talk, pictures = Chat(model), list(first)
+                continue
+            try:
+                if word == "/image":
+                    open_picture(rest.strip())
+                    pictures.append(rest.strip())
+                    continue
+                if word.startswith("/"):
+                    raise HivisError(f"{word}: wanted /image PATH, /new or /quit, got {line}")
+                _answer(talk, line, pictures, settings)
+                pictures = []
+            except HivisError as error:
+                if not sys.stdin.isatty():
+                    raise
+                print(f"error: {error}", file=sys.stderr)
+
+
+def _lines() -> Iterator[str]:
+    """What is asked, line by line, until the end of input."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            if sys.stdin.isatty():
+                print()
+            return
+        if line:
+            yield line
+
+
+def _answer(talk: Chat, question: str, pictures: list[Any], settings: dict[str, Any]) -> None:
+    from hivis.commands import show
+
+    stream = talk.say(question, pictures, **settings)
+    try:
+        show.show(stream)
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+        return  # what was said so far stays said
+    print(show.summary(stream.result), file=sys.stderr)

@@ -1,0 +1,76 @@
+"""``hivis generate``: one text, on the terminal as it is accepted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from hivis.commands.model import (
+    add_model,
+    add_settings,
+    load_model,
+    memory_as_input,
+    pictures_of,
+    settings_of,
+)
+from hivis.errors import HivisError
+
+PROMPT = "Describe this image in detail and explain each thing."
+ABOUT = """Answer a prompt about pictures, the text as soon as it is accepted.
+
+The text goes to stdout, one line of statistics to stderr. Without --model the small model that
+ships with hivis answers, by default about a picture of its own."""
+EXAMPLES = """examples:
+  python -m hivis generate
+  python -m hivis generate --show-tree --temperature 1 --seed 7
+  python -m hivis generate --model llava-hf/llava-1.5-7b-hf --drafter D --image cat.png \\
+    --prompt "What is the cat doing?"
+  python -m hivis generate --json | jq -r .text"""
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=generate)
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("--prompt", metavar="TEXT", help="the question; - reads it from stdin")
+    add(
+        "--image", nargs="+", action="extend", default=[], metavar="PATH",
+        help="pictures that it is about",
+    )  # fmt: skip
+    add("--json", action="store_true", help="one JSON object: text, tokens, statistics")
+    add(
+        "--show-tree", action="store_true",
+        help="colour what was drafted and accepted, and what the target drew itself",
+    )  # fmt: skip
+    add_model(parser)
+    add_settings(parser)
+
+
+def generate(options: argparse.Namespace) -> None:
+    if options.json and options.show_tree:
+        raise HivisError("--show-tree: wanted a text to colour, got --json")
+    settings = settings_of(options)
+    prompt = _prompt(options)
+    with memory_as_input():
+        from hivis.commands import show
+
+        model = load_model(options)
+        stream = model.stream(prompt, pictures_of(options), **settings)
+        if options.json:
+            for _ in stream:
+                pass
+            print(json.dumps(show.as_json(stream.result)))
+            return
+        show.show(stream, options.show_tree)
+        print(show.summary(stream.result), file=sys.stderr)
+
+
+def _prompt(options: argparse.Namespace) -> str:
+    if options.prompt == "-":
+        return sys.stdin.read()
+    if options.prompt is None:
+        if options.model is not None:
+            raise HivisError("--prompt: wanted a text for this model, got none")
+        return PROMPT
+    return options.prompt

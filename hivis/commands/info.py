@@ -1,0 +1,88 @@
+"""``hivis info``: versions, the machine, what this build can do, and which models ship with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hivis.errors import HivisError
+from hivis.tiny import paths
+
+ABOUT = "versions, devices, what this build can do, and the models that ship with it"
+#: Packages that other engines draw on. hivis needs none of them.
+OTHERS = ("accelerate", "bitsandbytes", "flash-attn", "flashinfer-python", "triton", "xformers")
+
+
+def add_info(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=info)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def info(options: argparse.Namespace) -> None:
+    found = collect()
+    if options.json:
+        print(json.dumps(found))
+        return
+    for heading, entries in found.items():
+        print(heading)
+        width = max(len(name) for name in entries)
+        for name, value in entries.items():
+            print(f"  {name:<{width}}  {_words(value)}")
+
+
+def collect() -> dict[str, dict[str, Any]]:
+    """All of it, by heading."""
+    try:
+        from hivis import _C, ops
+    except ImportError as error:
+        raise HivisError(f"hivis._C: wanted the compiled extension, got: {error}") from error
+    from hivis.machine import choose_device, choose_dtype, device_name, versions
+
+    devices: dict[str, Any] = {"cpu": device_name("cpu")}
+    for index in range(torch.cuda.device_count()):
+        devices[f"cuda:{index}"] = device_name(f"cuda:{index}")
+    chosen = choose_device()
+    devices["auto"] = f"{chosen}, {str(choose_dtype('auto', chosen)).removeprefix('torch.')}"
+    missing = {kind: ops.missing_on(kind) for kind in ("cpu", "cuda")}
+    return {
+        "versions": versions(),
+        "devices": devices,
+        "build": _C.build_info(),
+        "ops": {
+            kind: {"without": names} if names else "all" for kind, names in missing.items()
+        },
+        "other packages (none is needed)": {name: _version(name) for name in OTHERS},
+        "embedded models": {
+            folder.name: _size(folder)
+            for folder in (paths.TARGET, paths.HIVIS, paths.EAGLE, paths.VISPEC, paths.DRAFT_VLM)
+        },
+    }  # fmt: skip
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _size(folder: Path) -> str | None:
+    weights = folder / "model.safetensors"
+    return f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else None
+
+
+def _words(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(entry)}" for name, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

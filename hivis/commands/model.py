@@ -1,0 +1,123 @@
+"""The options that ``generate`` and ``chat`` have in common, and the model that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hivis.commands.parser import number, one_of, whole
+from hivis.errors import HivisError
+from hivis.tiny import paths
+
+if TYPE_CHECKING:
+    from hivis.model import Model
+
+PICTURE = paths.EVAL / "scene00.png"
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="M", help="folder or hub name of a VLM (default: the embedded one)")
+    add(
+        "--drafter", metavar="D",
+        help="folder or hub name of a HiViS, EAGLE-2 or ViSpec drafter or of a small model; none: "
+        "decode plainly (default: the embedded one for the embedded model, else none)",
+    )  # fmt: skip
+    add(
+        "--dtype", type=one_of("auto", "bfloat16", "float16", "float32"), default="auto",
+        help="auto (default), bfloat16, float16 or float32",
+    )  # fmt: skip
+    add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add(
+        "--policy", type=one_of("cost", "confidence", "fixed"), default="cost",
+        help="how large draft trees are: cost (default), confidence or fixed; the text is the same",
+    )  # fmt: skip
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "how tokens are drawn", "What is not given is as the model's generation_config.json says."
+    )
+    add = group.add_argument
+    add("--temperature", type=number, metavar="T", help="0 is greedy")
+    add("--top-k", type=whole, metavar="K", help="draw from the K most probable tokens")
+    add("--top-p", type=number, metavar="P", help="from the most probable that hold this much")
+    add("--min-p", type=number, metavar="P", help="from those this probable beside the first")
+    add("--seed", type=whole, default=0, help="the same seed gives the same text (default: 0)")
+    add("--max-new-tokens", type=whole, metavar="N", help="the limit")
+    add("--stop", action="append", metavar="TEXT", help="end the text before this (repeatable)")
+    add(
+        "--set", action="append", default=[], type=_assignment, metavar="NAME=VALUE",
+        help="another generation setting by its name in transformers, also to overrule one of the "
+        "model's that hivis refuses (repeatable)",
+    )  # fmt: skip
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"wanted NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given, as :meth:`hivis.Model.stream` takes them."""
+    names = ("temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens", "stop")
+    given = {name: getattr(options, name) for name in names}
+    for name, value in options.set:
+        if given.get(name) is not None and name != "seed":
+            raise HivisError(f"--set {name}: wanted a setting that is given once, got two")
+        given[name] = value
+    return given
+
+
+def pictures_of(options: argparse.Namespace) -> list[Any]:
+    """The pictures that were given; if neither they nor a model were, the default one."""
+    if options.image or options.model is not None:
+        return list(options.image)
+    return [PICTURE]
+
+
+def load_model(options: argparse.Namespace) -> Model:
+    """The model of the command line, with a note on the terminal while it loads."""
+    with _note(f"loading {options.model or 'the embedded model'} ..."):
+        from hivis.loading import load
+        from hivis.targets.quiet import quiet
+
+        quiet()
+        return load(
+            options.model, options.drafter, dtype=options.dtype, device=options.device,
+            policy=options.policy,
+        )  # fmt: skip
+
+
+@contextmanager
+def _note(text: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(text, end="", flush=True, file=sys.stderr)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", flush=True, file=sys.stderr)
+
+
+@contextmanager
+def memory_as_input() -> Iterator[None]:
+    """Too little memory is said in one line like other input that does not fit the machine."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        lines = str(error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise HivisError(f"memory: wanted enough for model and text, got: {reason}") from error

@@ -1,0 +1,91 @@
+"""A text on the terminal as it is made, and what it took."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hivis.generation import Statistics
+    from hivis.stream import Chunk, TextGeneration, TextStream
+
+DRAFTED, OWN, RESET = "\x1b[32m", "\x1b[1;35m", "\x1b[0m"
+
+
+def show(stream: TextStream, tree: bool = False) -> None:
+    """Print the pieces of a text. With ``tree``, and on a terminal, coloured by how they came."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    coloured = tree and has_colours()
+    begun = False
+    try:
+        for chunk in stream.chunks():
+            if not begun:  # behind "ASSISTANT:" many models begin with a space
+                chunk = replace(chunk, pieces=_without_first_spaces(chunk.pieces))
+            begun = begun or bool(chunk.text)
+            print("".join(_coloured(chunk)) if coloured else chunk.text, end="", flush=True)
+    finally:
+        # Also of a text that was left in the middle: what follows begins on a line of its own.
+        print(flush=True)
+    if coloured:
+        print(
+            f"{DRAFTED}drafted and accepted{RESET}, {OWN}the target's own{RESET}", file=sys.stderr
+        )
+
+
+def has_colours() -> bool:
+    """Whether the text goes to a terminal that shows colours."""
+    dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    return sys.stdout.isatty() and not dumb
+
+
+def _without_first_spaces(pieces: Sequence[str]) -> tuple[str, ...]:
+    left = len("".join(pieces).lstrip())
+    shown: list[str] = []
+    for piece in reversed(pieces):
+        shown.append(piece[max(0, len(piece) - left) :])
+        left -= len(shown[-1])
+    return tuple(reversed(shown))
+
+
+def _coloured(chunk: Chunk) -> Iterator[str]:
+    for place, piece in enumerate(chunk.pieces):
+        if piece:
+            yield (OWN if place + 1 == len(chunk.tokens) else DRAFTED) + piece + RESET
+
+
+def summary(result: TextGeneration) -> str:
+    """What a text took, in one line."""
+    took = result.statistics
+    parts = [f"{len(result.tokens)} tokens", f"{tokens_per_second(result):.0f} tokens/s"]
+    if any(nodes > 1 for nodes, _ in took.tree_sizes):
+        parts.append(f"accepted length {took.accepted_length:.2f}")
+        parts.append(f"tokens per cycle {took.tokens_per_cycle:.2f}")
+    else:
+        parts.append("nothing drafted")
+    parts.append(f"first token {took.first_token_ms:.0f} ms")
+    return " | ".join([*parts, f"ended by {result.finish}"])
+
+
+def tokens_per_second(result: TextGeneration) -> float:
+    """Of the whole text, prefill included."""
+    return 1e3 * len(result.tokens) / max(result.statistics.total_ms, 1e-6)
+
+
+def as_json(result: TextGeneration) -> dict[str, Any]:
+    """Text, tokens and statistics as JSON takes them."""
+    took: Statistics = result.statistics
+    return {
+        "text": result.text,
+        "tokens": list(result.tokens),
+        "finish": result.finish,
+        "statistics": {
+            "tokens_per_second": tokens_per_second(result),
+            "accepted_length": took.accepted_length,
+            "tokens_per_cycle": took.tokens_per_cycle,
+            **asdict(took),
+        },
+    }

@@ -1,0 +1,99 @@
+"""``hivis.load`` and ``hivis.wrap``: a model ready for use, in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hivis.draft_models import load_any_drafter
+from hivis.drafters.base import Drafter
+from hivis.errors import HivisError
+from hivis.machine import choose_device, choose_dtype
+from hivis.model import Model
+from hivis.policies.named import policy_of
+from hivis.policy import Policy
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.load import PromptProcessor, family_of, load_target
+from hivis.tiny import paths
+
+
+def load(
+    model: str | Path | None = None, drafter: str | Path | Drafter | None = None, *,
+    dtype: str | torch.dtype = "auto", device: str | torch.device = "auto",
+    policy: str | Policy = "cost",
+) -> Model:  # fmt: skip
+    """Load a VLM and a drafter for it.
+
+    Args:
+        model: folder or hub name; by default the small model that ships with hivis.
+        drafter: folder or hub name of a HiViS, EAGLE-2 or ViSpec drafter, or of a smaller VLM or
+            language model with the same tokenizer; or a drafter object. By default the HiViS
+            drafter of the model that ships with hivis, and none for others. ``"none"``: none.
+        dtype: ``"bfloat16"``, ``"float16"``, ``"float32"`` or torch's; ``"auto"`` is bfloat16
+            where the device has units for it.
+        device: ``"auto"`` is the GPU if there is one that hivis has kernels for.
+        policy: how large the draft trees are: ``"cost"``, ``"confidence"``, ``"fixed"`` or a
+            policy object (``docs/policies.md``). It cannot change the text.
+
+    Raises:
+        HivisError: nothing there, damaged, of an unsupported family or kind, a drafter for another
+            target, or a device or dtype that cannot be had.
+    """
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    chosen = policy_of(policy)
+    if model is None:
+        model, drafter = paths.TARGET, paths.HIVIS if drafter is None else drafter
+    target, processor = load_target(model, number, place)
+    return Model(target, processor, _drafter(drafter, target, processor), chosen)
+
+
+def wrap(
+    model: Any, drafter: str | Path | Drafter | None = None, processor: Any = None, *,
+    policy: str | Policy = "cost",
+) -> Model:  # fmt: skip
+    """Use a Hugging Face model that is loaded already.
+
+    The model object is shared, not copied, and can still be used: ``model.generate`` gives what it
+    gave before. Its language model is switched to an attention that is hivis's own for the draft
+    trees and torch's SDPA for everyone else; a model that ran with another one, such as
+    flash-attention, runs with SDPA from then on.
+
+    Args:
+        model: of a supported family, in evaluation mode from then on, on any one device.
+        drafter: as in :func:`load`.
+        processor: the model's, as ``AutoProcessor`` loads it; by default it is loaded from where
+            the model came from.
+        policy: as in :func:`load`.
+
+    Raises:
+        HivisError: no model of a supported family, or as :func:`load`.
+    """
+    config: Any = getattr(model, "config", None)
+    is_model = isinstance(model, torch.nn.Module) and hasattr(config, "model_type")
+    if not is_model:
+        raise HivisError(f"model: wanted a Hugging Face model, got {type(model).__name__}")
+    family = family_of(config.model_type)
+    chosen = policy_of(policy)
+    if processor is None:
+        name = getattr(config, "_name_or_path", "")
+        if not name:
+            raise HivisError("processor: wanted one for a model that was not loaded, got none")
+        prompts = PromptProcessor.load(name, model)
+    else:
+        prompts = PromptProcessor.of(processor, model)
+    target = HuggingFaceTarget(model, family)
+    return Model(target, prompts, _drafter(drafter, target, prompts), chosen)
+
+
+def _drafter(
+    drafter: str | Path | Drafter | None, target: HuggingFaceTarget, processor: PromptProcessor
+) -> Drafter | None:
+    if drafter is None or drafter == "none":
+        return None
+    if isinstance(drafter, (str, Path)):
+        return load_any_drafter(drafter, target, processor)
+    drafter.bind(target.embedding, target.head)
+    return drafter

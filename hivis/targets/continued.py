@@ -1,0 +1,135 @@
+"""A target that keeps what it has read: of the next prompt only what is new is read."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hivis.cache import KVCache
+from hivis.handoff import Prompt, Verify
+from hivis.policy import MAX_NODES
+from hivis.targets.base import Inputs, Prefilled
+from hivis.targets.hugging_face import HuggingFaceTarget, SlabCache
+from hivis.tree import WORD_BITS, DraftTree, pack_bits
+
+
+class ContinuedTarget:
+    """A target for prompts that begin like the one before, as those of a conversation do.
+
+    The rows of the last prompt that the next one begins with keep their keys and values, and the
+    others are read behind them as a chain, by the pass that verifies trees. In float32 that gives
+    the texts of a whole prefill; at lower precision it may round differently. A prompt with other
+    pictures, or with pictures among its new rows, is read as a whole.
+    """
+
+    def __init__(self, target: HuggingFaceTarget) -> None:
+        self.target = target
+        self.embedding, self.head = target.embedding, target.head
+        self.eos_token_ids, self.max_positions = target.eos_token_ids, target.max_positions
+        #: How many rows of the last prompt were there already.
+        self.kept = 0
+        self._inputs: Inputs | None = None
+        self._cache: KVCache | None = None
+        self._prompt: Prompt | None = None
+        self._rows = ""
+
+    @property
+    def model(self) -> Any:
+        return self.target.model
+
+    @property
+    def cache(self) -> KVCache:
+        return self.target.cache
+
+    @cache.setter
+    def cache(self, cache: KVCache) -> None:
+        self.target.cache = cache
+
+    def verify(self, tree: DraftTree) -> Verify:
+        """See ``targets/base.py``."""
+        return self.target.verify(tree)
+
+    @torch.inference_mode()
+    def prefill(
+        self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
+    ) -> Prefilled:
+        """See ``targets/base.py``."""
+        self.kept = self._common_rows(inputs) if rows == self._rows else 0
+        self._cache, old = None, self._cache  # a prefill that fails leaves nothing to go on from
+        if old is None or not self.kept:
+            prefilled = self.target.prefill(inputs, rows, capacity)
+        else:
+            prefilled = self._continue(inputs, rows, old, capacity)
+        self._inputs, self._rows, self._prompt = inputs, rows, prefilled.prompt
+        self._cache = self.target.cache
+        return prefilled
+
+    def _common_rows(self, inputs: Inputs) -> int:
+        """How many rows the last prompt and this one have in common; 0 if others may differ."""
+        last = self._inputs
+        if last is None or self._cache is None or self.target.cache is not self._cache:
+            return 0
+        # The last row is always read: its logits are what a prefill is for.
+        most = min(last.length, inputs.length - 1)
+        same = (last.tokens[0, :most] == inputs.tokens[0, :most]).long()
+        common = int(same.cumprod(0).sum())
+        if last.features.keys() != inputs.features.keys():
+            return 0
+        for name, new in inputs.features.items():
+            old = last.features[name]
+            if new.dim() == 2 and new.shape[1] == inputs.length:  # an entry for every row
+                new, old = new[:, :common], old[:, :common]
+            if not torch.equal(new, old):
+                return 0
+        text = self.target.family.text_rows(self.target.model, inputs.tokens)
+        return common if bool(text[common:].all()) else 0
+
+    def _continue(
+        self, inputs: Inputs, rows: Literal["none", "text", "all"], old: KVCache, capacity: int
+    ) -> Prefilled:
+        self._move(old, capacity)
+        tokens = inputs.tokens[:, self.kept :]
+        hidden = torch.cat([self._read(part) for part in tokens.split(MAX_NODES, 1)], 1)
+        logits = self.target._head(hidden[:, -1])
+        if rows == "none" or self._prompt is None:
+            return Prefilled(logits, None)
+        text = self.target.family.text_rows(self.target.model, inputs.tokens)
+        kept = self.kept if rows == "all" else int(text[: self.kept].sum())
+        last = self._prompt
+        assert last.tokens is not None and last.visual is not None
+        new = torch.zeros_like(tokens, dtype=torch.bool)
+        prompt = Prompt(
+            torch.cat([last.embeddings[:, :kept], self.target._embed(tokens)], 1),
+            torch.cat([last.hidden[:, :kept], hidden], 1),
+            inputs.length,
+            torch.cat([last.tokens[:, :kept], tokens], 1),
+            torch.cat([last.visual[:, :kept], new], 1),
+            inputs.features,
+            last.seen,
+        )
+        return Prefilled(logits, prompt)
+
+    def _move(self, old: KVCache, capacity: int) -> None:
+        """The kept rows into a cache of their own, so that no earlier stream goes on in it."""
+        layers, _, batch, heads, _, width = old.kv.shape
+        cache = KVCache(layers, batch, heads, capacity, width, old.kv.dtype, old.kv.device)
+        cache.kv[..., : self.kept, :] = old.kv[..., : self.kept, :]
+        cache.kv_len.fill_(self.kept)
+        self.target.cache, self.target._slab = cache, SlabCache(cache)
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """``[1, K]`` tokens behind the valid rows: ``[1, K, E]`` hidden states."""
+        count = tokens.shape[1]
+        depths = torch.arange(count, device=tokens.device).unsqueeze(0)
+        hidden = self.target._run(tokens, depths, _chain(count, tokens.device))
+        self.target.cache.kv_len += count
+        return hidden
+
+
+def _chain(count: int, device: torch.device) -> Tensor:
+    """``[1, K, W]`` ancestor words of a chain of K nodes: each sees itself and all before it."""
+    words = -(-count // WORD_BITS)
+    before = torch.arange(count, device=device) <= torch.arange(count, device=device)[:, None]
+    return pack_bits(before, words).unsqueeze(0)

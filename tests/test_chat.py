@@ -1,0 +1,149 @@
+"""Conversations: the answers of whole prefills, without reading again what has been read."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from models import IMAGE_TOKEN, random_inputs, random_target
+
+import hivis
+from hivis.chat import Chat
+from hivis.decode import generate
+from hivis.drafters.checkpoint import HiViSConfig, random_tensors
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.errors import HivisError
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.base import Inputs
+from hivis.targets.continued import ContinuedTarget
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.tiny import paths
+
+PICTURES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]
+QUESTIONS = ["What is in the picture?", "What does the sign say?", "Describe it in detail."]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return hivis.load(dtype="float32", device="cpu", policy="fixed")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("drafter", ["hivis", "none"])
+def test_every_answer_is_that_of_a_whole_prefill(model, temperature, drafter, monkeypatch):
+    if drafter == "none":
+        model = dataclasses.replace(model, drafter=None)
+    looks = []
+    look = model.target.family.look
+
+    def looked(*args):
+        looks.append(args)
+        return look(*args)
+
+    settings = {"temperature": temperature, "seed": 3, "max_new_tokens": 40}
+    talk, turns = Chat(model), []
+    for place, question in enumerate(QUESTIONS):
+        monkeypatch.setattr(model.target.family, "look", looked)
+        stream = talk.say(question, PICTURES[:1] if not place else (), **settings)
+        said = "".join(stream)
+        monkeypatch.undo()
+        turns.append(("user", ("" if place else "<image>") + question))
+        # The chat's own cache must not be touched in between, so this one is loaded anew.
+        fresh = dataclasses.replace(
+            model, target=HuggingFaceTarget(model.target.model, model.target.family)
+        )
+        assert said == fresh.generate(turns, PICTURES[:1], **settings).text
+        assert stream.result.text == said
+        turns.append(("assistant", said))
+    assert len(looks) == 1, "the picture was read again"
+
+
+def test_a_second_picture_is_read_with_the_first(model):
+    talk = Chat(model)
+    first = "".join(talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=20))
+    second = "".join(talk.say(QUESTIONS[1], PICTURES[1], max_new_tokens=20))
+    turns = [("user", "<image>" + QUESTIONS[0]), ("assistant", first)]
+    turns.append(("user", "<image>" + QUESTIONS[1]))
+    assert second == model.generate(turns, PICTURES, max_new_tokens=20).text
+
+
+def test_an_answer_that_was_left_ends_there(model):
+    talk = Chat(model)
+    for _ in (stream := talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=40)):
+        break
+    talk.say(QUESTIONS[1], max_new_tokens=4)
+    assert talk.turns == [("user", "<image>" + QUESTIONS[0]), ("assistant", stream.text)]
+    talk.say(QUESTIONS[2], max_new_tokens=4)
+    assert len(talk.turns) == 2, "an answer of which nothing was read was not asked for"
+    assert "".join(talk.say(QUESTIONS[2], max_new_tokens=12))
+
+
+def test_other_texts_of_the_model_in_between(model):
+    talk, other = Chat(model), Chat(model)
+    first = "".join(talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=20))
+    "".join(other.say(QUESTIONS[0], PICTURES[1], max_new_tokens=20))
+    second = "".join(talk.say(QUESTIONS[1], max_new_tokens=20))
+    turns = [("user", "<image>" + QUESTIONS[0]), ("assistant", first), ("user", QUESTIONS[1])]
+    assert second == model.generate(turns, PICTURES[:1], max_new_tokens=20).text
+
+
+@pytest.mark.parametrize("bad", ["", "  ", 3, "two <image>"])
+def test_bad_texts_are_named(model, bad):
+    with pytest.raises(HivisError, match="^text: wanted"):
+        Chat(model).say(bad)
+
+
+@pytest.mark.parametrize("new", [1, 5, 63, 64, 65, 130])
+@pytest.mark.parametrize("rows", ["none", "text", "all"])
+def test_rows_are_kept_wherever_the_prompts_part(new, rows):
+    """A random model, whose every wrong row shows; prompts that go on and prompts that branch."""
+    config = HiViSConfig(
+        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=211, rows="all" if rows == "none" else rows,
+    )  # fmt: skip
+    drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
+    drafter = None if rows == "none" else drafter
+    continued, policy = ContinuedTarget(random_target()), TreePolicy(8, 3, 3)
+    make = torch.Generator().manual_seed(new)
+    inputs = random_inputs(2, text=8)
+    picture_ends = int((inputs.tokens[0] == IMAGE_TOKEN).nonzero().max()) + 1
+    params = SamplingParams(temperature=1.0, seed=4, max_new_tokens=10)
+    generate(continued, inputs, params, drafter, policy)
+    for back in (0, 1, inputs.length - picture_ends):
+        kept = inputs.tokens[:, : inputs.length - back]
+        more = torch.randint(3, IMAGE_TOKEN, (1, new), generator=make)
+        longer = Inputs(torch.cat([kept, more], 1), inputs.features)
+        said = generate(continued, longer, params, drafter, policy)
+        assert continued.kept >= kept.shape[1] - 1
+        assert said.tokens == generate(random_target(), longer, params, drafter, policy).tokens
+        generate(continued, inputs, params, drafter, policy)
+
+
+def test_a_prefill_that_failed_is_not_gone_on_from(monkeypatch):
+    continued = ContinuedTarget(random_target())
+    inputs, params = random_inputs(2), SamplingParams(max_new_tokens=5)
+    wanted = generate(continued, inputs, params).tokens
+    longer = Inputs(torch.cat([inputs.tokens, inputs.tokens[:, :1]], 1), inputs.features)
+
+    def fails(*args):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(continued.target, "_run", fails)
+        with pytest.raises(torch.OutOfMemoryError):
+            generate(continued, longer, params)
+    assert generate(continued, inputs, params).tokens == wanted and continued.kept == 0
+    other = Inputs(inputs.tokens, {"pixel_values": inputs.features["pixel_values"] + 1})
+    generate(continued, other, params)
+    assert continued.kept == 0
+
+
+def test_a_stream_does_not_go_on_behind_the_next_turn(model):
+    talk = Chat(model)
+    left = talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=20)
+    next(left)
+    "".join(talk.say(QUESTIONS[1], max_new_tokens=4))
+    with pytest.raises(HivisError, match="^stream: wanted the target to itself"):
+        list(left)
