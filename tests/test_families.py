@@ -20,15 +20,15 @@ from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter, picture_spans
 from hivis.errors import HivisError
+from hivis.options import TrainOptions
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.load import PromptProcessor, load_model, load_target
-from hivis.train import TrainOptions, make_learner
+from hivis.train import make_learner
 from hivis.training.answers import Answerer, answer
 from hivis.training.samples import Columns
-from hivis.training.tables import read_tables
 from hivis.training.vispec_learner import cut_pictures, vispec_reading
 
 FAMILIES = list(RECIPES)
@@ -346,9 +346,9 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
     """What a capture keeps: prompts of other lengths and pictures, one of them without any."""
     target, processor = loaded(kind)
     prompts = [ask(processor, prompt) for prompt in ("one", "none", "turns")]
-    answerer = Answerer(target.model, target.family, prepare=lambda inputs: inputs)
+    answerer = Answerer(target.model, target.family, prepare=lambda inputs: inputs, conversation=id)
     columns = Columns("edges", pictures=True)
-    together = answer(answerer, prompts, columns, 8, greedy=True)
+    together = answer(answerer, prompts, [0, 1, 2], columns, 8, greedy=True)
     for inputs, sample, count in zip(prompts, together, (1, 0, 3), strict=True):
         said = generate(target, inputs, SamplingParams(max_new_tokens=8)).tokens
         assert sample.tokens.tolist() == inputs.tokens[0].tolist() + list(said)
@@ -379,7 +379,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
 def test_a_new_drafter_is_made_for_its_target(checkpoints, kind, method):
     folder = checkpoints(kind)
     options = TrainOptions(method, str(folder), folder, folder)
-    config = make_learner(options, folder, read_tables(folder, "cpu")).config
+    config = make_learner(options, folder, None)[0].config
     qwen = kind.startswith("qwen")
     assert config.attention_bias is qwen
     if method == "hivis":
