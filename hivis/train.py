@@ -77,8 +77,12 @@ def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[
         made = run(learner, target, capture, settings, recipe, checkpoint, show)
     for stage, metrics in made["metrics"].items():
         for tree, length in metrics["accepted_length"].items():
-            shown = "unknown: no answer held out is greedy" if length is None else f"{length:.2f}"
-            console.print(f"{stage}: accepted length {shown} (tree {tree}, greedy, held out)")
+            if length is not None:
+                nodes, depth, top_k = tree.split("/")
+                shape = f"trees of {nodes} nodes, depth {depth}, top-k {top_k}"
+                console.print(f"{stage}: accepted length {length:.2f} ({shape})", soft_wrap=True)
+    if length is None:
+        console.print("accepted length: unknown, as none of the answers held out is greedy")
     return made
 
 

@@ -153,7 +153,7 @@ def test_bad_input_is_said_before_anything_is_written(work: Path, tmp_path: Path
     refused("--device: wanted one that torch can use, got gpu", "--device", "gpu")
     refused("--device: wanted one that torch can use, got meta", "--device", "meta")
     refused("--draft: wanted none with hivis", "--draft", "x")
-    refused("--draft: wanted a model, got None", "--method", "draft-vlm")
+    refused("--draft: wanted a model to start from, got None", "--method", "draft-vlm")
     refused(
         "--residual-rows: wanted none with vispec", "--method", "vispec", "--residual-rows", "1"
     )

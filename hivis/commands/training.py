@@ -43,8 +43,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     _add_answers(parser)
     add = parser.add_argument_group("training").add_argument
     add("--draft", help="draft-vlm: folder or hub name of the model to start from")
-    add("--updates", type=int, default=4000, help="of all stages together")
-    add("--batch", type=int, default=16, help="answers in an update")
+    add("--updates", type=int, default=4000, help="of all stages (default: %(default)s)")
+    add("--batch", type=int, default=16, help="answers in an update (default: %(default)s)")
     add("--lr", type=float, help="peak learning rate (default: the method's)")
     add("--soft", type=float, help="weight of the soft cross entropy (default: 0.1)")
     add(
@@ -55,7 +55,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--residual-rows", type=int,
         help="learned vectors of the drafting steps (default: 3 for hivis, 0 for eagle)",
     )  # fmt: skip
-    add("--held-out", type=int, default=64, help="answers that are only measured")
+    add("--held-out", type=int, default=64, help="answers only measured (default: %(default)s)")
     add("--fp32", action="store_true", help="no autocast to bfloat16")
 
 
@@ -98,7 +98,7 @@ def _train(options: argparse.Namespace) -> None:
     _check(options)
     method = options.method
     if (method == "draft-vlm") != (options.draft is not None):
-        wanted = "a model" if method == "draft-vlm" else f"none with {method}"
+        wanted = "a model to start from" if method == "draft-vlm" else f"none with {method}"
         raise HivisError(f"--draft: wanted {wanted}, got {options.draft}")
     for name in ("soft", "noise", "residual_rows"):
         fits = method in ("hivis", "eagle") or (method == "vispec" and name != "residual_rows")

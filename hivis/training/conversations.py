@@ -23,10 +23,9 @@ from hivis.errors import HivisError
 
 #: Where a picture goes, in human turns.
 MARKER = "<image>"
-Role = Literal["user", "assistant", "system"]
+Role = Literal["user", "assistant", "other"]
 _ROLES: dict[str, Role] = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "system": "system",
 }  # fmt: skip
 #: Characters read at once, and the most that one conversation of a JSON array may have.
 _CHUNK, _LONGEST = 1 << 20, 1 << 26
@@ -86,7 +85,8 @@ def read_conversations(
         images: what the paths of pictures are relative to; by default the folder of ``path``.
         turns: keep only what the first so many questions of each conversation need.
         count: stop behind so many conversations; what follows is not looked at.
-        left_out: gets where each conversation stands that holds no question. ShareGPT has some.
+        left_out: gets where each conversation stands that holds no question, or has no picture and
+            speaks of one with a marker. ShareGPT has some of both.
 
     Raises:
         HivisError: the file is missing, empty or not JSON; a conversation is not what the module's
@@ -128,6 +128,8 @@ def _conversation(record: Any, folder: Path, number: int, where: str) -> Convers
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
         raise HivisError(f"{where}: image: wanted a path or a list of paths, got {_short(images)}")
     markers = sum(turn.text.count(MARKER) for turn in turns if turn.role == "user")
+    if images is None and markers:
+        turns, markers = (), 0
     if markers not in (0, len(names)):
         raise HivisError(
             f"{where}: wanted one {MARKER} per picture ({len(names)}) or none, got {markers}"
@@ -155,10 +157,11 @@ def _turn(record: Any, index: int, where: str) -> Turn:
     if not isinstance(record, dict):
         raise HivisError(f"{at}: wanted an object with from and value, got {_short(record)}")
     speaker, text = record.get("from"), record.get("value")
-    role = _ROLES.get(speaker) if isinstance(speaker, str) else None
-    if role is None:
+    if not isinstance(speaker, str):
         wanted = ", ".join(_ROLES)
         raise HivisError(f"{at}: from: wanted one of {wanted}, got {_short(speaker)}")
+    # ShareGPT also has system prompts, and other bots: nobody here takes their turn.
+    role = _ROLES.get(speaker, "other")
     if not isinstance(text, str):
         raise HivisError(f"{at}: value: wanted some text, got {_short(text)}")
     return Turn(role, text)
