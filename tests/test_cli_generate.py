@@ -31,11 +31,17 @@ LINE = re.compile(
 )
 
 
+def heed_ctrl_c() -> None:
+    """A shell's background jobs ignore it, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*arguments: str, **more) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
     return subprocess.Popen(
         [sys.executable, "-m", "hivis", *arguments], cwd=ROOT, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c,
+        **more,
     )  # fmt: skip
 
 

@@ -90,7 +90,8 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         prompted = self.family.embed(self.model, inputs, seen)
         last = self._embed(self._ids(token)).unsqueeze(1)
         positions = self.family.positions(self.model, inputs)
-        behind = (positions.amax() + 1).expand(*positions.shape[:-1], 1)
+        # A prompt of pictures alone leaves a language model no row at all.
+        behind = (F.pad(positions, (1, 0), value=-1).amax() + 1).expand(*positions.shape[:-1], 1)
         positions = torch.cat([positions, behind], -1)
         hidden = self._read(torch.cat([prompted, last], 1), capacity, positions)
         return self._logits(hidden[:, -1])
