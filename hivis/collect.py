@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from rich.console import Console
 
+from hivis.errors import HivisError
 from hivis.options import CollectOptions
 from hivis.targets.base import Inputs
 from hivis.targets.draft_model import load_draft_model
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import PromptProcessor, family_of, load_model
+from hivis.targets.load import PromptProcessor, family_of, first_line, load_model
 from hivis.training.answers import Answerer
 from hivis.training.capture import CaptureSettings, Report, write_capture
 from hivis.training.capture_settings import fingerprint
@@ -28,6 +31,7 @@ COLUMNS = {
 }
 #: Prompts in a file, or nearly: a whole number of batches.
 SHARD = 128
+_MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def columns_of(methods: Iterable[str]) -> Columns:
@@ -52,15 +56,17 @@ def collect(options: CollectOptions, columns: Columns) -> Report:
         options.data, options.images, turns=options.turns, count=options.count, left_out=left_out
     )
     prompts = asked(conversations, options.turns)
-    answerer = load_answerer(options)
+    target = local_model(options.target)
+    draft = None if options.draft is None else local_model(options.draft)
+    answerer = load_answerer(options, target, draft)
     settings = CaptureSettings(
         columns=columns, sampled=options.sampled, max_new_tokens=options.max_new_tokens,
         batch=options.answer_batch, seed=options.seed,
         shard=-(-SHARD // options.answer_batch) * options.answer_batch,
     )  # fmt: skip
-    sources = {"data": fingerprint(options.data), "target": fingerprint(options.target)}
-    if answerer.look is not None and options.draft is not None:
-        sources["look"] = fingerprint(options.draft)
+    sources = {"data": fingerprint(options.data), "target": fingerprint(target)}
+    if answerer.look is not None and draft is not None:
+        sources["look"] = fingerprint(draft)
     report = write_capture(options.out, answerer, prompts, settings, sources)
     console = Console()
     console.print(f"{report.samples} answers in {options.out}")
@@ -72,19 +78,36 @@ def collect(options: CollectOptions, columns: Columns) -> Report:
     return report
 
 
-def load_answerer(options: CollectOptions) -> Answerer[Conversation]:
+def local_model(name: str) -> Path:
+    """The folder of a model that is given by folder or by hub name.
+
+    Its files are what captures and training runs are held against, under either name.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=_MODEL_FILES))
+    except Exception as error:  # the hub and its transport raise kinds of their own
+        raise HivisError(
+            f"model {name}: wanted a folder or a hub name, got: {first_line(error)}"
+        ) from None
+
+
+def load_answerer(
+    options: CollectOptions, folder: Path, draft_folder: Path | None
+) -> Answerer[Conversation]:
     """The target; pictures are seen by the draft model's own vision tower, if it has one."""
-    model = load_model(options.target, getattr(torch, options.dtype), options.device)
+    model = load_model(folder, getattr(torch, options.dtype), options.device)
     family = family_of(model.config.model_type)
-    processor = PromptProcessor.load(options.target, model)
+    processor = PromptProcessor.load(folder, model)
 
     def prepare(prompt: Conversation) -> Inputs:
         return processor.conversation(prompt.turns, prompt.pictures)
 
     look = None
-    if options.draft is not None:
+    if draft_folder is not None:
         target = HuggingFaceTarget(model, family)
-        draft = load_draft_model(options.draft, target, processor)
+        draft = load_draft_model(draft_folder, target, processor)
         if draft.rows == "all" and not draft.shares_vision:
             look = partial(draft.family.look, draft.model)
     return Answerer(model, family, prepare, lambda prompt: prompt.number, look)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from rich.console import Console
 
-from hivis.collect import collect
+from hivis.collect import collect, local_model
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.errors import HivisError
 from hivis.options import CollectOptions, TrainOptions
@@ -33,7 +32,6 @@ from hivis.training.vispec_learner import ViSpecLearner
 RESIDUAL_ROWS = {"hivis": 3, "eagle": 0}
 #: Where in a run's folder the target's answers go.
 ANSWERS = "answers"
-_MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[str, Any]:
@@ -60,11 +58,10 @@ def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[
         captured = options.out / ANSWERS
         collect(
             replace(
-                answers or CollectOptions(options.target, options.data, captured),
-                target=str(folder), out=captured,
+                answers or CollectOptions(options.target, options.data, captured), out=captured
             ),
             learner.columns,
-        )  # fmt: skip
+        )
     check_finished(captured, sources)
     capture = Capture(captured, learner.columns)
     recipe = {"method": options.method, "sources": sources}
@@ -84,17 +81,6 @@ def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[
     if length is None:
         console.print("accepted length: unknown, as none of the answers held out is greedy")
     return made
-
-
-def local_model(name: str) -> Path:
-    """The folder of a model that is given by folder or by hub name."""
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=_MODEL_FILES))
-    except Exception as error:  # the hub and its transport raise kinds of their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HivisError(f"model {name}: wanted a folder or a hub name, got: {reason}") from None
 
 
 def _check_data(options: TrainOptions) -> None:

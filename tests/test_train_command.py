@@ -193,6 +193,21 @@ def test_a_used_folder_is_not_overwritten(work: Path, tmp_path: Path) -> None:
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_a_hub_name_stands_for_the_files_behind_it(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that were captured under a model's hub name serve training under its folder."""
+    monkeypatch.setattr("hivis.collect.snapshot_download", lambda name, **_: str(paths.TARGET))
+    named = ["--target", "owner/model"]
+    given = ["capture", "--method", "hivis", *named, *ANSWERS, "--count", "6"]
+    out = tmp_path / "answers"
+    main([*given, "--data", str(work / "conversations.jsonl"), "--out", str(out)])
+    main([*arguments("hivis", out, tmp_path / "one"), "--held-out", "1"])
+    main([*arguments("hivis", out, tmp_path / "two"), "--held-out", "1", *named])
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 class Arrived(Exception):
     pass
 

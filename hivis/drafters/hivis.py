@@ -23,6 +23,16 @@ from hivis.errors import HivisError
 from hivis.handoff import Prompt
 
 
+def rows_to_hide(visual: Tensor, config: HiViSConfig) -> Tensor:
+    """``[n]`` bool: the ``visual`` rows ``[n]``, and those next to them that go with them."""
+    hide = visual.clone()
+    for step in range(1, config.hide_before + 1):
+        hide[:-step] |= visual[step:]
+    for step in range(1, config.hide_after + 1):
+        hide[step:] |= visual[:-step]
+    return hide
+
+
 class HiViSDrafter(OneLayerDrafter):
     """A HiViS drafter. The residual vector of a step and ``fc``'s bias become one bias per step."""
 
@@ -70,11 +80,7 @@ class HiViSDrafter(OneLayerDrafter):
             return embeddings, hidden, count, 0
         if not bool((prompt.visual == prompt.visual[:1]).all()):
             raise HivisError("prompt: wanted pictures at the same rows of every sequence")
-        hide = prompt.visual[0].clone()
-        for step in range(1, c.hide_before + 1):
-            hide[:-step] |= prompt.visual[0, step:]
-        for step in range(1, c.hide_after + 1):
-            hide[step:] |= prompt.visual[0, :-step]
+        hide = rows_to_hide(prompt.visual[0], c)
         positions = count[~hide]
         rows = len(positions)
         if c.positions == "kept" or rows == 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from hivis.drafters.config import HiViSConfig
+from hivis.drafters.hivis import rows_to_hide
 from hivis.errors import HivisError
 from hivis.training.losses import Target
 from hivis.training.samples import Sample
@@ -69,11 +70,7 @@ def hivis_reading(sample: Sample, config: HiViSConfig) -> Reading:
     rows, prompt = torch.arange(len(sample)), sample.prompt_rows
     if config.rows == "all":
         return Reading.of(rows, rows)
-    hide = sample.visual.clone()
-    for step in range(1, config.hide_before + 1):
-        hide[:-step] |= sample.visual[step:]
-    for step in range(1, config.hide_after + 1):
-        hide[step:] |= sample.visual[:-step]
+    hide = rows_to_hide(sample.visual, config)
     hide[prompt:] = False
     kept = rows[~hide]
     positions = rows[: len(kept)]
