@@ -17,6 +17,9 @@ class KVCache:
     ``kv_len``. Nothing here reads a device value on the host.
     """
 
+    #: Whatever else a model knows of its texts, by name: ``[B, ...]``, an entry for each.
+    each: dict[str, Tensor]
+
     def __init__(
         self, layers: int, batch: int, kv_heads: int, rows: int, head_dim: int,
         dtype: torch.dtype, device: torch.device | str,
@@ -25,6 +28,7 @@ class KVCache:
             (layers, 2, batch, kv_heads, rows, head_dim), dtype=dtype, device=device
         )
         self.kv_len = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.each = {}
         # Views made once: they are asked for in every layer of every pass.
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]

@@ -13,7 +13,7 @@ from hivis import ops
 from hivis.clock import PhaseClock
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
-from hivis.generation import Emitted, Generation, Statistics
+from hivis.generation import CycleTrace, Emitted, Generation, Statistics
 from hivis.handoff import Verdict, Verify
 from hivis.policies.cost import default_policy
 from hivis.policy import Outcome, Planner, Policy, TreePolicy
@@ -54,6 +54,7 @@ class Stream:
             or one of ``hivis/policies/``. By default the cost model, which begins with a fixed
             size and goes on to what pays most for its time (``docs/policies.md``).
         until: is shown every token of the text in turn, and may end it there by saying true.
+        traced: keep every cycle as it was in the statistics (more reads of device values).
 
     Raises:
         HivisError: the text would not fit the model's positions, the drafter was made for another
@@ -66,6 +67,7 @@ class Stream:
     drafter: Drafter | None = None
     policy: Policy | None = None
     until: Callable[[int], bool] | None = None
+    traced: bool = False
     _result: Generation | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +111,7 @@ class Stream:
         first_token_ms = (time.perf_counter() - start) * 1e3
         yield new
 
-        accepted_lengths, tree_sizes = [], []
+        accepted_lengths, tree_sizes, trace = [], [], []
         while not emitted.finished:
             if target.cache is not cache:
                 raise HivisError(
@@ -138,6 +140,8 @@ class Stream:
                 drawn, outcome = _read(verdict, tree, planner.learns)
             planner.learn(outcome)
             new = emitted.take(drawn)
+            if self.traced:
+                trace.append(_trace(tree, verdict, new))
             accepted_lengths.append(len(new) - 1)
             tree_sizes.append((tree.nodes, tree.max_depth))
             yield new
@@ -153,6 +157,7 @@ class Stream:
                 total_ms=(time.perf_counter() - start) * 1e3,
                 phases_ms=clock.totals(),
                 tree_sizes=tuple(tree_sizes),
+                trace=tuple(trace),
             ),
         )
 
@@ -204,6 +209,18 @@ def _measure(
 
     planner.measure(
         lambda shape: drafter.grow(token, position, sampling, shape), verify, token.device
+    )
+
+
+def _trace(tree: DraftTree, verdict: Verdict, emitted: list[int]) -> CycleTrace:
+    """A cycle of one sequence, read from the device."""
+    length = int(verdict.path_len[0])
+    return CycleTrace(
+        tokens=tuple(tree.tokens[0].tolist()),
+        parents=tuple(tree.parents[0].tolist()),
+        scores=None if tree.scores is None else tuple(tree.scores[0].tolist()),
+        path=tuple(verdict.path[0, :length].tolist()),
+        emitted=tuple(emitted),
     )
 
 

@@ -10,6 +10,26 @@ from hivis.sampling import SamplingParams
 
 
 @dataclass(frozen=True)
+class CycleTrace:
+    """One cycle as it was: the draft tree, and the way that the target took through it.
+
+    Attributes:
+        tokens: of the N nodes; the root, node 0, is the token emitted last before this cycle.
+        parents: the node above each, -1 at the root.
+        scores: path log-probabilities by the drafter, 0 at the root; ``None`` if it tells none.
+        path: the accepted nodes, the root first.
+        emitted: the tokens that this cycle added to the text: those of the path below the root, and
+            the one that the target drew after it; fewer where the text ended within them.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    scores: tuple[float, ...] | None
+    path: tuple[int, ...]
+    emitted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Statistics:
     """What a text took.
 
@@ -26,6 +46,7 @@ class Statistics:
         total_ms: from the call to the last token.
         phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; and
             measure, in the one text in which a policy measured its times.
+        trace: every cycle as it was, if that was asked for.
     """
 
     cycles: int
@@ -36,6 +57,7 @@ class Statistics:
     total_ms: float
     phases_ms: dict[str, float]
     tree_sizes: tuple[tuple[int, int], ...] = ()
+    trace: tuple[CycleTrace, ...] = ()
 
     @property
     def accepted_length(self) -> float:

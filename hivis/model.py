@@ -92,7 +92,7 @@ class Model:
         self, prompt: Prompt, images: Pictures = (), *, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
         seed: int = 0, max_new_tokens: int | None = None, stop: str | Sequence[str] | None = None,
-        **others: Any,
+        traced: bool = False, **others: Any,
     ) -> TextStream:  # fmt: skip
         """The text that answers a prompt, piece by piece. ``prompt``, ``images``: :meth:`generate`.
 
@@ -106,6 +106,7 @@ class Model:
             seed: of the noise; the same seed gives the same text.
             max_new_tokens: the limit; without one in the model's settings 512, or what fits.
             stop: strings before the first of which the text ends.
+            traced: keep every cycle as it was, its tree and the way through it, in the statistics.
             others: further settings by their names in transformers' ``GenerationConfig``; also to
                 overrule one of the model's that hivis refuses (``repetition_penalty=1.0``).
 
@@ -124,7 +125,9 @@ class Model:
         pieces = TextPieces(
             self.processor.decode, byte_tokens(tokenizer), special_tokens(tokenizer), settings.stop
         )
-        return TextStream(self.target, inputs, settings.params, self.drafter, self.policy, pieces)
+        return TextStream(
+            self.target, inputs, settings.params, self.drafter, self.policy, pieces, traced
+        )
 
     def prepare(self, prompt: Prompt, images: Pictures = ()) -> Inputs:
         """The inputs of a prompt, token ids ``[1, P]`` and pixels, on the model's device."""

@@ -62,11 +62,11 @@ class TextStream(Iterator[str]):
 
     def __init__(
         self, target: Target, inputs: Inputs, params: SamplingParams, drafter: Drafter | None,
-        policy: Policy, pieces: TextPieces,
+        policy: Policy, pieces: TextPieces, traced: bool = False,
     ) -> None:  # fmt: skip
         self._pieces = pieces
         self._made: list[str] = []
-        self._stream = Stream(target, inputs, params, drafter, policy, self._take)
+        self._stream = Stream(target, inputs, params, drafter, policy, self._take, traced)
         ends = params.eos_token_ids
         self._ends = target.eos_token_ids if ends is None else ends
         self._chunks: Generator[Chunk, None, None] = self._run()

@@ -117,6 +117,7 @@ class ContinuedTarget:
         cache = KVCache(layers, batch, heads, capacity, width, old.kv.dtype, old.kv.device)
         cache.kv[..., : self.kept, :] = old.kv[..., : self.kept, :]
         cache.kv_len.fill_(self.kept)
+        cache.each = dict(old.each)
         self.target.cache, self.target._slab = cache, SlabCache(cache)
 
     def _read(self, tokens: Tensor) -> Tensor:

@@ -85,7 +85,6 @@ class HuggingFaceDecoder:
         self.head: Tensor = self._head.get_parameter("weight")
         self.cache: KVCache
         self._slab: SlabCache
-        self._offset: Tensor
 
     @property
     def device(self) -> torch.device:
@@ -108,7 +107,8 @@ class HuggingFaceDecoder:
         self._slab = SlabCache(self.cache)
         if positions is None:
             positions = torch.arange(rows, device=self.device).unsqueeze(0)
-        self._offset = positions.amax() + 1 - rows
+        offset = positions.amax() + 1 - rows
+        self.cache.each["offset"] = offset.view(1, 1).expand(batch, 1)
         hidden = self._forward(embeddings, positions, None)
         self.cache.kv_len.fill_(rows)
         return hidden
@@ -133,7 +133,7 @@ class HuggingFaceDecoder:
 
     def _positions(self, depths: Tensor) -> Tensor:
         """``[B, K]`` int64: the positions of tree nodes of these depths."""
-        return self.cache.positions(depths) + self._offset
+        return self.cache.positions(depths) + self.cache.each["offset"]
 
     def _forward(
         self, embeddings: Tensor, positions: Tensor, tree_rows: attention.TreeRows | None
