@@ -14,24 +14,48 @@ class KVCache:
 
     A verify pass writes the rows of all N nodes behind the valid ones, at
     ``kv_len .. kv_len + N - 1``; ``compact`` pulls the accepted ones together and advances
-    ``kv_len``. Nothing here reads a device value on the host.
+    ``kv_len``. None of that reads a device value on the host.
+
+    A cache for several texts is made by :meth:`for_texts` and filled by :meth:`put`. The texts in
+    it are always the first B of its room, so one that has ended costs no arithmetic.
+
+    Attributes:
+        each: whatever else is known of the texts, by name: ``[B, ...]``, an entry for each.
     """
 
-    #: Whatever else a model knows of its texts, by name: ``[B, ...]``, an entry for each.
-    each: dict[str, Tensor]
+    kv: Tensor
+    kv_len: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
 
     def __init__(
         self, layers: int, batch: int, kv_heads: int, rows: int, head_dim: int,
         dtype: torch.dtype, device: torch.device | str,
     ) -> None:  # fmt: skip
-        self.kv = torch.empty(
+        self._room = torch.empty(
             (layers, 2, batch, kv_heads, rows, head_dim), dtype=dtype, device=device
         )
-        self.kv_len = torch.zeros(batch, dtype=torch.int32, device=device)
-        self.each = {}
+        self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.each: dict[str, Tensor] = {}
+        self._hold(batch)
+
+    def _hold(self, texts: int) -> None:
+        self.kv = self._room[:, :, :texts]
+        self.kv_len = self._lengths[:texts]
+        self.each = {name: entries[:texts] for name, entries in self.each.items()}
         # Views made once: they are asked for in every layer of every pass.
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]
+
+    @property
+    def texts(self) -> int:
+        """B: how many texts are in it."""
+        return self.kv_len.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """S."""
+        return self.kv.shape[4]
 
     def node_rows(self, nodes: int, above: int = 0) -> Tensor:
         """``[B, N]`` int64: the slab rows of tree nodes, behind ``above`` others of their tree."""
@@ -61,3 +85,31 @@ class KVCache:
     def compact(self, verdict: Verdict) -> None:
         """Keep the accepted rows, in place, in every layer; ``kv_len`` grows by ``path_len``."""
         ops.kv_compact_(self.kv, self.kv_len, verdict.path, verdict.path_len)
+
+    # Texts that come and go. These read lengths on the host.
+
+    def for_texts(self, most: int, rows: int) -> KVCache:
+        """A cache of the same kind with room for ``most`` texts of ``rows`` rows, still empty."""
+        layers, _, _, heads, _, width = self.kv.shape
+        cache = KVCache(layers, most, heads, rows, width, self.kv.dtype, self.kv.device)
+        cache._hold(0)
+        return cache
+
+    def put(self, text: int, other: KVCache, which: int = 0) -> None:
+        """Copy a text of ``other`` here, in place of one there is or, at B, behind the last."""
+        if text == self.texts:
+            self._hold(text + 1)
+        rows = int(other.kv_len[which])
+        self.kv[:, :, text, :, :rows] = other.kv[:, :, which, :, :rows]
+        self.kv_len[text] = rows
+        for name, theirs in other.each.items():
+            new = theirs[which : which + 1]
+            mine = self.each.get(name, new[:0])
+            self.each[name] = torch.cat([mine[:text], new, mine[text + 1 :]])
+
+    def drop(self, text: int) -> None:
+        """Forget a text. The last one takes its number."""
+        last = self.texts - 1
+        if text != last:
+            self.put(text, self, last)
+        self._hold(last)

@@ -104,7 +104,7 @@ def assert_passes_equal_inference(learner: Any, sample: Sample) -> None:
     wanted: list[tuple[int, int, Tensor]] = []
 
     def chain(root: int) -> Any:
-        wanted.append((0, root, drafter._output[0].clone()))
+        wanted.append((0, root, drafter.cache.each["output"][0].clone()))
         token = tokens[start + root : start + root + 1]
         levels.clear()
         tree = drafter.grow(token, torch.zeros(1, dtype=torch.int64), sampling, policy)

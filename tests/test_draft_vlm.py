@@ -145,7 +145,7 @@ class Watched:
     def check_root(self) -> None:
         assert self.model.cache.kv_len.tolist() == [len(text) for text in self.texts]
         for b, text in enumerate(self.texts):
-            self.close(self.drafter._logits[b], self.truth(text))
+            self.close(self.drafter.cache.each["logits"][b], self.truth(text))
 
     def close(self, got: Tensor, wanted: Tensor) -> None:
         assert (got - wanted).norm() <= TOLERANCE * wanted.norm()
@@ -247,7 +247,7 @@ def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
         prompt = Prompt(torch.empty(1, len(whole) - 1, 1), torch.empty(0), len(whole) - 1,
                         tokens[:, :-1], features=text.features)  # fmt: skip
         logits = model.prefill(prompt, tokens[:, -1], CAPACITY)
-        text.close(text.drafter._logits[b], logits[0])
+        text.close(text.drafter.cache.each["logits"][b], logits[0])
         rows = len(whole)
         fresh = model.cache.kv[:, :, 0, :, :rows]
         text.close(text.model.cache.kv[:, :, b, :, :rows], fresh)
@@ -343,7 +343,7 @@ def test_a_picture_changes_what_a_draft_vlm_says():
     said = []
     for inputs in (one, other):
         drafter.prefill(prompt_of(inputs, "all"), torch.tensor([5]), CAPACITY)
-        said.append(drafter._logits)
+        said.append(drafter.cache.each["logits"])
     assert (said[0] - said[1]).norm() > 0.01 * said[0].norm()
 
 

@@ -148,9 +148,9 @@ class Text:
         dense = Dense(self.drafter)
         for b, (following, hidden) in enumerate(self.rows):
             rows = len(following)
-            assert int(self.drafter._kv_len[b]) == rows
+            assert int(self.drafter.cache.kv_len[b]) == rows
             out = dense(following, hidden, [0] * rows, torch.arange(rows), causal(rows))
-            assert close(self.drafter._output[b], out[-1])
+            assert close(self.drafter.cache.each["output"][b], out[-1])
 
 
 POLICY = TreePolicy(nodes=12, depth=5, top_k=3)
@@ -305,8 +305,9 @@ def test_bfloat16_runs_and_stays_close() -> None:
     token = torch.tensor([5])
     for drafter, dtype in ((exact, torch.float32), (low, torch.bfloat16)):
         drafter.prefill(Prompt(rows.to(dtype), rows.to(dtype), 7), token, MAX_ROWS)
-    error = (low._output.float() - exact._output).norm() / exact._output.norm()
-    assert low._output.dtype == torch.bfloat16 and error < 0.03
+    said, wanted = low.cache.each["output"], exact.cache.each["output"]
+    assert said.dtype == torch.bfloat16
+    assert (said.float() - wanted).norm() < 0.03 * wanted.norm()
     tree = low.grow(token, token, greedy(1), POLICY)
     assert tree.tokens.shape == (1, POLICY.nodes)
 

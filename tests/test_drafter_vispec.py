@@ -13,6 +13,7 @@ from papers import Paper
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hivis.cache import KVCache
 from hivis.decode import generate
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import ViSpecConfig
@@ -121,8 +122,8 @@ class Text:
 
     def check(self) -> None:
         for b, paper in enumerate(self.papers):
-            assert int(self.drafter._kv_len[b]) == len(paper.rows)
-            assert close(self.drafter._output[b], paper.output())
+            assert int(self.drafter.cache.kv_len[b]) == len(paper.rows)
+            assert close(self.drafter.cache.each["output"][b], paper.output())
 
 
 def greedy(batch: int) -> SamplingState:
@@ -172,21 +173,21 @@ def test_rows_and_positions_of_a_picture() -> None:
     """Spelled out once: rows 4..12 of 16 are a picture, the adaptor has 3 queries."""
     text = Text(make_drafter(), LAYOUTS["in the middle"])
     assert text.papers[0].positions == [0, 1, 2, 10, 11, 12, 13, 14, 15]
-    assert text.drafter._kv_len.tolist() == [9]
+    assert text.drafter.cache.kv_len.tolist() == [9]
     assert text.papers[0].following == 16
 
 
 def test_what_the_drafter_does_not_read() -> None:
     """Hidden states of visual rows but the last, and of the row before, are discarded."""
     text = Text(make_drafter(), LAYOUTS["in the middle"])
-    wanted = text.drafter._output.clone()
+    wanted = text.drafter.cache.each["output"].clone()
     hidden = text.prompt.hidden.clone()
     hidden[:, 3:12] = float("nan")
     text.drafter.prefill(replace(text.prompt, hidden=hidden), text.root, MAX_ROWS)
-    assert torch.equal(text.drafter._output, wanted)
+    assert torch.equal(text.drafter.cache.each["output"], wanted)
     hidden[:, 12] += 1
     text.drafter.prefill(replace(text.prompt, hidden=hidden), text.root, MAX_ROWS)
-    assert not torch.allclose(text.drafter._output, wanted)
+    assert not torch.allclose(text.drafter.cache.each["output"], wanted)
 
 
 def test_an_untrained_img_fc_lets_nothing_of_the_feature_through() -> None:
@@ -195,18 +196,18 @@ def test_an_untrained_img_fc_lets_nothing_of_the_feature_through() -> None:
     table = torch.randn(2, 101, 48)
     drafter.bind(table[0], table[1])
     text = Text(drafter, LAYOUTS["in the middle"])
-    wanted = drafter._output.clone()
+    wanted = drafter.cache.each["output"].clone()
     embeddings = text.prompt.embeddings.clone()
     embeddings[:, 4:13] += 5
     drafter.prefill(replace(text.prompt, embeddings=embeddings), text.root, MAX_ROWS)
-    assert torch.equal(drafter._output, wanted)
+    assert torch.equal(drafter.cache.each["output"], wanted)
 
 
 def test_a_prompt_does_not_see_the_picture_before() -> None:
     used, fresh = make_drafter(), make_drafter()
     Text(used, LAYOUTS["two"])
     first, second = Text(used, LAYOUTS["no picture"]), Text(fresh, LAYOUTS["no picture"])
-    assert torch.equal(used._output, fresh._output)
+    assert torch.equal(used.cache.each["output"], fresh.cache.each["output"])
     assert torch.equal(first.grow().tokens, second.grow().tokens)
 
 
@@ -259,7 +260,7 @@ def test_limits_are_checked() -> None:
 def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
     """After a real prefill, all that the drafter holds becomes fake: reading a value raises."""
     drafter = Text(make_drafter(), LAYOUTS["two"], batch).drafter
-    assert drafter._gap is not None
+    assert drafter.cache.each["gap"].any()
     # One more cycle makes the tables of the tree, constants that come from the host.
     sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
     token = torch.zeros(batch, dtype=torch.int64)
@@ -270,7 +271,10 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
             if isinstance(value, Tensor):
                 state[name] = mode.from_tensor(value)
         drafter._w = {name: mode.from_tensor(value) for name, value in drafter._w.items()}
-        drafter._by_row = drafter._kv.permute(1, 3, 0, 2, 4)
+        made = drafter.cache
+        layers, _, _, heads, rows, width = made.kv.shape
+        drafter.cache = KVCache(layers, batch, heads, rows, width, made.kv.dtype, "cpu")
+        drafter.cache.each = {name: mode.from_tensor(own) for name, own in made.each.items()}
         drafter._grower = None
         token = torch.empty(batch, dtype=torch.int64)
         sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
@@ -290,9 +294,9 @@ def test_bfloat16_runs_and_stays_close() -> None:
         replace(prompt, embeddings=prompt.embeddings.bfloat16(), hidden=prompt.hidden.bfloat16()),
         exact.root, MAX_ROWS,
     )  # fmt: skip
-    wanted = exact.drafter._output
-    assert low._output.dtype == torch.bfloat16
-    assert (low._output.float() - wanted).norm() < 0.03 * wanted.norm()
+    wanted = exact.drafter.cache.each["output"]
+    assert low.cache.each["output"].dtype == torch.bfloat16
+    assert (low.cache.each["output"].float() - wanted).norm() < 0.03 * wanted.norm()
 
 
 # Checkpoints
@@ -356,7 +360,7 @@ def test_the_text_is_that_of_plain_decoding(target, temperature: float, queries:
         taken = sum(drafted.statistics.accepted_lengths) + drafted.statistics.cycles
         # Each picture's rows became queries - 1; the last cycle may have been cut.
         rows = text + seed % 3 * (queries - 1)
-        assert int(drafter._kv_len) >= rows + taken
-        assert (seed % 3 == 0) == (drafter._gap is None) and inputs.length == (
+        assert int(drafter.cache.kv_len) >= rows + taken
+        assert (seed % 3 == 0) == (int(drafter.cache.each["gap"]) == 0) and inputs.length == (
             text + seed % 3 * PICTURE_ROWS
         )

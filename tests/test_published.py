@@ -167,9 +167,9 @@ def test_outputs_and_trees_are_those_of_the_paper(tmp_path: Path, name: str) -> 
     policy = TreePolicy(nodes=16, depth=5, top_k=4)
     make = torch.Generator().manual_seed(9)
     for cycle in range(3):
-        assert int(drafter._kv_len) == len(paper.rows)
+        assert int(drafter.cache.kv_len) == len(paper.rows)
         wanted = paper.output()
-        assert (drafter._output[0] - wanted).norm() <= 5e-6 * wanted.norm()
+        assert (drafter.cache.each["output"][0] - wanted).norm() <= 5e-6 * wanted.norm()
         tree = drafter.grow(token, token, greedy(1), policy)
         assert token_paths(tree) == paper.tree(int(token), 16, 5, 4)
         path = path_to(tree, 0, 5 + 2 * cycle)
@@ -198,8 +198,8 @@ def test_hidden_rows_at_the_ends_of_a_prompt(tmp_path: Path) -> None:
         visual = torch.tensor([layout]) > 0
         some = states[:, : len(layout)]
         drafter.prefill(Prompt(some, some, len(layout), visual=visual), token, 60)
-        assert int(drafter._kv_len) == len(kept)
-        gap = 0 if drafter._gap is None else int(drafter._gap)
+        assert int(drafter.cache.kv_len) == len(kept)
+        gap = int(drafter.cache.each["gap"])
         assert gap == max(kept) + 1 - len(kept)
     with pytest.raises(HivisError, match="prompt: wanted at least one row"):
         visual = torch.tensor([[0, 1, 0]]) > 0
@@ -215,7 +215,7 @@ def test_ours_keep_what_was_published(tmp_path: Path, name: str) -> None:
     assert type(again) is type(drafter) and again.config == drafter.config
     again.bind(*drafter._shared)
     again.prefill(prompt, token, 120)
-    assert torch.equal(again._output, drafter._output)
+    assert torch.equal(again.cache.each["output"], drafter.cache.each["output"])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from hivis.cache import KVCache
 from hivis.handoff import Prompt, Verdict
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingState
@@ -26,6 +27,9 @@ class Drafter(Protocol):
     #: How many rows of the last prompt went through the drafter itself. A drafter that hides or
     #: compresses pictures may be shown more.
     rows_read: int
+    #: What it keeps of the texts. Another cache of its kind can be put in its place, which is how
+    #: texts join and leave a batch; all that it knows of a single text is in there.
+    cache: KVCache
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Share the target's embedding and head, both ``[V, E]``; they are not copied.

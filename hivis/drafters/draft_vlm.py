@@ -80,6 +80,20 @@ class DraftVLM:
         self._drawn: list[Tensor] = []
         self._words: list[Tensor] = []
 
+    @property
+    def cache(self) -> KVCache:
+        """The draft model's; ``each`` holds its logits ``[B, V]`` after the last row."""
+        return self.model.cache
+
+    @cache.setter
+    def cache(self, cache: KVCache) -> None:
+        device = cache.kv.device
+        self.model.cache = cache
+        self._pair_depths = torch.arange(2, device=device).expand(cache.texts, -1)
+        # The second of two rows sees both.
+        pair = torch.tensor([1, 3], device=device).view(1, 2, 1)
+        self._pair_words = pair.repeat(cache.texts, 1, 1)
+
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Check that the draft model speaks the target's vocabulary; nothing is shared.
 
@@ -111,12 +125,10 @@ class DraftVLM:
                 f"draft model's context: wanted at most its {self.model.max_positions} positions, "
                 f"got {capacity} ({prompt.rows} prompt rows, new tokens and one tree)"
             )
-        self._logits = self._known(self.model.prefill(prompt, token, capacity))
+        logits = self._known(self.model.prefill(prompt, token, capacity))
         self.rows_read = prompt.rows
-        batch, device = token.shape[0], token.device
-        self._pair_depths = torch.arange(2, device=device).expand(batch, -1)
-        # The second of two rows sees both.
-        self._pair_words = torch.tensor([1, 3], device=device).view(1, 2, 1).repeat(batch, 1, 1)
+        self.cache = self.model.cache
+        self.cache.each["logits"] = logits
 
     @torch.inference_mode()
     def grow(
@@ -138,7 +150,7 @@ class DraftVLM:
         # The model is its own memory: there is no output to hand from a node to its children.
         nothing = token.new_empty(token.shape[0], 0)
         scores = NodeScores.of(sampling, position, policy, self._vocab)
-        return grower(token, self._logits, nothing, scores, step)
+        return grower(token, self.cache.each["logits"], nothing, scores, step)
 
     @torch.inference_mode()
     def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
@@ -160,7 +172,7 @@ class DraftVLM:
         ], 1)  # fmt: skip
         logits = self.model.extend(pair, self._pair_depths, self._pair_words)
         cache.kv_len += 2
-        self._logits = self._known(logits[:, 1])
+        cache.each["logits"] = self._known(logits[:, 1])
 
     def _rows_of(self, tokens: Tensor) -> Tensor:
         """``[B, levels]`` int32: which row of the draft tree each node of a path lies in.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hivis import ops
+from hivis.cache import KVCache
 from hivis.drafters import checkpoint
 from hivis.drafters.base import PromptRows
 from hivis.drafters.config import LayerConfig
@@ -44,6 +45,23 @@ class OneLayerDrafter(ABC):
         checkpoint.check_tensors(config, tensors, "drafter weights")
         self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._shared: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def cache(self) -> KVCache:
+        """Of the texts that it drafts; ``each`` holds what else it knows of them.
+
+        ``output`` ``[B, E]`` is the layer's at the last row, and ``gap`` ``[B, 1]`` how far rows
+        behind the prompt lie before their positions.
+        """
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: KVCache) -> None:
+        device = cache.kv.device
+        self._cache = cache
+        self._by_row = cache.kv[0].permute(1, 3, 0, 2, 4)
+        self._batch_index = torch.arange(cache.texts, device=device).unsqueeze(1)
+        self._one_bit = torch.ones(cache.texts, 1, 1, dtype=torch.int64, device=device)
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Share the target's tables, both ``[V, E]``, and move to their device and dtype.
@@ -101,14 +119,15 @@ class OneLayerDrafter(ABC):
     ) -> DraftTree:
         """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
         grower = self._grower_for(policy, token.shape[0])
+        kv_len, output = self._cache.kv_len, self._cache.each["output"]
         # Rows of one level share a position, so a cycle needs one rotation per level.
-        turns = self._turns_at(self._kv_len.unsqueeze(1) + self._levels)
+        turns = self._turns_at(kv_len.unsqueeze(1) + self._levels)
 
         def step(
             level: int, tokens: Tensor, before: Tensor, words: Tensor
         ) -> tuple[Tensor, Tensor]:
             first = (level - 1) * policy.top_k
-            rows = self._kv_len.unsqueeze(1) + self._index[first : first + policy.top_k]
+            rows = kv_len.unsqueeze(1) + self._index[first : first + policy.top_k]
             x = self._join(F.embedding(tokens, self._embedding), before, level)
             qkv = self._qkv(x, turns[:, level - 1 : level])
             self._write(rows, qkv)
@@ -117,11 +136,11 @@ class OneLayerDrafter(ABC):
             query = F.pad(qkv[:, :, : self._heads], (0, 0, 0, 0, first, 0))
             spare = words.shape[2] - -(-query.shape[1] // WORD_BITS)
             words = F.pad(words, (0, -spare, first, 0))
-            out = self._finish(x, query, self._kv_len, words)
+            out = self._finish(x, query, kv_len, words)
             return F.linear(out, self._head), out
 
         scores = NodeScores.of(sampling, position, policy, self.config.vocab_size)
-        return grower(token, F.linear(self._output, self._head), self._output, scores, step)
+        return grower(token, F.linear(output, self._head), output, scores, step)
 
     @torch.inference_mode()
     def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
@@ -130,21 +149,21 @@ class OneLayerDrafter(ABC):
         All M rows of the path are written, whatever its length: what lies behind the accepted ones
         is never read, and the next tree overwrites it.
         """
-        path = verdict.path.long()
+        path, kv_len = verdict.path.long(), self._cache.kv_len
         depth = path.shape[1]
         accepted = hidden.gather(1, path.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
         # A next token of -1 marks logits that held a NaN; the text ends there, any row will do.
         following = F.embedding(verdict.emitted.clamp(min=0), self._embedding)
         x = self._join(following, accepted, 0)
-        rows = self._kv_len.unsqueeze(1) + self._index[:depth]
+        rows = kv_len.unsqueeze(1) + self._index[:depth]
         qkv = self._qkv(x, self._turns_at(rows))
         self._write(rows, qkv)
         last = (verdict.path_len - 1).long()[:, None, None]
         x = x.gather(1, last.expand(-1, -1, x.shape[2]))
         query = qkv[:, :, : self._heads].flatten(2)
         query = query.gather(1, last.expand(-1, -1, query.shape[2])).unflatten(2, (self._heads, -1))
-        self._kv_len += verdict.path_len
-        self._output = self._finish(x, query, self._kv_len - 1, self._one_bit)[:, 0]
+        kv_len += verdict.path_len
+        self._cache.each["output"] = self._finish(x, query, kv_len - 1, self._one_bit)[:, 0]
 
     # The layer, in the parts that prefill, grow and commit share.
 
@@ -156,12 +175,10 @@ class OneLayerDrafter(ABC):
         batch, rows, _ = x.shape
         self.rows_read = rows
         qkv = self._qkv(x, self._turns(positions.expand(batch, -1)))
-        self._kv[:, :, :, :rows] = qkv[:, :, self._heads :].unflatten(2, (2, -1)).permute(
-            2, 0, 3, 1, 4
-        )  # fmt: skip
-        self._kv_len = torch.full((batch,), rows, dtype=torch.int32, device=x.device)
-        out = self._finish(x[:, -1:], qkv[:, -1:, : self._heads], self._kv_len - 1, self._one_bit)
-        self._output = out[:, 0]
+        self._by_row[:, :rows] = qkv[:, :, self._heads :].unflatten(2, (2, -1))
+        kv_len = self._cache.kv_len.fill_(rows)
+        out = self._finish(x[:, -1:], qkv[:, -1:, : self._heads], kv_len - 1, self._one_bit)
+        self._cache.each["output"] = out[:, 0]
 
     def _qkv(self, x: Tensor, turn: Tensor) -> Tensor:
         """``[B, N, H + 2 Hkv, D]``: queries, keys and values, rotated to their positions.
@@ -179,7 +196,8 @@ class OneLayerDrafter(ABC):
 
         ``query`` may have rows in front of the last N, which only stand in.
         """
-        attended = ops.tree_attention(query, self._kv[0], self._kv[1], kv_len, words, self._scale)
+        keys, values = self._cache.keys[0], self._cache.values[0]
+        attended = ops.tree_attention(query, keys, values, kv_len, words, self._scale)
         attended = attended[:, query.shape[1] - x.shape[1] :].flatten(2)
         x = x + F.linear(attended, self._w["o"])
         normed = F.rms_norm(x, x.shape[-1:], self._w["norm"], self.config.rms_norm_eps)
@@ -193,7 +211,7 @@ class OneLayerDrafter(ABC):
 
     def _turns_at(self, rows: Tensor) -> Tensor:
         """The rotations of cache rows ``[B, N]`` behind the prompt."""
-        return self._turns(rows if self._gap is None else rows + self._gap)
+        return self._turns(rows + self._cache.each["gap"])
 
     def _turns(self, positions: Tensor) -> Tensor:
         """``[B, N, 2, H + 2 Hkv, D]`` rotation factors (cosine, signed sine) at ``[B, N]``."""
@@ -208,15 +226,12 @@ class OneLayerDrafter(ABC):
     def _allocate(self, batch: int, max_rows: int, gap: int = 0) -> None:
         """Room for ``max_rows`` cache rows, where those behind the prompt lie ``gap`` further on.
 
-        ``gap`` is kept as a tensor: a captured cycle must find that of the next prompt in it.
+        ``gap`` is kept as a tensor: texts of a batch differ in it.
         """
         c, device, dtype = self.config, self._head.device, self._head.dtype
-        shape = (2, batch, c.num_key_value_heads, max_rows, c.head_dim)
-        self._kv = torch.empty(shape, dtype=dtype, device=device)
-        self._by_row = self._kv.permute(1, 3, 0, 2, 4)
-        self._batch_index = torch.arange(batch, device=device).unsqueeze(1)
-        self._one_bit = torch.ones(batch, 1, 1, dtype=torch.int64, device=device)
-        self._gap = torch.full((1,), gap, dtype=torch.int32, device=device) if gap else None
+        cache = KVCache(1, batch, c.num_key_value_heads, max_rows, c.head_dim, dtype, device)
+        cache.each["gap"] = torch.full((batch, 1), gap, dtype=torch.int32, device=device)
+        self.cache = cache
         if self._rope.shape[0] < max_rows + gap:
             self._rope = _rope_table(max_rows + gap, c, device, dtype)
             self._index = torch.arange(max_rows + gap, device=device)

@@ -77,13 +77,13 @@ class ViSpecDrafter(OneLayerDrafter):
         first = F.embedding(token, self._embedding).unsqueeze(1)
         embeddings = prompt.embeddings.to(first)
         following = torch.cat([embeddings[:, 1:], first], 1)
-        self._see(first.new_zeros(batch, 1, size))
+        bias = self._bias(first.new_zeros(batch, 1, size))
         parts: list[Tensor] = []
         positions: list[int] = []
 
         def read(start: int, end: int) -> None:
             if start < end:
-                parts.append(self._join(following[:, start:end], prompt.hidden[:, start:end], 0))
+                parts.append(self._mix(following[:, start:end], prompt.hidden[:, start:end], bias))
                 positions.extend(range(start, end))
 
         start = 0
@@ -95,13 +95,14 @@ class ViSpecDrafter(OneLayerDrafter):
             vectors = self._adapt(picture)
             parts.append(vectors[:, :-1])
             positions += [max(p, 0) for p in range(end - self.config.queries, end - 1)]
-            self._see(vectors[:, -1:])
+            bias = self._bias(vectors[:, -1:])
             start = end - 1
         read(start, rows)
         x = torch.cat(parts, 1)
         # A picture of fewer rows than the adaptor has queries makes the cache longer, not shorter.
         gap = rows - x.shape[1]
         self._allocate(batch, max_rows - gap, gap)
+        self.cache.each["bias"] = bias
         self._read(x, torch.tensor(positions, device=x.device))
 
     def _fuse_input(self, weight: Weight) -> dict[str, Tensor]:
@@ -125,13 +126,16 @@ class ViSpecDrafter(OneLayerDrafter):
             fused["value_bias"] = weight("imadpt.v_proj.bias").view(heads, d)
         return fused
 
-    def _see(self, feature: Tensor) -> None:
-        """From here on, g is ``feature`` ``[B, 1, E]``."""
-        self._bias = F.linear(feature, self._w["global"], self._w["bias"])
+    def _bias(self, feature: Tensor) -> Tensor:
+        """``[B, 1, E]``: what g = ``feature`` ``[B, 1, E]`` adds to every row."""
+        return F.linear(feature, self._w["global"], self._w["bias"])
 
     def _join(self, following: Tensor, hidden: Tensor, step: int) -> Tensor:
+        return self._mix(following, hidden, self.cache.each["bias"])
+
+    def _mix(self, following: Tensor, hidden: Tensor, bias: Tensor) -> Tensor:
         """``fc`` over the next token's embedding and the hidden state that g was mixed into."""
-        return F.linear(torch.cat([following, hidden], -1), self._w["fc"]) + self._bias
+        return F.linear(torch.cat([following, hidden], -1), self._w["fc"]) + bias
 
     def _adapt(self, picture: Tensor) -> Tensor:
         """``[B, n, E]`` embeddings of a picture -> ``[B, Q, E]``.

@@ -11,7 +11,7 @@ from hivis.cache import KVCache
 from hivis.handoff import Prompt, Verify
 from hivis.policy import MAX_NODES
 from hivis.targets.base import Inputs, Prefilled
-from hivis.targets.hugging_face import HuggingFaceTarget, SlabCache
+from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.tree import WORD_BITS, DraftTree, pack_bits
 
 
@@ -118,7 +118,7 @@ class ContinuedTarget:
         cache.kv[..., : self.kept, :] = old.kv[..., : self.kept, :]
         cache.kv_len.fill_(self.kept)
         cache.each = dict(old.each)
-        self.target.cache, self.target._slab = cache, SlabCache(cache)
+        self.target.cache = cache
 
     def _read(self, tokens: Tensor) -> Tensor:
         """``[1, K]`` tokens behind the valid rows: ``[1, K, E]`` hidden states."""

@@ -83,8 +83,16 @@ class HuggingFaceDecoder:
         self._head: nn.Module = model.get_output_embeddings()
         self.embedding: Tensor = self._embed.get_parameter("weight")
         self.head: Tensor = self._head.get_parameter("weight")
-        self.cache: KVCache
         self._slab: SlabCache
+
+    @property
+    def cache(self) -> KVCache:
+        """Of the texts that it is at; another one can be put in its place."""
+        return self._slab.cache
+
+    @cache.setter
+    def cache(self, cache: KVCache) -> None:
+        self._slab = SlabCache(cache)
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +112,6 @@ class HuggingFaceDecoder:
         self.cache = KVCache(
             self._layers, batch, self._kv_heads, capacity, self._head_dim, self.dtype, self.device
         )
-        self._slab = SlabCache(self.cache)
         if positions is None:
             positions = torch.arange(rows, device=self.device).unsqueeze(0)
         offset = positions.amax() + 1 - rows
