@@ -11,13 +11,13 @@ from hivis.tree import DraftTree
 
 if TYPE_CHECKING:
     from hivis.loading import load, wrap
-    from hivis.model import Model
+    from hivis.model import Model, Request
     from hivis.stream import TextGeneration, TextStream
 
 __version__ = "0.1.0"
 __all__ = [
-    "DraftTree", "HivisError", "Model", "SamplingParams", "TextGeneration", "TextStream",
-    "TreePolicy", "__version__", "load", "wrap",
+    "DraftTree", "HivisError", "Model", "Request", "SamplingParams", "TextGeneration",
+    "TextStream", "TreePolicy", "__version__", "load", "wrap",
 ]  # fmt: skip
 
 # These import transformers, which takes seconds: only when they are asked for.
@@ -25,6 +25,7 @@ _LAZY = {
     "load": "hivis.loading",
     "wrap": "hivis.loading",
     "Model": "hivis.model",
+    "Request": "hivis.model",
     "TextGeneration": "hivis.stream",
     "TextStream": "hivis.stream",
 }

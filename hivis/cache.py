@@ -95,6 +95,13 @@ class KVCache:
         cache._hold(0)
         return cache
 
+    def moved(self, most: int, rows: int) -> KVCache:
+        """These texts in a cache with more room."""
+        cache = self.for_texts(most, rows)
+        for text in range(self.texts):
+            cache.put(text, self, text)
+        return cache
+
     def put(self, text: int, other: KVCache, which: int = 0) -> None:
         """Copy a text of ``other`` here, in place of one there is or, at B, behind the last."""
         if text == self.texts:

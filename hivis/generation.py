@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hivis.errors import HivisError
+from hivis.policy import Outcome
 from hivis.sampling import SamplingParams
 
 
@@ -45,7 +47,8 @@ class Statistics:
         first_token_ms: from the call to the first emitted token, prefill included.
         total_ms: from the call to the last token.
         phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; and
-            measure, in the one text in which a policy measured its times.
+            measure, in the one text in which a policy measured its times. Empty for a text of a
+            batch, whose phases are those of all its texts.
         trace: every cycle as it was, if that was asked for.
     """
 
@@ -78,8 +81,24 @@ class Generation:
     statistics: Statistics
 
 
-class Emitted:
-    """The text so far; cuts where plain decoding would have stopped."""
+@dataclass(frozen=True)
+class Step:
+    """What one cycle brought one text: tokens, how its tree did, and if asked the cycle itself."""
+
+    drawn: list[int]
+    outcome: Outcome
+    trace: CycleTrace | None
+
+
+class Progress:
+    """A text on its way: its tokens so far, cut where plain decoding would have stopped, and what
+    they took.
+
+    Args:
+        params: when to stop.
+        model_eos: the tokens that end a text if ``params`` does not say.
+        until: is shown every token in turn, and may end the text there by saying true.
+    """
 
     def __init__(
         self, params: SamplingParams, model_eos: tuple[int, ...],
@@ -90,11 +109,50 @@ class Emitted:
         self.ends = tuple(sorted(self._eos))
         self._limit = params.max_new_tokens
         self._until = until
+        self._start = time.perf_counter()
+        self._first_ms = 0.0
+        self._cycles: list[tuple[int, int, int]] = []  # accepted length, nodes and depth
+        self._trace: list[CycleTrace] = []
         self.tokens: list[int] = []
         self.finished = False
 
-    def take(self, drawn: list[int]) -> list[int]:
-        """Append the tokens of a cycle up to where the text ends; returns those that were taken."""
+    def begin(self, token: int) -> list[int]:
+        """Take the first token; returns what was taken."""
+        taken = self._take([token])
+        self._first_ms = self._elapsed_ms()
+        return taken
+
+    def add(self, step: Step) -> list[int]:
+        """Take the tokens of a cycle, up to where the text ends; returns those that were taken."""
+        taken = self._take(step.drawn)
+        self._cycles.append((len(taken) - 1, step.outcome.nodes, step.outcome.depth))
+        if step.trace is not None:
+            self._trace.append(replace(step.trace, emitted=tuple(taken)))
+        return taken
+
+    def result(
+        self, prompt_rows: int, drafter_rows: int, phases_ms: dict[str, float]
+    ) -> Generation:
+        """The text as a whole, now that it is finished."""
+        return Generation(
+            tuple(self.tokens),
+            Statistics(
+                cycles=len(self._cycles),
+                accepted_lengths=tuple(length for length, _, _ in self._cycles),
+                prompt_rows=prompt_rows,
+                drafter_rows=drafter_rows,
+                first_token_ms=self._first_ms,
+                total_ms=self._elapsed_ms(),
+                phases_ms=phases_ms,
+                tree_sizes=tuple((nodes, depth) for _, nodes, depth in self._cycles),
+                trace=tuple(self._trace),
+            ),
+        )
+
+    def _elapsed_ms(self) -> float:
+        return (time.perf_counter() - self._start) * 1e3
+
+    def _take(self, drawn: list[int]) -> list[int]:
         taken: list[int] = []
         for token in drawn:
             if token < 0:

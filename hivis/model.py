@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from hivis.batch import Batch, Wanted
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
+from hivis.loop import check_context
 from hivis.policy import Policy
+from hivis.sampling import SamplingParams
 from hivis.settings import resolve
-from hivis.stream import TextGeneration, TextStream
+from hivis.stream import TextGeneration, TextStream, Writer
 from hivis.targets.base import Inputs, Target
 from hivis.targets.generation import generation_settings
 from hivis.targets.load import Picture, PromptProcessor
@@ -24,6 +27,20 @@ from hivis.text import TextPieces
 #: A question; the turns of a conversation, ``(role, text)`` each; or inputs that are made already.
 Prompt = str | Sequence[tuple[str, str]] | Inputs
 Pictures = Picture | Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One of many prompts.
+
+    Attributes:
+        prompt, images: see :meth:`Model.generate`.
+        settings: see :meth:`Model.stream`; they come before those of the batch.
+    """
+
+    prompt: Prompt
+    images: Pictures = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class LoadedTarget(Target, Protocol):
@@ -91,8 +108,8 @@ class Model:
     def stream(
         self, prompt: Prompt, images: Pictures = (), *, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
-        seed: int = 0, max_new_tokens: int | None = None, stop: str | Sequence[str] | None = None,
-        traced: bool = False, **others: Any,
+        repetition_penalty: float | None = None, seed: int = 0, max_new_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None, traced: bool = False, **others: Any,
     ) -> TextStream:  # fmt: skip
         """The text that answers a prompt, piece by piece. ``prompt``, ``images``: :meth:`generate`.
 
@@ -103,31 +120,80 @@ class Model:
             top_k: draw from the k most probable tokens; 0 from all.
             top_p: draw from the most probable tokens that hold this much probability.
             min_p: draw from tokens at least this probable relative to the most probable one.
+            repetition_penalty: lowers tokens that prompt or text hold already; 1 does nothing.
             seed: of the noise; the same seed gives the same text.
             max_new_tokens: the limit; without one in the model's settings 512, or what fits.
             stop: strings before the first of which the text ends.
             traced: keep every cycle as it was, its tree and the way through it, in the statistics.
             others: further settings by their names in transformers' ``GenerationConfig``; also to
-                overrule one of the model's that hivis refuses (``repetition_penalty=1.0``).
+                overrule one of the model's that hivis refuses (``no_repeat_ngram_size=0``).
 
         Raises:
             HivisError: bad prompt, picture or setting; a setting that hivis cannot reproduce; or a
                 text that would not fit the model's positions.
         """
-        inputs = self.prepare(prompt, images)
         given = dict(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,
-            max_new_tokens=max_new_tokens, stop=stop, **others,
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+            repetition_penalty=repetition_penalty, seed=seed, max_new_tokens=max_new_tokens,
+            stop=stop, **others,
         )  # fmt: skip
+        inputs = self.prepare(prompt, images)
+        params, writer = self._settle(inputs, given)
+        return TextStream(self.target, inputs, params, self.drafter, self.policy, writer, traced)
+
+    def batch(
+        self, requests: Iterable[Request | Prompt], *, slots: int = 4, **settings: Any
+    ) -> Iterator[tuple[int, TextGeneration]]:
+        """Many texts, several at a time: ``(number, text)`` of each as it ends.
+
+        Every text is what :meth:`generate` gives for its request alone, in float32 token for token
+        (``docs/lossless.md``).
+
+        Args:
+            requests: prompts, or :class:`Request` with pictures and settings of their own. They are
+                taken, and their pictures read, when there is a free slot; so they may be endless.
+            slots: texts at a time. Each takes memory for the longest of them.
+            settings: those of :meth:`stream`, for all texts whose request does not say otherwise.
+
+        Raises:
+            HivisError: as :meth:`stream`, with the number of the request, once the texts that had
+                begun have been handed out; none begins after it.
+        """
+        if isinstance(requests, (str, Inputs, Request)):
+            raise HivisError(f"requests: wanted several, got one {type(requests).__name__}")
+        queue = self._wanted(requests, settings)
+        return _written(Batch(self.target, queue, slots, self.drafter, self.policy))
+
+    def generate_batch(
+        self, requests: Iterable[Request | Prompt], *, slots: int = 4, **settings: Any
+    ) -> list[TextGeneration]:
+        """The texts of :meth:`batch`, in the order of their requests."""
+        made = sorted(self.batch(requests, slots=slots, **settings), key=lambda entry: entry[0])
+        return [text for _, text in made]
+
+    def _wanted(
+        self, requests: Iterable[Request | Prompt], settings: Mapping[str, Any]
+    ) -> Iterator[Wanted[tuple[int, Writer]]]:
+        for number, entry in enumerate(requests):
+            request = entry if isinstance(entry, Request) else Request(entry)
+            try:
+                inputs = self.prepare(request.prompt, request.images)
+                params, writer = self._settle(inputs, {**settings, **request.settings})
+                check_context(self.target, inputs, params)
+            except HivisError as error:
+                raise HivisError(f"request {number}: {error}") from error
+            yield Wanted(inputs, params, (number, writer), writer)
+
+    def _settle(self, inputs: Inputs, given: Mapping[str, Any]) -> tuple[SamplingParams, Writer]:
+        """How a text is drawn, and what writes it down."""
         own = generation_settings(self.target.model)
         settings = resolve(own, given, inputs.length, self.target.max_positions)
         tokenizer = self.processor.processor.tokenizer
         pieces = TextPieces(
             self.processor.decode, byte_tokens(tokenizer), special_tokens(tokenizer), settings.stop
         )
-        return TextStream(
-            self.target, inputs, settings.params, self.drafter, self.policy, pieces, traced
-        )
+        ends = settings.params.eos_token_ids
+        return settings.params, Writer(pieces, self.target.eos_token_ids if ends is None else ends)
 
     def prepare(self, prompt: Prompt, images: Pictures = ()) -> Inputs:
         """The inputs of a prompt, token ids ``[1, P]`` and pixels, on the model's device."""
@@ -148,6 +214,13 @@ class Model:
                 f"prompt: wanted a text, turns of (role, text) or inputs, got {prompt!r:.60}"
             )
         return self.processor.conversation(cast(Sequence[tuple[str, str]], prompt), pictures)
+
+
+def _written(batch: Batch[tuple[int, Writer]]) -> Iterator[tuple[int, TextGeneration]]:
+    for (number, writer), made in batch:
+        writer.take()
+        writer.end()
+        yield number, writer.whole(made)
 
 
 def several(images: Pictures) -> list[Picture]:

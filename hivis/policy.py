@@ -100,8 +100,9 @@ class TreePolicy:
         return max(self.nodes, self.depth * self.top_k, self.depth + 1)
 
     def planner(
-        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = ()
-    ) -> Planner:
+        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = (),
+        texts: int = 1,
+    ) -> Planner:  # fmt: skip
         """Always this shape."""
         return Planner(self)
 
@@ -113,7 +114,7 @@ def candidates(depth: int, top_k: int) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the host got to know of one cycle, of its only sequence.
+    """What the host got to know of one cycle of one text.
 
     Attributes:
         nodes: N of the tree that was grown.
@@ -134,11 +135,13 @@ class Outcome:
 
 
 class Planner:
-    """Plans the trees of a text, cycle by cycle. This one: always the same shape, nothing learnt.
+    """Plans the trees of a text, or of several side by side, cycle by cycle.
+
+    This one: always the same shape, nothing learnt.
 
     Attributes:
         shape: what ``grow`` gets; buffers are made for it, so no tree may exceed it.
-        learns: whether :meth:`learn` wants to see the outcome of every cycle.
+        learns: whether :meth:`learn` wants to see the outcome of every text in every cycle.
     """
 
     learns = False
@@ -151,7 +154,7 @@ class Planner:
         return self.shape
 
     def learn(self, outcome: Outcome) -> None:
-        """Take note of a cycle."""
+        """Take note of a cycle of a text."""
 
     @property
     def wants_times(self) -> bool:
@@ -176,10 +179,12 @@ class Policy(Protocol):
         ...
 
     def planner(
-        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = ()
-    ) -> Planner:
-        """What plans the trees of one text, which closes with one of the tokens ``ends``.
+        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = (),
+        texts: int = 1,
+    ) -> Planner:  # fmt: skip
+        """What plans the trees of so many texts, which close with one of the tokens ``ends``.
 
-        May hand out what learnt from earlier texts of this target with this drafter.
+        The texts of a batch get trees of one size, and tell how each of them did. May hand out what
+        learnt from earlier texts of this target with this drafter.
         """
         ...

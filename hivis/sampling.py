@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +15,17 @@ from hivis.errors import HivisError
 class SamplingParams:
     """How tokens are drawn and when to stop.
 
-    The candidates are restricted in Hugging Face's order: temperature, top-k, top-p, min-p.
+    The candidates are restricted in Hugging Face's order: repetition penalty, temperature, top-k,
+    top-p, min-p.
 
     Attributes:
         temperature: 0 is greedy; otherwise logits are divided by it.
         top_k: keep the k most probable tokens (ties with the last one stay); 0 keeps all.
         top_p: keep the smallest set of most probable tokens that holds this much probability.
         min_p: keep tokens at least this probable relative to the most probable one.
+        repetition_penalty: the logits of tokens that the prompt or the text holds already are
+            divided by it where they are positive, and multiplied where not (CTRL, arXiv 1909.05858,
+            section 4.1); 1 does nothing.
         seed: 64-bit seed of the shared noise. Same seed, prompt and weights: same text.
         max_new_tokens: the token limit.
         eos_token_ids: tokens that end the text (the last token emitted); ``None`` takes the
@@ -31,12 +36,13 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
     max_new_tokens: int = 128
     eos_token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p", "min_p"):
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             value = getattr(self, name)
             _check(_is_number(value), name, "a number", value)
         # The bounds keep float32, in which tokens are drawn, from overflowing or rounding to 0.
@@ -54,6 +60,12 @@ class SamplingParams:
         )
         _check(1e-30 <= self.top_p <= 1, "top_p", "a number in [1e-30, 1]", self.top_p)
         _check(0 <= self.min_p <= 1, "min_p", "a number in [0, 1]", self.min_p)
+        _check(
+            1e-6 <= self.repetition_penalty <= 1e6,
+            "repetition_penalty",
+            "a number in [1e-6, 1e6] (1: off)",
+            self.repetition_penalty,
+        )
         _check(
             _is_whole(self.seed) and -(2**63) <= self.seed < 2**63,
             "seed",
@@ -85,7 +97,8 @@ def _check(ok: bool, name: str, wanted: str, got: object) -> None:
 class SamplingState:
     """The same on the device, one entry per sequence, as the ops take it.
 
-    ``greedy`` is a host constant: at temperature 0 no noise has to be generated at all.
+    ``greedy`` is a host constant: at temperature 0 no noise has to be generated at all. So is
+    whether there are penalties: without any, nobody keeps account of what was said.
     """
 
     seed: Tensor  # [B] int64
@@ -94,17 +107,59 @@ class SamplingState:
     top_p: Tensor  # [B] float32
     min_p: Tensor  # [B] float32
     greedy: bool
+    penalty: Tensor | None = None  # [B] float32, of repetitions
+    seen: Tensor | None = None  # [B, V] bool: the tokens of prompt and text; kept up to date
 
     @classmethod
     def of(cls, params: SamplingParams, batch: int, device: torch.device | str) -> SamplingState:
-        def full(value: float, dtype: torch.dtype) -> Tensor:
-            return torch.full((batch,), value, dtype=dtype, device=device)
+        """``batch`` sequences alike."""
+        return cls.of_each([params] * batch, device)
 
+    @classmethod
+    def of_each(
+        cls, params: Sequence[SamplingParams], device: torch.device | str,
+        seen: Tensor | None = None,
+    ) -> SamplingState:  # fmt: skip
+        """One sequence for each of ``params``; ``seen`` is used if any of them has a penalty."""
+
+        def each(name: str, dtype: torch.dtype) -> Tensor:
+            return torch.tensor([getattr(p, name) for p in params], dtype=dtype, device=device)
+
+        penal = seen is not None and any(p.repetition_penalty != 1 for p in params)
         return cls(
-            seed=full(params.seed, torch.int64),
-            temperature=full(params.temperature, torch.float32),
-            top_k=full(params.top_k, torch.int32),
-            top_p=full(params.top_p, torch.float32),
-            min_p=full(params.min_p, torch.float32),
-            greedy=params.temperature == 0,
+            seed=each("seed", torch.int64),
+            temperature=each("temperature", torch.float32),
+            top_k=each("top_k", torch.int32),
+            top_p=each("top_p", torch.float32),
+            min_p=each("min_p", torch.float32),
+            greedy=all(p.temperature == 0 for p in params),
+            penalty=each("repetition_penalty", torch.float32) if penal else None,
+            seen=seen if penal else None,
         )
+
+    def penalise(self, logits: Tensor, path: Tensor) -> Tensor:
+        """``[B, N, V]`` logits after the penalty of repetitions, in float32 if there is one.
+
+        Args:
+            path: ``[B, N, M]`` int64, tokens between the text so far and the token that the logits
+                of each node are for; in any order, and any of the text's own in between.
+        """
+        if self.seen is None or self.penalty is None:
+            return logits
+        said = self.seen.unsqueeze(1).expand(-1, logits.shape[1], -1).scatter(2, path, True)
+        # In float32 and in this order, as transformers computes it: the same bits.
+        logits, penalty = logits.float(), self.penalty[:, None, None]
+        return torch.where(
+            said, torch.where(logits < 0, logits * penalty, logits / penalty), logits
+        )
+
+    def note(self, tokens: Tensor) -> None:
+        """Take note of ``[B, M]`` int64 tokens that joined the texts; -1 (no token) as any."""
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens.clamp(min=0), True)
+
+
+def seen_tokens(tokens: Tensor, vocab: int) -> Tensor:
+    """``[B, V]`` bool: which ids ``[B, P]`` int64 hold; placeholders beyond V do not count."""
+    seen = torch.zeros(tokens.shape[0], vocab + 1, dtype=torch.bool, device=tokens.device)
+    return seen.scatter_(1, tokens.clamp(max=vocab), True)[:, :vocab]

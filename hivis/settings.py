@@ -21,7 +21,7 @@ SAMPLED_TOP_K = 50
 UNSET_LENGTH = 20
 
 HONOURED = frozenset({
-    "do_sample", "temperature", "top_k", "top_p", "min_p",
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
     "eos_token_id", "max_new_tokens", "max_length", "stop_strings",
 })  # fmt: skip
 #: Settings of hivis alone.
@@ -48,7 +48,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,), "num_beam_groups": (1,), "num_return_sequences": (1,),
     "constraints": (), "force_words_ids": (), "penalty_alpha": (0,), "dola_layers": (),
     "min_length": (0,), "min_new_tokens": (0,), "max_time": (),
-    "repetition_penalty": (1,), "encoder_repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
     "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
     "exponential_decay_length_penalty": (), "bad_words_ids": (), "suppress_tokens": (),
     "begin_suppress_tokens": (), "sequence_bias": (), "forced_bos_token_id": (),
@@ -107,6 +107,7 @@ def resolve(
         top_k=either.get("top_k", 0 if whole or not sampled else SAMPLED_TOP_K),
         top_p=either.get("top_p", 1.0),
         min_p=either.get("min_p", 0.0),
+        repetition_penalty={**model, **given}.get("repetition_penalty", 1.0),
         seed=given.get("seed", 0),
         max_new_tokens=_limit(model, given, rows, max_positions),
         eos_token_ids=_ends(given),

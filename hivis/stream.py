@@ -48,6 +48,47 @@ class Chunk:
         return "".join(self.pieces)
 
 
+class Writer:
+    """Writes a text while its tokens are drawn: what a stream or a batch shows every token to.
+
+    Args:
+        pieces: turns tokens into text.
+        ends: tokens that end it.
+    """
+
+    def __init__(self, pieces: TextPieces, ends: tuple[int, ...]) -> None:
+        self._pieces, self._ends = pieces, ends
+        self._new: list[str] = []
+        #: What is certain of the text so far and was taken.
+        self.text = ""
+
+    def __call__(self, token: int) -> bool:
+        """Write a token down; whether the text ends there by a stop string."""
+        self._new.append(self._pieces.put(token))
+        return self._pieces.stopped
+
+    def take(self) -> tuple[str, ...]:
+        """The text that each token since the last call made certain."""
+        new = tuple(self._new)
+        self._new.clear()
+        self.text += "".join(new)
+        return new
+
+    def end(self) -> str:
+        """What was held back, now that no token comes any more."""
+        rest = self._pieces.end()
+        self.text += rest
+        return rest
+
+    def whole(self, made: Generation) -> TextGeneration:
+        """The text of ``made``, all of which was written down."""
+        if self._pieces.stopped:
+            finish = "stop"
+        else:
+            finish = "eos" if made.tokens[-1] in self._ends else "length"
+        return TextGeneration(made.tokens, made.statistics, self.text, finish)
+
+
 class TextStream(Iterator[str]):
     """Pieces of a text as its tokens are accepted; :attr:`result` once they have all been read.
 
@@ -56,23 +97,19 @@ class TextStream(Iterator[str]):
     time; the next text of the same model ends it.
 
     Attributes:
-        text: what has been read so far.
-        tokens: the tokens that it was made from.
+        inputs: its prompt.
+        tokens: what has been read so far.
     """
 
     def __init__(
         self, target: Target, inputs: Inputs, params: SamplingParams, drafter: Drafter | None,
-        policy: Policy, pieces: TextPieces, traced: bool = False,
+        policy: Policy, writer: Writer, traced: bool = False,
     ) -> None:  # fmt: skip
-        self._pieces = pieces
-        self._made: list[str] = []
-        self._stream = Stream(target, inputs, params, drafter, policy, self._take, traced)
-        ends = params.eos_token_ids
-        self._ends = target.eos_token_ids if ends is None else ends
+        self._writer = writer
+        self._stream = Stream(target, inputs, params, drafter, policy, writer, traced)
         self._chunks: Generator[Chunk, None, None] = self._run()
         self._result: TextGeneration | None = None
         self.inputs = inputs
-        self.text = ""
         self.tokens: tuple[int, ...] = ()
 
     def __next__(self) -> str:
@@ -86,32 +123,21 @@ class TextStream(Iterator[str]):
         return self._chunks
 
     @property
+    def text(self) -> str:
+        """That of the tokens read so far."""
+        return self._writer.text
+
+    @property
     def result(self) -> TextGeneration:
         """The whole text; HivisError before the stream has been read to its end."""
         if self._result is None:
             raise HivisError("result: wanted a stream read to its end, got one that was not")
         return self._result
 
-    def _take(self, token: int) -> bool:
-        self._made.append(self._pieces.put(token))
-        return self._pieces.stopped
-
     def _run(self) -> Generator[Chunk, None, None]:
         for tokens in self._stream:
-            chunk = Chunk(tuple(tokens), tuple(self._made))
-            self._made.clear()
-            yield self._note(chunk)
-        if rest := self._pieces.end():
-            yield self._note(Chunk((), (rest,)))
-        made = self._stream.result
-        self._result = TextGeneration(made.tokens, made.statistics, self.text, self._finish())
-
-    def _note(self, chunk: Chunk) -> Chunk:
-        self.text += chunk.text
-        self.tokens += chunk.tokens
-        return chunk
-
-    def _finish(self) -> str:
-        if self._pieces.stopped:
-            return "stop"
-        return "eos" if self.tokens[-1] in self._ends else "length"
+            self.tokens += tuple(tokens)
+            yield Chunk(tuple(tokens), self._writer.take())
+        if rest := self._writer.end():
+            yield Chunk((), (rest,))
+        self._result = self._writer.whole(self._stream.result)

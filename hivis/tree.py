@@ -47,6 +47,12 @@ def pack_bits(member: Tensor, words: int) -> Tensor:
     return (bits << shifts).sum(-1)
 
 
+def unpack_bits(words: Tensor, nodes: int) -> Tensor:
+    """``[..., W]`` int64 as ``[..., nodes]`` booleans: the inverse of :func:`pack_bits`."""
+    shifts = torch.arange(WORD_BITS, device=words.device)
+    return ((words.unsqueeze(-1) >> shifts) & 1).bool().flatten(-2)[..., :nodes]
+
+
 @dataclass(frozen=True)
 class DraftTree:
     """A tree of N nodes per sequence. Node 0 is the root, the last emitted token.
@@ -71,6 +77,11 @@ class DraftTree:
     @property
     def nodes(self) -> int:
         return self.tokens.shape[1]
+
+    def paths(self) -> Tensor:
+        """``[B, N, N]`` int64: the tokens from the root to each node, the root's repeated."""
+        above = unpack_bits(self.ancestors, self.nodes)
+        return torch.where(above, self.tokens.unsqueeze(1), self.tokens[:, :1, None])
 
     @classmethod
     def root_only(cls, token: Tensor) -> DraftTree:

@@ -303,9 +303,9 @@ def test_bad_arguments_of_wrap_are_named(model, processor):
     [
         {"prompt": ""}, {"prompt": 5}, {"prompt": [("user",)]}, {"prompt": []},
         {"prompt": [("assistant", "Hi")]}, {"images": "nowhere.png"}, {"images": [3]},
-        {"repetition_penalty": 1.2}, {"num_beams": 4}, {"temperature": -1},
-        {"temperature": float("nan")}, {"max_new_tokens": 10**6}, {"nonsense": 1},
-        {"stop": [""]}, {"seed": "x"}, {"images": 5},
+        {"no_repeat_ngram_size": 3}, {"repetition_penalty": 0}, {"num_beams": 4},
+        {"temperature": -1}, {"temperature": float("nan")}, {"max_new_tokens": 10**6},
+        {"nonsense": 1}, {"stop": [""]}, {"seed": "x"}, {"images": 5},
     ],
     ids=str,
 )  # fmt: skip

@@ -131,7 +131,7 @@ BAD = [
     ["--top-k", "1.5"], ["--top-k", "-3"], ["--top-p", "0"], ["--top-p", "2"], ["--min-p", "-1"],
     ["--seed", "9223372036854775808"], ["--max-new-tokens", "0"], ["--max-new-tokens", "99999"],
     ["--stop", ""], ["--set", "num_beams"], ["--set", "num_beams=4"], ["--set", "nonsense=1"],
-    ["--set", "repetition_penalty=1.1"], ["--dtype", "int8"], ["--device", "tpu"],
+    ["--set", "no_repeat_ngram_size=3"], ["--dtype", "int8"], ["--device", "tpu"],
     ["--device", "cuda:77"], ["--policy", "best"], ["--model", "/nowhere", "--prompt", "x"],
     ["--model", str(paths.TARGET)], ["--model", str(paths.HIVIS), "--prompt", "x"],
     ["--drafter", "/nowhere"], ["--drafter", str(paths.ASSETS)], ["--image", "nowhere.png"],

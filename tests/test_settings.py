@@ -22,7 +22,7 @@ from hivis.targets.generation import generation_fields, generation_settings
 TELLING = {
     "num_beams": 4, "num_beam_groups": 2, "num_return_sequences": 2, "constraints": [object()],
     "force_words_ids": [[3]], "penalty_alpha": 0.6, "dola_layers": "high", "min_length": 9,
-    "min_new_tokens": 5, "max_time": 1.5, "repetition_penalty": 1.05,
+    "min_new_tokens": 5, "max_time": 1.5,
     "encoder_repetition_penalty": 1.1, "no_repeat_ngram_size": 3,
     "encoder_no_repeat_ngram_size": 3, "exponential_decay_length_penalty": (5, 1.1),
     "bad_words_ids": [[7]], "suppress_tokens": [7], "begin_suppress_tokens": [7],

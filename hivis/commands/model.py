@@ -49,6 +49,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=whole, metavar="K", help="draw from the K most probable tokens")
     add("--top-p", type=number, metavar="P", help="from the most probable that hold this much")
     add("--min-p", type=number, metavar="P", help="from those this probable beside the first")
+    add(
+        "--repetition-penalty", type=number, metavar="P",
+        help="lower tokens that prompt or text hold already; 1 does nothing",
+    )  # fmt: skip
     add("--seed", type=whole, default=0, help="the same seed gives the same text (default: 0)")
     add("--max-new-tokens", type=whole, metavar="N", help="the limit")
     add("--stop", action="append", metavar="TEXT", help="end the text before this (repeatable)")
@@ -71,7 +75,10 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, as :meth:`hivis.Model.stream` takes them."""
-    names = ("temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens", "stop")
+    names = (
+        "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_new_tokens",
+        "stop",
+    )  # fmt: skip
     given = {name: getattr(options, name) for name in names}
     for name, value in options.set:
         if given.get(name) is not None and name != "seed":

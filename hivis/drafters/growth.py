@@ -44,29 +44,38 @@ class NodeScores:
         scale: ``[B, 1, 1]`` factor on the logits, ``sharpness / T``; ``None`` when greedy.
         noise: ``[B, depth, V]`` shared noise times sharpness, row d for children of depth-d nodes;
             ``None`` when greedy, or where the policy wants scores without it.
+        penal: how the target draws, if it penalises repetitions.
     """
 
     scale: Tensor | None
     noise: Tensor | None
+    penal: SamplingState | None = None
 
     @classmethod
     def of(
         cls, sampling: SamplingState, position: Tensor, policy: TreePolicy, vocab: int
     ) -> NodeScores:
         """All noise of a cycle in one call. ``position`` ``[B]`` is where the root draws."""
+        penal = None if sampling.seen is None else sampling
         if sampling.greedy:
-            return cls(None, None)
+            return cls(None, None, penal)
         # A sequence at temperature 0 among others that sample: plain logits and no noise.
         warm = sampling.temperature > 0
         scale = torch.where(warm, policy.sharpness / sampling.temperature, 1.0)
         if not policy.noise:
-            return cls(scale[:, None, None], None)
+            return cls(scale[:, None, None], None, penal)
         noise = ops.shared_noise(sampling.seed, position, policy.depth, vocab)
         noise = noise * (warm * policy.sharpness)[:, None, None]
-        return cls(scale[:, None, None], noise)
+        return cls(scale[:, None, None], noise, penal)
 
-    def __call__(self, logits: Tensor, depth: int) -> Tensor:
-        """``[B, k, V]`` logits at nodes of this depth -> fp32 log-probabilities of children."""
+    def __call__(self, logits: Tensor, depth: int, path: Tensor | None = None) -> Tensor:
+        """``[B, k, V]`` logits at nodes of this depth -> fp32 log-probabilities of children.
+
+        ``path`` ``[B, k, depth]`` are the tokens from the first level to each of the nodes; they
+        are asked for only where repetitions are penalised.
+        """
+        if self.penal is not None and path is not None:
+            logits = self.penal.penalise(logits, path)
         if self.scale is None:
             return torch.log_softmax(logits, -1, dtype=torch.float32)
         if self.noise is None:
@@ -151,7 +160,9 @@ class Grower:
         batch = token.shape[0]
         # Beyond rounding no log-probability exceeds 0. That no score may exceed its parent's is
         # what keeps parents in the tree, so rounding must not break it.
-        best, tokens = scores(logits.unsqueeze(1), 0).squeeze(1).topk(k)
+        path = None if scores.penal is None else token.new_empty(batch, 1, 0)
+        best, tokens = scores(logits.unsqueeze(1), 0, path).squeeze(1).topk(k)
+        path = None if path is None else tokens.unsqueeze(2)
         best = best.clamp_(max=0)
         pool_scores, pool_tokens = [self._root_score, best], [token.unsqueeze(1), tokens]
         chosen: list[Tensor] = []
@@ -163,7 +174,7 @@ class Grower:
                 depth = level
                 break
             level_logits, outputs = step(level, tokens, parent_output, words)
-            gain, candidates = scores(level_logits, level).topk(k)
+            gain, candidates = scores(level_logits, level, path).topk(k)
             paths = (gain.clamp_(max=0) + best.unsqueeze(2)).view(batch, k * k)
             candidates = candidates.view(batch, k * k)
             pool_scores.append(paths)
@@ -176,6 +187,9 @@ class Grower:
                 parent_output = outputs.gather(1, slot.expand(-1, -1, outputs.shape[2]))
                 words = words.gather(1, slot.expand(-1, -1, words.shape[2]))
                 words = words | self._row_bits[level]
+                if path is not None:
+                    path = path.gather(1, slot.expand(-1, -1, level))
+                    path = torch.cat([path, tokens.unsqueeze(2)], 2)
         return self._prune(torch.cat(pool_scores, 1), torch.cat(pool_tokens, 1), chosen, depth)
 
     def _unended(self, scores: Tensor, tokens: Tensor) -> Tensor:

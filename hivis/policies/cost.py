@@ -54,7 +54,7 @@ class CostPolicy:
     times: Times | None = None
     ahead: bool | None = None
     noise: bool = True
-    _kept: dict[tuple[int, int, str, tuple[int, ...]], CostPlanner] = field(
+    _kept: dict[tuple[int, int, str, tuple[int, ...], int], CostPlanner] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -79,10 +79,11 @@ class CostPolicy:
         return TreePolicy(nodes, depth, self.top_k, self.sharpness, ends=ends, noise=self.noise)
 
     def planner(
-        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = ()
-    ) -> Planner:
-        """The pair's own planner, with all that it has learnt."""
-        key = (id(target), id(drafter), str(device), ends)
+        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = (),
+        texts: int = 1,
+    ) -> Planner:  # fmt: skip
+        """The pair's own planner for so many texts at a time, with all that it has learnt."""
+        key = (id(target), id(drafter), str(device), ends, texts)
         planner = self._kept.get(key)
         if planner is None:
             planner = CostPlanner(self, looks_ahead(self.ahead, device), ends)

@@ -1,0 +1,147 @@
+"""Several texts side by side, from a queue that keeps their places filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+
+from hivis.drafters.base import Drafter
+from hivis.errors import HivisError
+from hivis.generation import Generation, Progress
+from hivis.loop import Loop, check_context
+from hivis.policies.cost import default_policy
+from hivis.policy import Policy
+from hivis.sampling import SamplingParams
+from hivis.targets.base import Inputs, Target
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Wanted(Generic[T]):
+    """A text to be made.
+
+    Attributes:
+        inputs: its prompt.
+        params: how tokens are drawn and when to stop.
+        name: by which its caller knows it.
+        until: is shown every token of the text in turn, and may end it there by saying true.
+    """
+
+    inputs: Inputs
+    params: SamplingParams
+    name: T
+    until: Callable[[int], bool] | None = None
+
+
+@dataclass
+class _Text(Generic[T]):
+    wanted: Wanted[T]
+    progress: Progress
+    drafter_rows: int
+    failed: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.failed or self.progress.finished
+
+
+@dataclass
+class Batch(Generic[T]):
+    """Generates the texts of a queue, up to ``slots`` at a time; iterate to get each as it ends.
+
+    Every text is that of :class:`hivis.decode.Stream` alone, whatever its neighbours: prompts,
+    pictures, lengths and settings may all differ. When one ends, the next of the queue takes its
+    slot; when there is no next, the others go on among themselves.
+
+    Args:
+        target: the loaded model.
+        queue: taken from whenever there is a free slot.
+        slots: texts at a time. Each holds as many rows of the cache as the longest text so far.
+        drafter, policy: see :class:`hivis.decode.Stream`. All trees of a cycle are of one size.
+
+    Raises:
+        HivisError: a text would not fit the model's positions, its logits hold a NaN, or the queue
+            raises one: no more is taken from the queue then, and the error comes when the texts
+            that had begun have all been handed out. At once, if the drafter was made for another
+            target, or the target has begun another text meanwhile.
+    """
+
+    target: Target
+    queue: Iterable[Wanted[T]]
+    slots: int = 4
+    drafter: Drafter | None = None
+    policy: Policy = field(default_factory=default_policy)
+
+    def __post_init__(self) -> None:
+        slots = self.slots
+        if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
+            raise HivisError(f"slots: wanted a whole number >= 1, got {slots!r}")
+        self._loop = Loop(self.target, self.drafter, self.policy, slots=slots)
+        self._texts: list[_Text[T]] = []
+        self._waiting = iter(self.queue)
+        self._error: HivisError | None = None
+
+    @property
+    def phases_ms(self) -> dict[str, float]:
+        """Milliseconds by phase, of all texts together: see ``Statistics.phases_ms``."""
+        return self._loop.clock.totals()
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[tuple[T, Generation]]:
+        texts = self._texts
+        while len(texts) < self.slots and (text := self._begin(len(texts))) is not None:
+            texts.append(text)
+        while texts:
+            yield from self._ended()
+            for text, step in zip(texts, self._loop.cycle() if texts else (), strict=True):
+                try:
+                    text.progress.add(step)
+                except HivisError as error:
+                    self._fail(text, error)
+        if self._error is not None:
+            raise self._error
+
+    def _begin(self, place: int) -> _Text[T] | None:
+        """Read the prompt of the queue's next text into a place; None if no text is to begin."""
+        try:
+            wanted = None if self._error else next(self._waiting, None)
+            if wanted is None:
+                return None
+            check_context(self.target, wanted.inputs, wanted.params)
+            progress = Progress(wanted.params, self.target.eos_token_ids, wanted.until)
+            token = self._loop.add(wanted.inputs, wanted.params, progress.ends, place)
+        except HivisError as error:
+            self._error = error
+            return None
+        text = _Text(wanted, progress, 0 if self.drafter is None else self.drafter.rows_read)
+        try:
+            progress.begin(token)
+        except HivisError as error:
+            self._fail(text, error)
+        return text
+
+    def _fail(self, text: _Text[T], error: HivisError) -> None:
+        text.failed = True
+        self._error = self._error or error
+
+    def _ended(self) -> Iterator[tuple[T, Generation]]:
+        """Hand out the texts that have ended, and give their places to others."""
+        texts, place = self._texts, 0
+        while place < len(texts):
+            text = texts[place]
+            if not text.finished:
+                place += 1
+                continue
+            if not text.failed:
+                made = text.progress.result(text.wanted.inputs.length, text.drafter_rows, {})
+                yield text.wanted.name, made
+            following = self._begin(place)
+            if following is None:
+                self._loop.drop(place)
+                following = texts.pop()
+            if place < len(texts):
+                texts[place] = following

@@ -1,0 +1,281 @@
+"""The cycle: draft, verify, accept, compact; of one text, or of several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hivis import ops
+from hivis.cache import KVCache
+from hivis.clock import PhaseClock
+from hivis.drafters.base import Drafter
+from hivis.errors import HivisError
+from hivis.generation import CycleTrace, Step
+from hivis.handoff import Verdict, Verify
+from hivis.policy import Outcome, Planner, Policy, TreePolicy
+from hivis.sampling import SamplingParams, SamplingState, seen_tokens
+from hivis.targets.base import Inputs, Target
+from hivis.tree import DraftTree
+
+
+class Loop:
+    """The texts that a target is at, and the cycle that moves all of them on.
+
+    What is known of a text lies in the caches of target and drafter, so a text joins the others by
+    being read alone and copied into a cache of several, and leaves them by being dropped from it.
+
+    Args:
+        target, drafter, policy: see :class:`hivis.decode.Stream`.
+        slots: how many texts there may be at a time.
+        traced: keep every cycle as it was.
+    """
+
+    def __init__(
+        self, target: Target, drafter: Drafter | None, policy: Policy, *,
+        slots: int = 1, traced: bool = False,
+    ) -> None:  # fmt: skip
+        self.target, self.drafter, self.policy = target, drafter, policy
+        self.slots, self.traced = slots, traced
+        device = target.embedding.device
+        self.clock = PhaseClock(device)
+        if drafter is not None:
+            drafter.bind(target.embedding, target.head)
+        self._device = device
+        self._models: list[Target | Drafter] = [target] if drafter is None else [target, drafter]
+        self._caches: list[KVCache] = []
+        self._params: list[SamplingParams] = []
+        self._ends: list[tuple[int, ...]] = []
+        self._planner: tuple[tuple[int, tuple[int, ...]], Planner] | None = None
+
+    @property
+    def texts(self) -> int:
+        """B."""
+        return len(self._params)
+
+    def rows(self, inputs: Inputs, params: SamplingParams) -> int:
+        """Cache rows that a text may need: a tree has to fit behind the last row it can reach."""
+        tree = 1 if self.drafter is None else self.policy.drafter_rows
+        return inputs.length + params.max_new_tokens + tree
+
+    def add(
+        self, inputs: Inputs, params: SamplingParams, ends: tuple[int, ...], text: int | None = None
+    ) -> int:
+        """Read a prompt and draw the first token of its text.
+
+        Args:
+            inputs: the prompt.
+            params: how the text is drawn.
+            ends: tokens that end it.
+            text: the number of a text that has ended, whose place it takes; a new one by default.
+        """
+        text = self.texts if text is None else text
+        if self.texts:
+            self._check_alone()
+        self._set_aside()
+        try:
+            with self.clock.phase("prefill"):
+                token = self._read(inputs, params)
+                self._join(text)
+        except BaseException:
+            self._take_back()
+            raise
+        self._params[text : text + 1] = [params]
+        self._ends[text : text + 1] = [ends]
+        self._regroup()
+        with self.clock.phase("read"):
+            return int(token)
+
+    def drop(self, text: int) -> None:
+        """Forget a text that has ended. The last one takes its number."""
+        for cache in self._caches:
+            cache.drop(text)
+        self._take_back()
+        self._params[text], self._ends[text] = self._params[-1], self._ends[-1]
+        del self._params[-1], self._ends[-1]
+        self._regroup()
+
+    def cycle(self) -> list[Step]:
+        """Move every text on by at least one token."""
+        self._check_alone()
+        target, drafter, clock, sampling = self.target, self.drafter, self.clock, self._sampling
+        planner, cache = self.planner, target.cache
+        token, position = cache.each["token"], cache.kv_len.long() + 1
+        if drafter is not None and planner.wants_times:
+            with clock.phase("measure"):
+                self._measure(token, position)
+        with clock.phase("draft"):
+            if drafter is None:
+                tree = DraftTree.root_only(token)
+            else:
+                tree = drafter.grow(token, position, sampling, planner.choose())
+        with clock.phase("verify"):
+            verify = target.verify(tree)
+        with clock.phase("accept"):
+            verdict = accept(verify, tree, position, sampling)
+            sampling.note(verdict.emitted)
+            cache.each["token"] = verdict.next_token
+        with clock.phase("compact"):
+            cache.compact(verdict)
+        if drafter is not None:
+            with clock.phase("commit"):
+                drafter.commit(verify.hidden, tree, verdict)
+        with clock.phase("read"):
+            steps = _steps(verdict, tree, planner.learns, self.traced)
+        for step in steps:
+            planner.learn(step.outcome)
+        return steps
+
+    @property
+    def planner(self) -> Planner:
+        """What plans the trees of these texts; without a drafter there is nothing to plan."""
+        ends = tuple(sorted({end for own in self._ends for end in own}))
+        kind = (self.texts, ends)
+        if self._planner is None or self._planner[0] != kind:
+            planner = Planner(TreePolicy())
+            if self.drafter is not None:
+                planner = self.policy.planner(
+                    self.target, self.drafter, self._device, ends, self.texts
+                )
+            self._planner = (kind, planner)
+        return self._planner[1]
+
+    def _read(self, inputs: Inputs, params: SamplingParams) -> Tensor:
+        """Prefill target and drafter with a text of their own; its first token ``[1]``."""
+        target, drafter, capacity = self.target, self.drafter, self.rows(inputs, params)
+        prefilled = target.prefill(inputs, "none" if drafter is None else drafter.rows, capacity)
+        each = target.cache.each
+        each["seen"] = seen_tokens(inputs.tokens, target.head.shape[0])
+        sampling = SamplingState.of_each([params], self._device, each["seen"])
+        each["token"] = token = _draw_first(prefilled.logits, inputs.length, sampling)
+        sampling.note(token.unsqueeze(1))
+        if drafter is not None and prefilled.prompt is not None:
+            # -1 (logits with a NaN) is refused when it is read; any row will do here.
+            drafter.prefill(prefilled.prompt, token.clamp(min=0), capacity)
+        return token
+
+    def _join(self, text: int) -> None:
+        """The text that was read just now goes to the others, in caches that are large enough."""
+        if self.slots == 1:
+            self._caches = [self.target.cache]
+            return
+        alone = [model.cache for model in self._models]
+        caches = self._caches or [cache.for_texts(self.slots, cache.rows) for cache in alone]
+        for place, cache in enumerate(alone):
+            if cache.rows > caches[place].rows:
+                caches[place] = caches[place].moved(self.slots, cache.rows)
+            caches[place].put(text, cache)
+        self._caches = caches
+        self._take_back()
+
+    def _set_aside(self) -> None:
+        """What reads a text alone begins with a cache of its own, and keeps no other."""
+        for model, cache in zip(self._models, self._caches, strict=False):
+            model.cache = cache.for_texts(0, 0)
+
+    def _take_back(self) -> None:
+        for model, cache in zip(self._models, self._caches, strict=False):
+            model.cache = cache
+
+    def _regroup(self) -> None:
+        """Take note that there are other texts than before."""
+        seen = self._caches[0].each["seen"] if self._params else None
+        self._sampling = SamplingState.of_each(self._params, self._device, seen)
+
+    def _check_alone(self) -> None:
+        if not self._caches or self.target.cache is not self._caches[0]:
+            raise HivisError("stream: wanted the target to itself, got another text begun on it")
+
+    def _measure(self, token: Tensor, position: Tensor) -> None:
+        """Let the planner time the pair. Nothing is compacted or committed: no cache row stays."""
+        target, drafter, sampling = self.target, self.drafter, self._sampling
+        assert drafter is not None
+
+        def verify(tree: DraftTree) -> Verdict:
+            return accept(target.verify(tree), tree, position, sampling)
+
+        self.planner.measure(
+            lambda shape: drafter.grow(token, position, sampling, shape), verify, token.device
+        )
+
+
+def check_context(target: Target, inputs: Inputs, params: SamplingParams) -> None:
+    """HivisError if prompt and new tokens exceed the model's positions."""
+    if inputs.length + params.max_new_tokens > target.max_positions:
+        raise HivisError(
+            f"context: wanted at most {target.max_positions} positions, got "
+            f"{inputs.length} of the prompt + {params.max_new_tokens} new tokens"
+        )
+
+
+def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: SamplingState) -> Verdict:
+    """Walk ``tree``: at each node draw the target's token, step into the child that carries it.
+
+    ``position`` ``[B]`` is the absolute position of the token drawn at the root.
+    """
+    logits = verify.logits
+    if sampling.seen is not None:
+        logits = sampling.penalise(logits, tree.paths())
+    path, path_len, next_token = ops.tree_accept(
+        logits, tree.tokens, tree.parents,
+        sampling.seed, position, sampling.temperature, sampling.top_k, sampling.top_p,
+        sampling.min_p, tree.max_depth,
+    )  # fmt: skip
+    return Verdict.of(tree, path, path_len, next_token)
+
+
+def _draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
+    """Draw the token after the prompt: a walk through a tree that is only a root."""
+    # The root is no token of the text, so nothing may be penalised on its account.
+    logits = sampling.penalise(logits.unsqueeze(1), sampling.seed.new_empty(1, 1, 0))
+    root = DraftTree.root_only(torch.zeros_like(sampling.seed))
+    position = torch.full_like(sampling.seed, length)
+    return accept(Verify(logits, logits), root, position, replace(sampling, seen=None)).next_token
+
+
+def _steps(verdict: Verdict, tree: DraftTree, learns: bool, traced: bool) -> list[Step]:
+    """The tokens of one cycle and how its trees did, in the cycle's only read of device values.
+
+    That is one tensor. Where it takes scores along it is in float64, which holds token ids exactly.
+    """
+    length, depth = verdict.path_len.unsqueeze(1), tree.max_depth
+    if not (learns and tree.scores is not None):
+        rows = torch.cat([length, verdict.emitted], 1).tolist()
+        found = [(row[1 : 1 + row[0]], Outcome(tree.nodes, depth, row[0])) for row in rows]
+    else:
+        parts = (length, verdict.emitted, verdict.path, tree.depths)
+        whole = torch.cat(parts, 1).double()
+        rows = torch.cat([whole, tree.scores.double()], 1).tolist()
+        found = [_outcome(row, verdict.emitted.shape[1], tree.nodes, depth) for row in rows]
+    traces: Sequence[CycleTrace | None] = [None] * len(found)
+    if traced:
+        traces = [_trace(tree, verdict, text) for text in range(len(found))]
+    return [
+        Step(drawn, outcome, trace) for (drawn, outcome), trace in zip(found, traces, strict=True)
+    ]
+
+
+def _outcome(row: list[float], steps: int, nodes: int, depth: int) -> tuple[list[int], Outcome]:
+    length, depths = int(row[0]), 1 + 2 * steps
+    scores = depths + nodes
+    return [int(token) for token in row[1 : 1 + length]], Outcome(
+        nodes,
+        depth,
+        length,
+        path=tuple(int(node) for node in row[1 + steps : 1 + steps + length]),
+        depths=tuple(int(level) for level in row[depths:scores]),
+        scores=tuple(row[scores:]),
+    )
+
+
+def _trace(tree: DraftTree, verdict: Verdict, text: int) -> CycleTrace:
+    length = int(verdict.path_len[text])
+    return CycleTrace(
+        tokens=tuple(tree.tokens[text].tolist()),
+        parents=tuple(tree.parents[text].tolist()),
+        scores=None if tree.scores is None else tuple(tree.scores[text].tolist()),
+        path=tuple(verdict.path[text, :length].tolist()),
+        emitted=tuple(verdict.emitted[text, :length].tolist()),
+    )

@@ -1,0 +1,301 @@
+"""Texts side by side: each is what it is alone, whoever comes and goes beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from models import VOCAB, random_inputs, random_target
+from test_draft_vlm import bound, draft_model
+
+import hivis
+from hivis.batch import Batch, Wanted
+from hivis.cache import KVCache
+from hivis.decode import Stream, generate
+from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.vispec import ViSpecDrafter
+from hivis.errors import HivisError
+from hivis.model import Model, Request
+from hivis.policies.confidence import ConfidencePolicy
+from hivis.policies.cost import CostPolicy
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.tiny import paths
+
+POLICY = TreePolicy(nodes=10, depth=4, top_k=3)
+DRAFTERS = ["none", "hivis", "original", "eagle", "vispec", "draft vlm", "draft text"]
+
+
+@lru_cache
+def target() -> HuggingFaceTarget:
+    return random_target()
+
+
+@lru_cache
+def drafter(kind: str) -> Any:
+    if kind == "none":
+        return None
+    if kind.startswith("draft"):
+        return bound(draft_model("text" if kind == "draft text" else "vlm"))
+    sizes: dict[str, Any] = dict(
+        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=VOCAB,
+    )  # fmt: skip
+    if kind == "vispec":
+        vispec = ViSpecConfig(**sizes, queries=3)
+        return ViSpecDrafter(vispec, random_tensors(vispec, seed=1, scale=0.2))
+    more: dict[str, Any] = {
+        "hivis": {}, "eagle": {"rows": "all", "residual_rows": 0},
+        "original": {"positions": "original", "hide_before": 1, "hide_after": 1},
+    }[kind]  # fmt: skip
+    config = HiViSConfig(**sizes, **more)
+    return HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
+
+
+def wanted(number: int, **others: Any) -> Wanted[int]:
+    """Texts of all kinds: other lengths, pictures, temperatures, penalties and ends."""
+    make = random.Random(number)
+    temperature = make.choice([0.0, 0.0, 0.7, 1.0])
+    params = SamplingParams(
+        temperature=temperature, top_k=make.choice([0, 30]), seed=make.choice([3, 8]),
+        max_new_tokens=make.choice([1, 2, 9, 24, 40]),
+        repetition_penalty=make.choice([1.0, 1.0, 1.3]),
+        eos_token_ids=tuple(make.sample(range(VOCAB), make.choice([0, 12]))),
+    )  # fmt: skip
+    inputs = random_inputs(number, make.choice([3, 9, 31]), make.choice([0, 1, 2]))
+    return Wanted(inputs, params, number, **others)
+
+
+@lru_cache
+def alone(number: int) -> tuple[int, ...]:
+    one = wanted(number)
+    return generate(target(), one.inputs, one.params).tokens
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8])
+@pytest.mark.parametrize("kind", DRAFTERS)
+def test_every_text_is_what_it_is_alone(kind: str, slots: int) -> None:
+    made = dict(Batch(target(), map(wanted, range(14)), slots, drafter(kind), POLICY))
+    assert sorted(made) == list(range(14))
+    for number, generation in made.items():
+        assert generation.tokens == alone(number), number
+        took = generation.statistics
+        assert sum(took.accepted_lengths) + took.cycles + 1 == len(generation.tokens)
+
+
+@pytest.mark.parametrize("policy", [CostPolicy(), CostPolicy(ahead=True), ConfidencePolicy()])
+def test_no_policy_changes_a_text_of_a_batch(policy: Any) -> None:
+    # Twice: the second time the cost model has measured, for every number of texts.
+    for _ in range(2):
+        made = dict(Batch(target(), map(wanted, range(14)), 3, drafter("hivis"), policy))
+        assert {number: one.tokens for number, one in made.items()} == {
+            number: alone(number) for number in range(14)
+        }
+
+
+def test_texts_with_a_real_drafter_speed_each_other_along() -> None:
+    """In a batch as alone the embedded drafter is right about most tokens."""
+    model = hivis.load(dtype="float32", device="cpu", policy="fixed")
+    requests = [
+        Request("Describe the picture in detail.", paths.EVAL / "scene00.png"),
+        Request("What is this?", paths.EVAL / "scene01.png", {"max_new_tokens": 20}),
+        Request("Describe the picture in detail.", paths.EVAL / "scene02.png"),
+        Request("How many things are there?", [], {"temperature": 1.0, "seed": 5}),
+        Request("Describe the picture.", paths.EVAL / "scene03.png", {"stop": ["the"]}),
+    ]
+    together = model.generate_batch(requests, slots=3, max_new_tokens=60)
+    for request, text in zip(requests, together, strict=True):
+        settings = {"max_new_tokens": 60, **request.settings}
+        one = model.generate(request.prompt, request.images, **settings)
+        assert (text.tokens, text.text, text.finish) == (one.tokens, one.text, one.finish)
+        # The very same trees: how a text is drafted does not depend on its neighbours either.
+        assert text.statistics.accepted_lengths == one.statistics.accepted_lengths
+    assert together[4].finish == "stop"
+    assert together[0].statistics.accepted_length > 2
+
+
+def test_slots_are_kept_filled_and_free_ones_cost_nothing(monkeypatch: Any) -> None:
+    """The target runs on as many texts as there are, and on ``slots`` while the queue lasts."""
+    taken, rows = 0, []
+
+    def queue() -> Iterator[Wanted[int]]:
+        nonlocal taken
+        for number in range(9):
+            taken += 1
+            params = SamplingParams(max_new_tokens=8 + 5 * (number % 4))
+            yield Wanted(random_inputs(number), params, number)
+
+    one, original = target(), HuggingFaceTarget.verify
+
+    def verify(self: HuggingFaceTarget, tree: Any) -> Any:
+        rows.append((tree.tokens.shape[0], taken))
+        return original(self, tree)
+
+    monkeypatch.setattr(HuggingFaceTarget, "verify", verify)
+    ended = 0
+    for _ in Batch(one, queue(), 3, drafter("hivis"), POLICY):
+        ended += 1
+        assert taken <= ended + 3  # none before there is a place for it
+    assert ended == 9
+    sizes = [texts for texts, _ in rows]
+    before_the_end = [texts for texts, begun in rows if begun < 9]
+    assert set(before_the_end) == {3}
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes) == {3, 2, 1}
+
+
+def test_a_longer_text_finds_room() -> None:
+    sizes = [(5, 4), (40, 30), (3, 2), (60, 100), (7, 9)]
+    texts = [
+        Wanted(random_inputs(n, text, pictures=n % 2), SamplingParams(max_new_tokens=new), n)
+        for n, (text, new) in enumerate(sizes)
+    ]
+    for kind in ("none", "hivis", "draft text"):
+        made = dict(Batch(target(), texts, 2, drafter(kind), POLICY))
+        for text in texts:
+            wanted_tokens = generate(target(), text.inputs, text.params).tokens
+            assert made[text.name].tokens == wanted_tokens
+
+
+def test_a_bad_text_stops_the_queue_and_nothing_else() -> None:
+    def queue() -> Iterator[Wanted[int]]:
+        yield from map(wanted, range(4))
+        yield Wanted(random_inputs(4), SamplingParams(max_new_tokens=5000), 4)
+        raise AssertionError("taken from after a failure")
+
+    made: dict[int, Any] = {}
+    with pytest.raises(HivisError, match=r"context: wanted at most 256 positions, got \d+ of"):
+        for name, text in Batch(target(), queue(), 3, drafter("hivis"), POLICY):
+            made[name] = text
+    assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(4)}
+
+
+@pytest.mark.parametrize("where", ["first token", "later"])
+def test_logits_with_a_nan_end_one_text_alone(monkeypatch: Any, where: str) -> None:
+    one, poisoned = random_target(), 2
+    name = "prefill" if where == "first token" else "verify"
+    original, calls = getattr(one, name), []
+
+    def spoil(*args: Any) -> Any:
+        result = original(*args)
+        calls.append(len(calls))
+        if where == "first token" and len(calls) == poisoned + 1:
+            result.logits.fill_(float("nan"))
+        if where == "later" and len(calls) == 3:
+            result.logits[1].fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(one, name, spoil)
+    texts = [Wanted(random_inputs(n), SamplingParams(max_new_tokens=20), n) for n in range(3)]
+    made: dict[int, Any] = {}
+    with pytest.raises(HivisError, match="logits: wanted a finite candidate, got NaN"):
+        for which, text in Batch(one, texts, 3, drafter("hivis"), POLICY):
+            made[which] = text
+    lost = poisoned if where == "first token" else 1
+    assert sorted(made) == sorted({0, 1, 2} - {lost})
+    for which, text in made.items():
+        assert text.tokens == generate(target(), texts[which].inputs, texts[which].params).tokens
+
+
+def test_another_text_on_the_target_ends_a_batch() -> None:
+    running = iter(Batch(target(), map(wanted, range(9)), 2, drafter("hivis"), POLICY))
+    next(running)
+    next(iter(Stream(target(), random_inputs(50))))
+    with pytest.raises(HivisError, match="wanted the target to itself"):
+        list(running)
+
+
+def test_a_batch_can_be_left_and_the_model_goes_on() -> None:
+    running = iter(Batch(target(), map(wanted, range(9)), 3, drafter("vispec"), POLICY))
+    next(running)
+    running.close()  # type: ignore[attr-defined]
+    one = wanted(2)
+    assert generate(target(), one.inputs, one.params, drafter("vispec"), POLICY).tokens == alone(2)
+
+
+@pytest.mark.parametrize("slots", [0, -1, 1.5, True, "4"])
+def test_slots_are_checked(slots: Any) -> None:
+    with pytest.raises(HivisError, match="slots: wanted a whole number >= 1, got"):
+        Batch(target(), [], slots)
+
+
+def test_no_texts_at_all() -> None:
+    assert list(Batch(target(), [], 4)) == []
+
+
+# --- from prompts
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return hivis.load(dtype="float32", device="cpu", policy="fixed")
+
+
+def test_the_number_of_a_bad_request_is_said(model: Model) -> None:
+    requests = ["What is this?", Request("Why?", "nowhere.png"), "Where?"]
+    made = []
+    with pytest.raises(HivisError, match=r"^request 1: picture nowhere.png: no such file"):
+        for number, text in model.batch(requests, max_new_tokens=4):
+            made.append((number, len(text.tokens)))
+    assert made == [(0, 4)]
+
+
+@pytest.mark.parametrize("bad", [{"nonsense": 1}, {"temperature": -1}, {"traced": True}])
+def test_bad_settings_of_a_batch_are_named(model: Model, bad: dict[str, Any]) -> None:
+    with pytest.raises(HivisError, match=next(iter(bad))):
+        model.generate_batch(["What is this?"], **bad)
+
+
+def test_one_prompt_is_not_a_batch(model: Model) -> None:
+    for one in ("What is this?", Request("What is this?"), model.prepare("What is this?")):
+        with pytest.raises(HivisError, match="requests: wanted several, got one"):
+            model.generate_batch(one)  # type: ignore[arg-type]
+
+
+# --- the cache
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cache_of_several_keeps_each_text(seed: int) -> None:
+    """Random comings and goings against a list of texts, with NaN wherever nothing was put."""
+    make, most = random.Random(seed), 4
+
+    def text() -> KVCache:
+        rows = make.randint(1, 9)
+        cache = KVCache(2, 1, 3, rows + make.randint(0, 4), 8, torch.float32, "cpu")
+        cache.kv.normal_()
+        cache.kv_len.fill_(rows)
+        cache.each = {"offset": torch.randn(1, 1), "output": torch.randn(1, 5)}
+        return cache
+
+    cache = text().for_texts(most, 13)
+    cache.kv.fill_(float("nan"))
+    held: list[KVCache] = []
+    for _ in range(40):
+        place = make.randint(0, len(held))
+        if place < most and make.random() < 0.6:
+            held[place : place + 1] = [text()]
+            cache.put(place, held[place])
+        elif held:
+            place = make.randrange(len(held))
+            cache.drop(place)
+            held[place] = held[-1]
+            held.pop()
+        if make.random() < 0.1:
+            cache = cache.moved(most, 13 + make.randint(0, 3))
+        assert cache.texts == len(held) == len(cache.kv_len) == cache.kv.shape[2]
+        for number, one in enumerate(held):
+            rows = int(one.kv_len)
+            assert int(cache.kv_len[number]) == rows
+            for layer in range(2):
+                kept = cache.keys[layer][number, :, :rows], cache.values[layer][number, :, :rows]
+                assert torch.equal(kept[0], one.kv[layer, 0, 0, :, :rows])
+                assert torch.equal(kept[1], one.kv[layer, 1, 0, :, :rows])
+            for name, entry in one.each.items():
+                assert torch.equal(cache.each[name][number], entry[0])
