@@ -73,13 +73,13 @@ def grow(policy: TreePolicy, token: Tensor, kind: str, scores: NodeScores = GREE
 
 
 def oracle(policy: TreePolicy, root: int, kind: str, score) -> dict[tuple[int, ...], float]:
-    """All candidates of one sequence: path -> score. ``score(logits, depth)`` ranks children."""
+    """All candidates of one sequence: path -> score. ``score(logits, path)`` ranks children."""
     frontier = {(root,): 0.0}
     pool: dict[tuple[int, ...], float] = {}
-    for depth in range(policy.depth):
+    for _ in range(policy.depth):
         level = {}
         for path, total in frontier.items():
-            gains = score(path_logits(path, kind), depth)
+            gains = score(path_logits(path, kind), path)
             for token in gains.topk(policy.top_k).indices.tolist():
                 level[(*path, token)] = total + float(gains[token])
         pool |= level
@@ -124,7 +124,7 @@ def test_grows_the_best_nodes_of_the_pool(policy: TreePolicy) -> None:
     tree = grow(policy, token, "random")
     check_valid(tree, policy)
     for b in range(2):
-        pool = oracle(policy, int(token[b]), "random", lambda x, depth: torch.log_softmax(x, -1))
+        pool = oracle(policy, int(token[b]), "random", lambda x, path: torch.log_softmax(x, -1))
         best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
         assert set(paths(tree, b)) == {(int(token[b]),), *best}
 
@@ -143,10 +143,34 @@ def test_scores_use_the_noise_of_the_depth() -> None:
     check_valid(tree, policy)
     for b in range(2):
 
-        def score(logits: Tensor, depth: int, b: int = b) -> Tensor:
-            at = position[b : b + 1] + depth
+        def score(logits: Tensor, path: tuple[int, ...], b: int = b) -> Tensor:
+            at = position[b : b + 1] + len(path) - 1
             noise = ops.shared_noise(sampling.seed[b : b + 1], at, 1, VOCAB)[0, 0]
             return torch.log_softmax(1.5 * (logits / 0.7 + noise), -1)
+
+        pool = oracle(policy, int(token[b]), "random", score)
+        best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+        assert set(paths(tree, b)) == {(int(token[b]),), *best}
+
+
+def test_scores_know_of_repetitions_in_text_and_path() -> None:
+    policy = TreePolicy(nodes=30, depth=5, top_k=4)
+    token = torch.tensor([3, 20, 8, 14])
+    seen = torch.rand(4, VOCAB, generator=torch.Generator().manual_seed(5)) < 0.1
+    seen.scatter_(1, token.unsqueeze(1), True)
+    penalties = [3.0, 0.3, 4.0, 0.2]
+    params = [SamplingParams(repetition_penalty=penalty) for penalty in penalties]
+    sampling = SamplingState.of_each(params, "cpu", seen)
+    tree = grow(policy, token, "random", NodeScores.of(sampling, token, policy, VOCAB))
+    check_valid(tree, policy)
+    for b, penalty in enumerate(penalties):
+
+        def score(
+            logits: Tensor, path: tuple[int, ...], b: int = b, penalty: float = penalty
+        ) -> Tensor:
+            for said in set(path) | set(seen[b].nonzero().flatten().tolist()):
+                logits[said] *= penalty if logits[said] < 0 else 1 / penalty
+            return torch.log_softmax(logits, -1)
 
         pool = oracle(policy, int(token[b]), "random", score)
         best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
