@@ -17,7 +17,7 @@ from hivis.settings import resolve
 from hivis.stream import TextGeneration, TextStream
 from hivis.targets.base import Inputs, Target
 from hivis.targets.generation import generation_settings
-from hivis.targets.load import Picture, PromptProcessor
+from hivis.targets.prompts import Picture, PromptProcessor
 from hivis.targets.vocabulary import byte_tokens, special_tokens
 from hivis.text import TextPieces
 
