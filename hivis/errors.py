@@ -15,7 +15,7 @@ class HivisError(ValueError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, which may have many or none; then its kind."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip() if lines else type(error).__name__
 
 
 def run_cli(main: Callable[[], object]) -> NoReturn:
