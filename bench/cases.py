@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hivis.errors import HivisError
 from hivis.targets.base import Inputs
-from hivis.targets.load import PromptProcessor
+from hivis.targets.prompts import PromptProcessor
 from hivis.tiny.prompts import HeldOut, heldout
 
 #: The group of prompts that are not told apart, and of all groups taken together.

@@ -29,7 +29,8 @@ from hivis.errors import HivisError
 from hivis.policies.cost import ROUNDS, SPACING, CostPolicy
 from hivis.policy import Policy
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import PromptProcessor, load_model, load_target
+from hivis.targets.load import load_model, load_target
+from hivis.targets.prompts import PromptProcessor
 from hivis.tiny import paths
 
 

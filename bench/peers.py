@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.timing import Call
+from hivis.errors import first_line
 
 MASK_ALIGNMENT = 16  # elements
 
@@ -251,5 +252,5 @@ def attention_peers(problem: Problem, with_flex: bool) -> dict[str, Peer]:
 
 def reason(error: Exception) -> str:
     """One line of an error that may have many."""
-    lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0][:100]}"
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line[:100]}"

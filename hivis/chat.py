@@ -10,7 +10,7 @@ from hivis.model import Model, Pictures, several
 from hivis.stream import TextStream
 from hivis.targets.continued import ContinuedTarget
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import Picture
+from hivis.targets.prompts import Picture
 
 _SLOT = "<image>"
 

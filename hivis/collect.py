@@ -10,12 +10,14 @@ import torch
 from huggingface_hub import snapshot_download
 from rich.console import Console
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 from hivis.options import CollectOptions
 from hivis.targets.base import Inputs
 from hivis.targets.draft_model import load_draft_model
+from hivis.targets.families import family_of
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import PromptProcessor, family_of, first_line, load_model
+from hivis.targets.load import load_model
+from hivis.targets.prompts import PromptProcessor
 from hivis.training.answers import Answerer
 from hivis.training.capture import CaptureSettings, Report, write_capture
 from hivis.training.capture_settings import fingerprint

@@ -11,7 +11,7 @@ from hivis.drafters.load import folder_of, load_drafter
 from hivis.drafters.published import PICKLE_FILE
 from hivis.targets.draft_model import load_draft_model
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import PromptProcessor
+from hivis.targets.prompts import PromptProcessor
 
 
 def load_draft_vlm(

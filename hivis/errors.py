@@ -12,6 +12,12 @@ class HivisError(ValueError):
     """Bad input, said in one line: the name of what was wrong, what was wanted, what was got."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, which may have many or none; then its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else type(error).__name__
+
+
 def run_cli(main: Callable[[], object]) -> NoReturn:
     """Run a command-line tool: bad input becomes one line on stderr and exit status 2.
 

@@ -14,8 +14,10 @@ from hivis.machine import choose_device, choose_dtype
 from hivis.model import Model
 from hivis.policies.named import policy_of
 from hivis.policy import Policy
+from hivis.targets.families import family_of
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import PromptProcessor, family_of, load_target
+from hivis.targets.load import load_target
+from hivis.targets.prompts import PromptProcessor
 from hivis.tiny import paths
 
 

@@ -20,7 +20,7 @@ from hivis.settings import resolve
 from hivis.stream import TextGeneration, TextStream, Writer
 from hivis.targets.base import Inputs, Target
 from hivis.targets.generation import generation_settings
-from hivis.targets.load import Picture, PromptProcessor
+from hivis.targets.prompts import Picture, PromptProcessor
 from hivis.targets.vocabulary import byte_tokens, special_tokens
 from hivis.text import TextPieces
 

@@ -14,7 +14,8 @@ from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.llava import Llava
-from hivis.targets.load import PromptProcessor, load_model
+from hivis.targets.load import load_model
+from hivis.targets.prompts import PromptProcessor
 from hivis.tiny import paths
 from hivis.tiny.prompts import heldout
 from hivis.training.accepted import accepted_lengths, mean_accepted_length

@@ -17,7 +17,7 @@ from models import random_llava
 from PIL import Image
 
 from hivis.errors import HivisError
-from hivis.targets.load import PromptProcessor
+from hivis.targets.prompts import PromptProcessor
 from hivis.tiny.conversations import write_conversations
 from hivis.tiny.paths import TARGET
 from hivis.tiny.prompts import training_prompts

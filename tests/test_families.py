@@ -25,7 +25,8 @@ from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import PromptProcessor, load_model, load_target
+from hivis.targets.load import load_model, load_target
+from hivis.targets.prompts import PromptProcessor
 from hivis.train import make_learner
 from hivis.training.answers import Answerer, answer
 from hivis.training.samples import Columns

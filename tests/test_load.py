@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from hivis.decode import generate
 from hivis.errors import HivisError
 from hivis.sampling import SamplingParams
-from hivis.targets.load import MAX_PIXELS, load_model, load_target, open_picture
+from hivis.targets.load import load_model, load_target
+from hivis.targets.prompts import MAX_PIXELS, open_picture
 from hivis.tiny import paths
 
 QUESTION = "What is in the picture?"

@@ -49,7 +49,7 @@ def chat(options: argparse.Namespace) -> None:
     with memory_as_input():
         model = load_model(options)
         from hivis.chat import Chat
-        from hivis.targets.load import open_picture
+        from hivis.targets.prompts import open_picture
 
         first = pictures_of(options)
         for picture in first:

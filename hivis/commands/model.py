@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hivis.commands.parser import number, one_of, whole
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 from hivis.tiny import paths
 
 if TYPE_CHECKING:
@@ -125,6 +125,6 @@ def memory_as_input() -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        lines = str(error).splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        raise HivisError(f"memory: wanted enough for model and text, got: {reason}") from error
+        raise HivisError(
+            f"memory: wanted enough for model and text, got: {first_line(error)}"
+        ) from error

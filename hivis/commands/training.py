@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 from hivis.options import CollectOptions, TrainOptions
 
 METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
@@ -148,9 +148,8 @@ def _check_device(name: str) -> None:
     try:
         torch.ones(1, device=name).item()
     except Exception as error:  # unknown names, missing drivers, meta: each has a kind of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HivisError(
-            f"--device: wanted one that torch can use, got {name} ({reason})"
+            f"--device: wanted one that torch can use, got {name} ({first_line(error)})"
         ) from None
 
 

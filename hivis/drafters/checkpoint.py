@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 
 __all__ = [
     "CONFIG_FILE", "WEIGHTS_FILE", "HiViSConfig", "LayerConfig", "ViSpecConfig", "check_tensors",
@@ -88,8 +88,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise HivisError(f"{path}: wanted a safetensors file, got {reason}") from None
+        raise HivisError(f"{path}: wanted a safetensors file, got {first_line(error)}") from None
 
 
 def tensor_names(path: Path) -> list[str]:
@@ -98,8 +97,7 @@ def tensor_names(path: Path) -> list[str]:
         with safe_open(path, "pt") as file:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise HivisError(f"{path}: wanted a safetensors file, got {reason}") from None
+        raise HivisError(f"{path}: wanted a safetensors file, got {first_line(error)}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

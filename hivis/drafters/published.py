@@ -32,7 +32,7 @@ from torch import Tensor
 from hivis.drafters import checkpoint
 from hivis.drafters.checkpoint import some
 from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 
 PICKLE_FILE = "pytorch_model.bin"
 _EMBEDDING = "embed_tokens.weight"
@@ -164,8 +164,9 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
             f"{path}: wanted a pickle of tensors alone, got {reason.strip()[:120]}"
         ) from None
     except Exception as error:  # torch, zipfile and pickle each raise their own kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise HivisError(f"{path}: wanted a whole file of tensors, got {reason}") from None
+        raise HivisError(
+            f"{path}: wanted a whole file of tensors, got {first_line(error)}"
+        ) from None
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
@@ -197,10 +198,9 @@ def download(name: str, revision: str | None = None) -> Path:
                 f"cannot be reached (no copy in its cache either)"
             ) from None
         except Exception as error:  # the hub and its transport raise kinds of their own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise HivisError(
                 f"drafter {name}: wanted a folder or a hub name, got no such folder, and from "
-                f"the hub: {reason}"
+                f"the hub: {first_line(error)}"
             ) from None
         if (folder / weights).is_file():
             break

@@ -13,19 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 from hivis.handoff import Prompt
 from hivis.targets.base import Inputs
+from hivis.targets.families import FAMILIES, family_of
 from hivis.targets.family import Family
 from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget
-from hivis.targets.load import (
-    FAMILIES,
-    PromptProcessor,
-    family_of,
-    first_line,
-    read_model,
-    refuse_missing,
-)
+from hivis.targets.load import read_model, refuse_missing
+from hivis.targets.prompts import PromptProcessor
 
 TOWER = "model.vision_tower."
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from hivis.errors import HivisError
-from hivis.targets.load import family_of, first_line
+from hivis.errors import HivisError, first_line
+from hivis.targets.families import family_of
 
 
 @dataclass(frozen=True)

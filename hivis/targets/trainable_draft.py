@@ -15,7 +15,7 @@ from hivis.targets.base import Inputs
 from hivis.targets.draft_model import HuggingFaceDraft, TextModel, load_draft_model
 from hivis.targets.family import Family
 from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import PromptProcessor
+from hivis.targets.prompts import PromptProcessor
 
 
 class TrainableDraft(HuggingFaceDraft):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 from hivis.training.capture_settings import write_json
 from hivis.training.learner import Learner
 
@@ -83,8 +83,7 @@ class Checkpoint:
             state = torch.load(path, map_location="cpu", weights_only=True)
             recipe = json.loads(state["recipe"])
         except Exception as error:  # pickle, zip and torch each raise their own kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise HivisError(f"{path}: wanted a training state, got {reason}") from None
+            raise HivisError(f"{path}: wanted a training state, got {first_line(error)}") from None
         self._compare(recipe, path)
         own = dict(module.named_parameters())
         with torch.no_grad():

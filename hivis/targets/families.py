@@ -1,0 +1,23 @@
+"""The model families that hivis decodes, each by its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hivis.errors import HivisError
+from hivis.targets.family import Family
+from hivis.targets.idefics3 import Idefics3
+from hivis.targets.llava import Llava
+from hivis.targets.llava_next import LlavaNext
+from hivis.targets.qwen_vl import QwenVL
+
+FAMILIES: tuple[Family, ...] = (Llava(), LlavaNext(), QwenVL(), Idefics3())
+
+
+def family_of(model_type: str, families: Sequence[Family] = FAMILIES) -> Family:
+    """The adapter for a ``config.model_type``; HivisError names those that exist."""
+    for family in families:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(name for family in families for name in family.model_types)
+    raise HivisError(f"model type: wanted one of {known}, got {model_type}")
