@@ -43,6 +43,7 @@ class KVCache:
         self.kv = self._room[:, :, :texts]
         self.kv_len = self._lengths[:texts]
         self.each = {name: entries[:texts] for name, entries in self.each.items()}
+        self._number = torch.arange(texts, device=self.kv.device).unsqueeze(1)
         # Views made once: they are asked for in every layer of every pass.
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]
@@ -74,9 +75,9 @@ class KVCache:
             self.keys[layer].index_copy_(2, rows[0], key)
             self.values[layer].index_copy_(2, rows[0], value)
         else:
-            index = rows[:, None, :, None].expand(key.shape)
-            self.keys[layer].scatter_(2, index, key)
-            self.values[layer].scatter_(2, index, value)
+            at = (self._number, rows)
+            self.keys[layer].transpose(1, 2).index_put_(at, key.transpose(1, 2))
+            self.values[layer].transpose(1, 2).index_put_(at, value.transpose(1, 2))
 
     def positions(self, depths: Tensor) -> Tensor:
         """``[B, N]`` int64 positions of nodes of these ``[B, N]`` depths: siblings share one."""
