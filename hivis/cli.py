@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hivis import __version__
-from hivis.commands import bench, chat, generate, info, training
+from hivis.commands import batch, bench, chat, generate, info, training
 from hivis.commands.parser import Parser
 
 ABOUT = """Lossless speculative decoding for vision-language models.
@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add("generate", generate.add_generate, "answer a prompt about pictures", generate.ABOUT)
     add("chat", chat.add_chat, "talk about pictures, turn by turn", chat.ABOUT)
+    add("batch", batch.add_batch, "answer a file of prompts, several at a time", batch.ABOUT)
     add("info", info.add_info, info.ABOUT)
     add("bench", lambda parser: None, bench.ABOUT)
     add(

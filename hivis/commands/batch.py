@@ -1,0 +1,133 @@
+"""``hivis batch``: a file of prompts, several at a time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from hivis.commands.model import add_model, add_settings, load_model, memory_as_input, settings_of
+from hivis.commands.parser import whole
+from hivis.errors import HivisError
+
+if TYPE_CHECKING:
+    from hivis.model import Request
+
+ABOUT = """Answer the prompts of a file, several at a time, each as it would be alone.
+
+FILE has one JSON object a line: "prompt", and if wanted "image" (a path or several, seen from the
+file's folder) and "settings" of its own, by their names in transformers. Each text is written as
+one JSON object a line as soon as it ends, with the "number" of its prompt, from 0."""
+EXAMPLES = """examples:
+  python -m hivis batch prompts.jsonl --out texts.jsonl
+  echo '{"prompt": "What is this?", "image": "cat.png"}' | python -m hivis batch - | jq -r .text
+  python -m hivis batch prompts.jsonl --slots 8 --temperature 1 --seed 7"""
+KEYS = {"prompt", "image", "settings"}
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=batch)
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("file", metavar="FILE", help="the prompts, JSON Lines; - reads them from stdin")
+    add("--out", type=Path, metavar="PATH", help="write the texts here (default: stdout)")
+    add("--slots", type=whole, default=4, metavar="B", help="texts at a time (default: 4)")
+    add_model(parser)
+    add_settings(parser)
+
+
+def batch(options: argparse.Namespace) -> None:
+    settings = settings_of(options)
+    if options.out is not None and (options.out.is_dir() or not options.out.parent.is_dir()):
+        raise HivisError(f"--out: wanted a file in a folder that exists, got {options.out}")
+    with _opened(options.file) as lines, memory_as_input():
+        model = load_model(options)
+        with _output(options.out) as out:
+            requests = _requests(lines, options.file)
+            made = model.batch(requests, slots=options.slots, **settings)
+            start, texts, tokens = time.perf_counter(), 0, 0
+            try:
+                for number, text in made:
+                    _write(out, number, text)
+                    texts, tokens = texts + 1, tokens + len(text.tokens)
+            finally:
+                seconds = time.perf_counter() - start
+                print(
+                    f"{texts} texts | {tokens} tokens | {tokens / seconds:.0f} tokens/s | "
+                    f"{options.slots} at a time",
+                    file=sys.stderr,
+                )
+
+
+def _write(out: TextIO, number: int, text: Any) -> None:
+    from hivis.commands import show
+
+    print(json.dumps({"number": number, **show.as_json(text)}), file=out, flush=True)
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[Iterable[str]]:
+    """The lines, read one by one: they may come slower than they are answered."""
+    if file == "-":
+        yield sys.stdin
+        return
+    try:
+        opened = open(file, encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise HivisError(f"FILE: wanted one that can be read, got {file} ({error})") from None
+    with opened:
+        yield opened
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """Texts that were written stay, whatever becomes of the others."""
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        opened = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise HivisError(f"--out: wanted a file that can be written, got {error}") from None
+    with opened:
+        yield opened
+
+
+def _requests(lines: Iterable[str], file: str) -> Iterator[Request]:
+    from hivis.model import Request
+
+    folder = Path() if file == "-" else Path(file).parent
+    file = "stdin" if file == "-" else file
+    try:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                prompt, images, settings = _entry(line, f"{file}:{number}")
+                yield Request(prompt, [folder / image for image in images], settings)
+    except UnicodeDecodeError as error:
+        raise HivisError(f"FILE: wanted UTF-8 text, got {file} ({error})") from None
+
+
+def _entry(line: str, where: str) -> tuple[str, list[str], dict[str, Any]]:
+    try:
+        entry = json.loads(line)
+        images = entry.get("image") or []
+        images = [images] if isinstance(images, str) else images
+        fits = (
+            isinstance(entry["prompt"], str)
+            and all(isinstance(image, str) for image in images)
+            and isinstance(entry.get("settings", {}), dict)
+            and entry.keys() <= KEYS
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise HivisError(
+            f'{where}: wanted a JSON object with "prompt" and, if need be, "image" and "settings", '
+            f"got {line.strip()[:60]}"
+        )
+    return entry["prompt"], images, entry.get("settings", {})
