@@ -14,12 +14,16 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_example_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    one, many = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), scope)
+    exec(compile(one, "README.md", "exec"), scope)
     first, second = capsys.readouterr().out.strip().split("\n")
     assert len(first.split()) > 20 and float(first.split()[-1]) > 1.5
     assert len(second.split()) > 2
+    exec(compile(many, "README.md", "exec"), scope)
+    lines = sorted(capsys.readouterr().out.strip().split("\n"))
+    assert [line.split()[0] for line in lines] == ["0", "1"]
+    assert all(len(line.split()) > 3 for line in lines)
 
 
 def test_the_commands_exist():
