@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-import torch
 from torch import Tensor
 
-from hivis import ops
 from hivis.cache import KVCache
 from hivis.clock import PhaseClock
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
-from hivis.generation import CycleTrace, Step
-from hivis.handoff import Verdict, Verify
-from hivis.policy import Outcome, Planner, Policy, TreePolicy
+from hivis.generation import Step
+from hivis.handoff import Verdict
+from hivis.policy import Planner, Policy, TreePolicy
 from hivis.sampling import SamplingParams, SamplingState, seen_tokens
 from hivis.targets.base import Inputs, Target
 from hivis.tree import DraftTree
+from hivis.walk import accept, draw_first, read_steps
 
 
 class Loop:
@@ -123,7 +119,7 @@ class Loop:
             with clock.phase("commit"):
                 drafter.commit(verify.hidden, tree, verdict)
         with clock.phase("read"):
-            steps = _steps(verdict, tree, planner.learns, self.traced)
+            steps = read_steps(verdict, tree, planner.learns, self.traced)
         for step in steps:
             planner.learn(step.outcome)
         return steps
@@ -149,7 +145,7 @@ class Loop:
         each = target.cache.each
         each["seen"] = seen_tokens(inputs.tokens, target.head.shape[0])
         sampling = SamplingState.of_each([params], self._device, each["seen"])
-        each["token"] = token = _draw_first(prefilled.logits, inputs.length, sampling)
+        each["token"] = token = draw_first(prefilled.logits, inputs.length, sampling)
         sampling.note(token.unsqueeze(1))
         if drafter is not None and prefilled.prompt is not None:
             # -1 (logits with a NaN) is refused when it is read; any row will do here.
@@ -208,74 +204,3 @@ def check_context(target: Target, inputs: Inputs, params: SamplingParams) -> Non
             f"context: wanted at most {target.max_positions} positions, got "
             f"{inputs.length} of the prompt + {params.max_new_tokens} new tokens"
         )
-
-
-def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: SamplingState) -> Verdict:
-    """Walk ``tree``: at each node draw the target's token, step into the child that carries it.
-
-    ``position`` ``[B]`` is the absolute position of the token drawn at the root.
-    """
-    logits = verify.logits
-    if sampling.seen is not None:
-        logits = sampling.penalise(logits, tree.paths())
-    path, path_len, next_token = ops.tree_accept(
-        logits, tree.tokens, tree.parents,
-        sampling.seed, position, sampling.temperature, sampling.top_k, sampling.top_p,
-        sampling.min_p, tree.max_depth,
-    )  # fmt: skip
-    return Verdict.of(tree, path, path_len, next_token)
-
-
-def _draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
-    """Draw the token after the prompt: a walk through a tree that is only a root."""
-    # The root is no token of the text, so nothing may be penalised on its account.
-    logits = sampling.penalise(logits.unsqueeze(1), sampling.seed.new_empty(1, 1, 0))
-    root = DraftTree.root_only(torch.zeros_like(sampling.seed))
-    position = torch.full_like(sampling.seed, length)
-    return accept(Verify(logits, logits), root, position, replace(sampling, seen=None)).next_token
-
-
-def _steps(verdict: Verdict, tree: DraftTree, learns: bool, traced: bool) -> list[Step]:
-    """The tokens of one cycle and how its trees did, in the cycle's only read of device values.
-
-    That is one tensor. Where it takes scores along it is in float64, which holds token ids exactly.
-    """
-    length, depth = verdict.path_len.unsqueeze(1), tree.max_depth
-    if not (learns and tree.scores is not None):
-        rows = torch.cat([length, verdict.emitted], 1).tolist()
-        found = [(row[1 : 1 + row[0]], Outcome(tree.nodes, depth, row[0])) for row in rows]
-    else:
-        parts = (length, verdict.emitted, verdict.path, tree.depths)
-        whole = torch.cat(parts, 1).double()
-        rows = torch.cat([whole, tree.scores.double()], 1).tolist()
-        found = [_outcome(row, verdict.emitted.shape[1], tree.nodes, depth) for row in rows]
-    traces: Sequence[CycleTrace | None] = [None] * len(found)
-    if traced:
-        traces = [_trace(tree, verdict, text) for text in range(len(found))]
-    return [
-        Step(drawn, outcome, trace) for (drawn, outcome), trace in zip(found, traces, strict=True)
-    ]
-
-
-def _outcome(row: list[float], steps: int, nodes: int, depth: int) -> tuple[list[int], Outcome]:
-    length, depths = int(row[0]), 1 + 2 * steps
-    scores = depths + nodes
-    return [int(token) for token in row[1 : 1 + length]], Outcome(
-        nodes,
-        depth,
-        length,
-        path=tuple(int(node) for node in row[1 + steps : 1 + steps + length]),
-        depths=tuple(int(level) for level in row[depths:scores]),
-        scores=tuple(row[scores:]),
-    )
-
-
-def _trace(tree: DraftTree, verdict: Verdict, text: int) -> CycleTrace:
-    length = int(verdict.path_len[text])
-    return CycleTrace(
-        tokens=tuple(tree.tokens[text].tolist()),
-        parents=tuple(tree.parents[text].tolist()),
-        scores=None if tree.scores is None else tuple(tree.scores[text].tolist()),
-        path=tuple(verdict.path[text, :length].tolist()),
-        emitted=tuple(verdict.emitted[text, :length].tolist()),
-    )
