@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from hivis.cache import KVCache
 from hivis.handoff import Prompt, Verify
 from hivis.targets.base import Inputs, Prefilled
-from hivis.targets.hugging_face import HuggingFaceTarget, wanted_rows
+from hivis.targets.hugging_face import HuggingFaceTarget, only_last
 from hivis.tree import DraftTree
 
 
@@ -94,7 +93,7 @@ class ContinuedTarget:
         tokens, target = inputs.tokens[:, self.kept :], self.target
         embeddings = target._embed(tokens)
         positions = target._positions(torch.arange(tokens.shape[1], device=tokens.device))
-        wanted = wanted_rows(rows, torch.ones_like(tokens[0], dtype=torch.bool))
+        wanted = only_last(tokens.shape[1]) if rows == "none" else None
         hidden = target._read_on(embeddings, self.kept, positions, wanted)
         logits = target._head(hidden[:, -1])
         if rows == "none" or self._prompt is None:

@@ -18,7 +18,7 @@ from hivis.handoff import Prompt
 from hivis.targets.base import Inputs
 from hivis.targets.families import FAMILIES, family_of
 from hivis.targets.family import Family
-from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget, wanted_rows
+from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget, only_last
 from hivis.targets.load import read_model, refuse_missing
 from hivis.targets.prompts import PromptProcessor
 
@@ -90,7 +90,7 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         behind = (F.pad(positions, (1, 0), value=-1).amax() + 1).expand(*positions.shape[:-1], 1)
         positions = torch.cat([positions, behind], -1)
         embeddings = torch.cat([embeddings, last], 1)
-        wanted = wanted_rows("none", torch.ones_like(embeddings[0, :, 0], dtype=torch.bool))
+        wanted = only_last(embeddings.shape[1])
         return self._logits(self._read(embeddings, capacity, positions, wanted)[:, -1])
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -97,7 +98,7 @@ class HuggingFaceDecoder:
 
     def _read(
         self, embeddings: Tensor, capacity: int, positions: Tensor | None = None,
-        wanted: Tensor | None = None,
+        wanted: Sequence[bool] | None = None,
     ) -> Tensor:  # fmt: skip
         """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``.
 
@@ -114,25 +115,26 @@ class HuggingFaceDecoder:
         return self._read_on(embeddings, 0, positions, wanted)
 
     def _read_on(
-        self, embeddings: Tensor, start: int, positions: Tensor, wanted: Tensor | None = None
-    ) -> Tensor:
+        self, embeddings: Tensor, start: int, positions: Tensor,
+        wanted: Sequence[bool] | None = None,
+    ) -> Tensor:  # fmt: skip
         """Read ``[B, R, E]`` behind the first ``start`` rows of the cache, in chunks.
 
         Args:
-            wanted: ``[R]`` bool, whose hidden states are; by default those of all rows.
+            wanted: of each row, whether its hidden state is; by default all are.
 
         Returns:
             ``[B, K, E]`` hidden states of the K wanted rows.
         """
         batch, rows, width = embeddings.shape
-        if wanted is None:
-            wanted = torch.ones(rows, dtype=torch.bool, device=self.device)
-        hidden = embeddings.new_empty(batch, int(wanted.sum()), width)
+        hidden = embeddings.new_empty(batch, rows if wanted is None else sum(wanted), width)
         done = 0
         for begin in range(0, rows, self.chunk):
             part = slice(begin, begin + self.chunk)
             out = self._read_chunk(embeddings[:, part], start + begin, positions[..., part])
-            out = out[:, wanted[part]]
+            if wanted is not None:
+                kept = [row for row, want in enumerate(wanted[part]) if want]
+                out = out[:, torch.tensor(kept, dtype=torch.int64, device=self.device)]
             hidden[:, done : done + out.shape[1]] = out
             done += out.shape[1]
         self.cache.kv_len.fill_(start + rows)
@@ -194,8 +196,12 @@ class HuggingFaceTarget(HuggingFaceDecoder):
         if rows == "none" or not self.family.shares_tower:
             seen = None
         text = self.family.text_rows(self.model, inputs.tokens)
+        wanted = None if rows == "all" else only_last(inputs.length)
+        if rows == "text":
+            # The last row always is, for its logits.
+            wanted = [*text[:-1].tolist(), True]
         positions = self.family.positions(self.model, inputs)
-        hidden = self._read(embeddings, capacity, positions, wanted_rows(rows, text))
+        hidden = self._read(embeddings, capacity, positions, wanted)
         logits = self._head(hidden[:, -1])
         if rows == "none":
             return Prefilled(logits, None)
@@ -216,14 +222,9 @@ class HuggingFaceTarget(HuggingFaceDecoder):
         return Verify(self._head(hidden), hidden)
 
 
-def wanted_rows(rows: Literal["none", "text", "all"], text: Tensor) -> Tensor:
-    """``[R]`` bool: rows whose hidden states are kept, of which ``text`` ``[R]`` are text.
-
-    Those that the drafter wants, and always the last one: its logits are what a prefill is for.
-    """
-    wanted = {"none": torch.zeros_like(text), "text": text.clone(), "all": torch.ones_like(text)}
-    wanted[rows][-1] = True
-    return wanted[rows]
+def only_last(rows: int) -> list[bool]:
+    """Of ``rows`` rows only the last one, whose logits are what a prefill is for."""
+    return [False] * (rows - 1) + [True]
 
 
 def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
