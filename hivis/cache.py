@@ -63,11 +63,11 @@ class KVCache:
         index = torch.arange(above, above + nodes, device=self.kv.device)
         return self.kv_len.unsqueeze(1) + index
 
-    def write_prefix(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Store the prompt's ``[B, Hkv, P, D]`` at rows 0..P-1."""
-        rows = key.shape[2]
-        self.keys[layer][:, :, :rows] = key
-        self.values[layer][:, :, :rows] = value
+    def write_prefix(self, layer: int, key: Tensor, value: Tensor, start: int = 0) -> None:
+        """Store ``[B, Hkv, C, D]`` of the prompt at rows ``start`` and behind."""
+        stop = start + key.shape[2]
+        self.keys[layer][:, :, start:stop] = key
+        self.values[layer][:, :, start:stop] = value
 
     def write_nodes(self, layer: int, rows: Tensor, key: Tensor, value: Tensor) -> None:
         """Store the nodes' ``[B, Hkv, N, D]`` at ``rows`` ``[B, N]``."""
@@ -86,6 +86,11 @@ class KVCache:
     def compact(self, verdict: Verdict) -> None:
         """Keep the accepted rows, in place, in every layer; ``kv_len`` grows by ``path_len``."""
         ops.kv_compact_(self.kv, self.kv_len, verdict.path, verdict.path_len)
+
+    def release(self) -> None:
+        """Give the memory back, whoever still holds this cache: from now on it has no rows."""
+        self._room = self._room[..., :0, :].clone()
+        self._hold(self.texts)
 
     # Texts that come and go. These read lengths on the host.
 

@@ -97,7 +97,8 @@ def test_bad_texts_are_named(model, bad):
 
 @pytest.mark.parametrize("new", [1, 5, 63, 64, 65, 130])
 @pytest.mark.parametrize("rows", ["none", "text", "all"])
-def test_rows_are_kept_wherever_the_prompts_part(new, rows):
+@pytest.mark.parametrize("chunk", [1, 7, 256])
+def test_rows_are_kept_wherever_the_prompts_part(new, rows, chunk):
     """A random model, whose every wrong row shows; prompts that go on and prompts that branch."""
     config = HiViSConfig(
         hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
@@ -106,6 +107,7 @@ def test_rows_are_kept_wherever_the_prompts_part(new, rows):
     drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     drafter = None if rows == "none" else drafter
     continued, policy = ContinuedTarget(random_target()), TreePolicy(8, 3, 3)
+    continued.target.chunk = chunk
     make = torch.Generator().manual_seed(new)
     inputs = random_inputs(2, text=8)
     picture_ends = int((inputs.tokens[0] == IMAGE_TOKEN).nonzero().max()) + 1
@@ -121,23 +123,43 @@ def test_rows_are_kept_wherever_the_prompts_part(new, rows):
         generate(continued, inputs, params, drafter, policy)
 
 
-def test_a_prefill_that_failed_is_not_gone_on_from(monkeypatch):
-    continued = ContinuedTarget(random_target())
-    inputs, params = random_inputs(2), SamplingParams(max_new_tokens=5)
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_prefill_that_failed_is_not_gone_on_from(monkeypatch, part):
+    continued, inputs = ContinuedTarget(random_target()), random_inputs(2)
+    continued.target.chunk = 4
+    params = SamplingParams(temperature=1.0, seed=1, max_new_tokens=9)
     wanted = generate(continued, inputs, params).tokens
-    longer = Inputs(torch.cat([inputs.tokens, inputs.tokens[:, :1]], 1), inputs.features)
+    assert len(set(wanted)) > 4
+    longer = Inputs(torch.cat([inputs.tokens, inputs.tokens[:, :8]], 1), inputs.features)
+    read, passes = continued.target._forward, []
 
-    def fails(*args):
-        raise torch.OutOfMemoryError
+    def fails(*args, **kwargs):
+        passes.append(args)
+        if len(passes) == part:
+            raise torch.OutOfMemoryError
+        return read(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(continued.target, "_run", fails)
+        patch.setattr(continued.target, "_forward", fails)
         with pytest.raises(torch.OutOfMemoryError):
             generate(continued, longer, params)
+        assert continued.kept == inputs.length
     assert generate(continued, inputs, params).tokens == wanted and continued.kept == 0
     other = Inputs(inputs.tokens, {"pixel_values": inputs.features["pixel_values"] + 1})
     generate(continued, other, params)
     assert continued.kept == 0
+
+
+def test_the_last_turn_is_given_back_once_its_rows_have_moved():
+    continued, inputs = ContinuedTarget(random_target()), random_inputs(2)
+    continued.prefill(inputs, "none", 60)
+    old = continued.cache
+    longer = Inputs(torch.cat([inputs.tokens, inputs.tokens[:, :8]], 1), inputs.features)
+    continued.prefill(longer, "none", 70)
+    assert continued.kept == inputs.length
+    assert old.rows == 0 and continued.cache.rows == 70
+    continued.prefill(inputs, "text", 60)  # other states are wanted, so all is read again
+    assert continued.kept == 0 and continued.cache.rows == 60
 
 
 def test_a_stream_does_not_go_on_behind_the_next_turn(model):

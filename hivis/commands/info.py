@@ -42,6 +42,7 @@ def collect() -> dict[str, dict[str, Any]]:
     except ImportError as error:
         raise HivisError(f"hivis._C: wanted the compiled extension, got: {error}") from error
     from hivis.machine import choose_device, choose_dtype, device_name, versions
+    from hivis.targets.chunk import prefill_attention
 
     devices: dict[str, Any] = {"cpu": device_name("cpu")}
     for index in range(torch.cuda.device_count()):
@@ -56,6 +57,7 @@ def collect() -> dict[str, dict[str, Any]]:
         "ops": {
             kind: {"without": names} if names else "all" for kind, names in missing.items()
         },
+        "prompts": {"read by": prefill_attention()},
         "other packages (none is needed)": {name: _version(name) for name in OTHERS},
         "embedded models": {
             folder.name: _size(folder)

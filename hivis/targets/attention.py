@@ -2,8 +2,9 @@
 
 ``register()`` adds an attention implementation named ``"hivis"``. A model that is set to it calls
 :func:`attention` in every layer. A verify pass hands the tree to the model's forward as the extra
-keyword ``tree_rows``, which transformers passes on to the attention function untouched; without
-it the call is a prefill, or someone else's use of the model, and goes to SDPA as usual.
+keyword ``tree_rows``, which transformers passes on to the attention function untouched, a prefill
+its ``chunk``; without either the call is the first chunk of a prefill, or someone else's use of the
+model, and goes to SDPA as usual.
 
 A pass need not hold the whole tree: a draft model runs one level at a time, and the levels above
 are in the cache already. Its nodes are then the last of the tree's rows.
@@ -21,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hivis import ops
+from hivis.targets.chunk import Chunk
 from hivis.targets.supported import check_call
 from hivis.tree import WORD_BITS
 
@@ -52,10 +54,12 @@ class TreeRows:
 
 def attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    *, scaling: float, tree_rows: TreeRows | None = None, **kwargs: Any,
+    *, scaling: float, tree_rows: TreeRows | None = None, chunk: Chunk | None = None, **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """transformers' attention function: ``query [B, H, N, D]`` in, ``[B, N, H, D]`` out."""
     check_call(attention_mask is not None, kwargs)
+    if chunk is not None:
+        return chunk.attend(query, key, value, scaling), None
     if tree_rows is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs

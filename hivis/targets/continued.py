@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from hivis.cache import KVCache
 from hivis.handoff import Prompt, Verify
-from hivis.policy import MAX_NODES
 from hivis.targets.base import Inputs, Prefilled
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.tree import WORD_BITS, DraftTree, pack_bits
+from hivis.targets.hugging_face import HuggingFaceTarget, only_last
+from hivis.tree import DraftTree
 
 
 class ContinuedTarget:
     """A target for prompts that begin like the one before, as those of a conversation do.
 
     The rows of the last prompt that the next one begins with keep their keys and values, and the
-    others are read behind them as a chain, by the pass that verifies trees. In float32 that gives
-    the texts of a whole prefill; at lower precision it may round differently. A prompt with other
-    pictures, or with pictures among its new rows, is read as a whole.
+    others are read behind them, as the chunks of any prefill are. In float32 that gives the texts
+    of a whole prefill; at lower precision it may round differently. A prompt with other pictures,
+    or with pictures among its new rows, is read as a whole.
+
+    While the kept rows move, the slabs of both prompts are there.
     """
 
     def __init__(self, target: HuggingFaceTarget) -> None:
@@ -90,18 +90,21 @@ class ContinuedTarget:
         self, inputs: Inputs, rows: Literal["none", "text", "all"], old: KVCache, capacity: int
     ) -> Prefilled:
         self._move(old, capacity)
-        tokens = inputs.tokens[:, self.kept :]
-        hidden = torch.cat([self._read(part) for part in tokens.split(MAX_NODES, 1)], 1)
-        logits = self.target._head(hidden[:, -1])
+        tokens, target = inputs.tokens[:, self.kept :], self.target
+        embeddings = target._embed(tokens)
+        positions = target._positions(torch.arange(tokens.shape[1], device=tokens.device))
+        wanted = only_last(tokens.shape[1]) if rows == "none" else None
+        hidden = target._read_on(embeddings, self.kept, positions, wanted)
+        logits = target._head(hidden[:, -1])
         if rows == "none" or self._prompt is None:
             return Prefilled(logits, None)
-        text = self.target.family.text_rows(self.target.model, inputs.tokens)
+        text = target.family.text_rows(target.model, inputs.tokens)
         kept = self.kept if rows == "all" else int(text[: self.kept].sum())
         last = self._prompt
         assert last.tokens is not None and last.visual is not None
         new = torch.zeros_like(tokens, dtype=torch.bool)
         prompt = Prompt(
-            torch.cat([last.embeddings[:, :kept], self.target._embed(tokens)], 1),
+            torch.cat([last.embeddings[:, :kept], embeddings], 1),
             torch.cat([last.hidden[:, :kept], hidden], 1),
             inputs.length,
             torch.cat([last.tokens[:, :kept], tokens], 1),
@@ -113,24 +116,9 @@ class ContinuedTarget:
 
     def _move(self, old: KVCache, capacity: int) -> None:
         """The kept rows into a cache of their own, so that no earlier stream goes on in it."""
-        layers, _, batch, heads, _, width = old.kv.shape
-        cache = KVCache(layers, batch, heads, capacity, width, old.kv.dtype, old.kv.device)
+        cache = self.target._new_cache(1, capacity)
         cache.kv[..., : self.kept, :] = old.kv[..., : self.kept, :]
         cache.kv_len.fill_(self.kept)
         cache.each = dict(old.each)
-        self.target.cache = cache
-
-    def _read(self, tokens: Tensor) -> Tensor:
-        """``[1, K]`` tokens behind the valid rows: ``[1, K, E]`` hidden states."""
-        count = tokens.shape[1]
-        depths = torch.arange(count, device=tokens.device).unsqueeze(0)
-        hidden = self.target._run(tokens, depths, _chain(count, tokens.device))
-        self.target.cache.kv_len += count
-        return hidden
-
-
-def _chain(count: int, device: torch.device) -> Tensor:
-    """``[1, K, W]`` ancestor words of a chain of K nodes: each sees itself and all before it."""
-    words = -(-count // WORD_BITS)
-    before = torch.arange(count, device=device) <= torch.arange(count, device=device)[:, None]
-    return pack_bits(before, words).unsqueeze(0)
+        self.target._forget()
+        self.target._begin(cache)

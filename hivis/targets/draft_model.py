@@ -18,7 +18,7 @@ from hivis.handoff import Prompt
 from hivis.targets.base import Inputs
 from hivis.targets.families import FAMILIES, family_of
 from hivis.targets.family import Family
-from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget
+from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget, only_last
 from hivis.targets.load import read_model, refuse_missing
 from hivis.targets.prompts import PromptProcessor
 
@@ -77,19 +77,21 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         """Read the prompt's rows and ``token`` ``[B]``: ``[B, V]`` logits after it."""
         if prompt.tokens is None:
             raise HivisError("prompt: wanted its tokens for the draft model, got none")
+        self._forget()
         inputs = Inputs(self._ids(prompt.tokens), dict(prompt.features))
         if self.shares_vision:
             seen = None if prompt.seen is None else prompt.seen.to(self.dtype)
         else:
             seen = self.family.look(self.model, inputs.features)
-        prompted = self.family.embed(self.model, inputs, seen)
+        embeddings = self.family.embed(self.model, inputs, seen)
         last = self._embed(self._ids(token)).unsqueeze(1)
         positions = self.family.positions(self.model, inputs)
         # A prompt of pictures alone leaves a language model no row at all.
         behind = (F.pad(positions, (1, 0), value=-1).amax() + 1).expand(*positions.shape[:-1], 1)
         positions = torch.cat([positions, behind], -1)
-        hidden = self._read(torch.cat([prompted, last], 1), capacity, positions)
-        return self._logits(hidden[:, -1])
+        embeddings = torch.cat([embeddings, last], 1)
+        wanted = only_last(embeddings.shape[1])
+        return self._logits(self._read(embeddings, capacity, positions, wanted)[:, -1])
 
     @torch.inference_mode()
     def extend(self, tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:

@@ -50,7 +50,8 @@ class Family(ABC):
                 f"prompt: wanted a placeholder for each of {len(picture)} visual rows, "
                 f"got {int(slots.sum())}"
             )
-        return embeddings.masked_scatter(slots.unsqueeze(-1), picture)
+        embeddings[slots] = picture
+        return embeddings
 
     def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         """``[P]`` bool: which rows of a prompt ``[1, P]`` are text."""

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from hivis.cache import KVCache
 from hivis.handoff import Prompt, Verify
 from hivis.targets import attention
 from hivis.targets.base import Inputs, Prefilled
+from hivis.targets.chunk import Chunk, chunk_rows
 from hivis.targets.family import Family
+from hivis.targets.slab import SlabCache
 from hivis.targets.supported import check_supported
 from hivis.tree import DraftTree
-
-
-class SlabCache(Cache):
-    """A transformers ``Cache`` over :class:`KVCache`.
-
-    During a prefill ``update`` stores the prompt's keys and values and hands them back as they
-    are; during a verify pass (``rows`` is set) it stores those of the nodes and hands back the
-    whole slab, of which tree attention reads what is valid.
-    """
-
-    def __init__(self, cache: KVCache) -> None:
-        super().__init__(layers=[])
-        self.cache = cache
-        self.rows: Tensor | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if self.rows is None:
-            self.cache.write_prefix(layer_idx, key_states, value_states)
-            return key_states, value_states
-        self.cache.write_nodes(layer_idx, self.rows, key_states, value_states)
-        return self.cache.keys[layer_idx], self.cache.values[layer_idx]
-
-    # Positions and masks are ours: transformers gets constants here and no reason to read lengths.
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return 0, 0
 
 
 class HuggingFaceDecoder:
@@ -83,16 +52,41 @@ class HuggingFaceDecoder:
         self._head: nn.Module = model.get_output_embeddings()
         self.embedding: Tensor = self._embed.get_parameter("weight")
         self.head: Tensor = self._head.get_parameter("weight")
-        self._slab: SlabCache
+        #: How many prompt rows pass through the language model at once.
+        self.chunk = chunk_rows(self.device)
+        self._own: KVCache | None = None
+        self._forget()
 
     @property
     def cache(self) -> KVCache:
-        """Of the texts that it is at; another one can be put in its place."""
+        """Of the texts that it is at; another one can be put in its place.
+
+        The next prefill gives back the slab of the last one, unless another has been put in its
+        place, and never one from outside.
+        """
         return self._slab.cache
 
     @cache.setter
     def cache(self, cache: KVCache) -> None:
         self._slab = SlabCache(cache)
+        if cache is not self._own:
+            self._own = None
+
+    def _forget(self) -> None:
+        """Be at no text: before a new one takes memory, that of the last is given back."""
+        if self._own is not None:
+            self._own.release()
+        self.cache = self._new_cache(1, 0)
+
+    def _new_cache(self, batch: int, rows: int) -> KVCache:
+        return KVCache(
+            self._layers, batch, self._kv_heads, rows, self._head_dim, self.dtype, self.device
+        )
+
+    def _begin(self, cache: KVCache) -> None:
+        """Go on in a cache that was made here, and is given back by :meth:`_forget`."""
+        self._own = cache
+        self.cache = cache
 
     @property
     def device(self) -> torch.device:
@@ -102,23 +96,56 @@ class HuggingFaceDecoder:
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
-    def _read(self, embeddings: Tensor, capacity: int, positions: Tensor | None = None) -> Tensor:
-        """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``; hidden states of all R.
+    def _read(
+        self, embeddings: Tensor, capacity: int, positions: Tensor | None = None,
+        wanted: Sequence[bool] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``.
 
         ``positions`` are those of the rows, as :meth:`Family.positions` gives them; by default they
-        count the rows.
+        count the rows. Result and ``wanted`` as of :meth:`_read_on`.
         """
         batch, rows, _ = embeddings.shape
-        self.cache = KVCache(
-            self._layers, batch, self._kv_heads, capacity, self._head_dim, self.dtype, self.device
-        )
+        self._forget()
+        self._begin(self._new_cache(batch, capacity))
         if positions is None:
             positions = torch.arange(rows, device=self.device).unsqueeze(0)
         offset = positions.amax() + 1 - rows
         self.cache.each["offset"] = offset.view(1, 1).expand(batch, 1)
-        hidden = self._forward(embeddings, positions, None)
-        self.cache.kv_len.fill_(rows)
+        return self._read_on(embeddings, 0, positions, wanted)
+
+    def _read_on(
+        self, embeddings: Tensor, start: int, positions: Tensor,
+        wanted: Sequence[bool] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Read ``[B, R, E]`` behind the first ``start`` rows of the cache, in chunks.
+
+        Args:
+            wanted: of each row, whether its hidden state is; by default all are.
+
+        Returns:
+            ``[B, K, E]`` hidden states of the K wanted rows.
+        """
+        batch, rows, width = embeddings.shape
+        hidden = embeddings.new_empty(batch, rows if wanted is None else sum(wanted), width)
+        done = 0
+        for begin in range(0, rows, self.chunk):
+            part = slice(begin, begin + self.chunk)
+            out = self._read_chunk(embeddings[:, part], start + begin, positions[..., part])
+            if wanted is not None:
+                kept = [row for row, want in enumerate(wanted[part]) if want]
+                out = out[:, torch.tensor(kept, dtype=torch.int64, device=self.device)]
+            hidden[:, done : done + out.shape[1]] = out
+            done += out.shape[1]
+        self.cache.kv_len.fill_(start + rows)
         return hidden
+
+    def _read_chunk(self, embeddings: Tensor, start: int, positions: Tensor) -> Tensor:
+        """``[B, C, E]`` hidden states of rows ``start .. start + C - 1``."""
+        self._slab.place = start
+        chunk = Chunk.of(start, embeddings, self._head_dim)
+        extra = {} if chunk is None else {"chunk": chunk}
+        return self._forward(embeddings, positions, **extra)
 
     def _run(self, tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:
         """Run tree nodes behind the valid rows and behind ``above`` rows of their own tree.
@@ -132,20 +159,17 @@ class HuggingFaceDecoder:
         Returns:
             ``[B, K, E]`` hidden states; keys and values of the nodes are in the cache.
         """
-        self._slab.rows = self.cache.node_rows(tokens.shape[1], above)
+        self._slab.place = self.cache.node_rows(tokens.shape[1], above)
         tree_rows = attention.TreeRows.behind(above, self.cache.kv_len, words)
         # A padding node carries token -1; any row will do for it, nothing reads its result.
         embeddings = self._embed(tokens.clamp(min=0))
-        return self._forward(embeddings, self._positions(depths), tree_rows)
+        return self._forward(embeddings, self._positions(depths), tree_rows=tree_rows)
 
     def _positions(self, depths: Tensor) -> Tensor:
         """``[B, K]`` int64: the positions of tree nodes of these depths."""
         return self.cache.positions(depths) + self.cache.each["offset"]
 
-    def _forward(
-        self, embeddings: Tensor, positions: Tensor, tree_rows: attention.TreeRows | None
-    ) -> Tensor:
-        extra = {} if tree_rows is None else {"tree_rows": tree_rows}
+    def _forward(self, embeddings: Tensor, positions: Tensor, **extra: Any) -> Tensor:
         return self.language_model(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -166,20 +190,27 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     def prefill(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
     ) -> Prefilled:
+        self._forget()
         seen = self.family.look(self.model, inputs.features)
         embeddings = self.family.embed(self.model, inputs, seen)
-        hidden = self._read(embeddings, capacity, self.family.positions(self.model, inputs))
+        if rows == "none" or not self.family.shares_tower:
+            seen = None
+        text = self.family.text_rows(self.model, inputs.tokens)
+        wanted = None if rows == "all" else only_last(inputs.length)
+        if rows == "text":
+            # The last row always is, for its logits.
+            wanted = [*text[:-1].tolist(), True]
+        positions = self.family.positions(self.model, inputs)
+        hidden = self._read(embeddings, capacity, positions, wanted)
         logits = self._head(hidden[:, -1])
         if rows == "none":
             return Prefilled(logits, None)
-        text = self.family.text_rows(self.model, inputs.tokens)
         tokens, visual, spans = inputs.tokens, ~text.unsqueeze(0), None
         if rows == "text":
-            embeddings, hidden = embeddings[:, text], hidden[:, text]
+            embeddings, hidden = embeddings[:, text], hidden[:, : int(text.sum())]
             tokens, visual = tokens[:, text], visual[:, text]
         else:
             spans = self.family.spans(self.model, tokens, inputs.features)
-        seen = seen if self.family.shares_tower else None
         prompt = Prompt(
             embeddings, hidden, inputs.length, tokens, visual, inputs.features, seen, spans
         )
@@ -189,6 +220,11 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     def verify(self, tree: DraftTree) -> Verify:
         hidden = self._run(tree.tokens, tree.depths, tree.ancestors)
         return Verify(self._head(hidden), hidden)
+
+
+def only_last(rows: int) -> list[bool]:
+    """Of ``rows`` rows only the last one, whose logits are what a prefill is for."""
+    return [False] * (rows - 1) + [True]
 
 
 def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

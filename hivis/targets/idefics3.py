@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hivis.targets.family import Family
+
+#: Tiles that pass through the tower at once. Small models show large pictures: all of theirs could
+#: take more memory than their weights.
+_TILES = 4
 
 
 class Idefics3(Family):
@@ -27,7 +32,11 @@ class Idefics3(Family):
         if pixels is None:
             return None
         mask = features.get("pixel_attention_mask")
-        return model.model.get_image_features(pixels, mask).pooler_output.flatten(0, 1)
+        parts = pixels.split(_TILES, 1)
+        masks = [None] * len(parts) if mask is None else mask.split(_TILES, 1)
+        look = model.model.get_image_features
+        seen = [look(*part).pooler_output for part in zip(parts, masks, strict=True)]
+        return torch.cat(seen).flatten(0, 1)
 
     def picture_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]

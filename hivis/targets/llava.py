@@ -22,13 +22,8 @@ class Llava(Family):
         pixels = features.get("pixel_values")
         if pixels is None:
             return None
-        tower = cast(LlavaForConditionalGeneration, model).model.vision_tower
-        states = tower(pixels, output_hidden_states=True).hidden_states
-        layers = model.config.vision_feature_layer
-        seen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
-        # "default" leaves out the class token, the tower's first row.
-        first = 1 if model.config.vision_feature_select_strategy == "default" else 0
-        return torch.cat([state[:, first:] for state in seen], dim=-1)
+        # One after the other: the tower hands out what each of its layers makes.
+        return torch.cat([_look(model, picture) for picture in pixels.split(1)])
 
     def project(self, model: PreTrainedModel, seen: Tensor) -> Tensor:
         projector = cast(LlavaForConditionalGeneration, model).model.multi_modal_projector
@@ -39,3 +34,14 @@ class Llava(Family):
     ) -> list[int]:
         pictures = len(features["pixel_values"])
         return [int((~self.text_rows(model, tokens)).sum()) // pictures] * pictures
+
+
+def _look(model: PreTrainedModel, pixels: Tensor) -> Tensor:
+    """``[pictures, rows, Ev]`` of ``[pictures, 3, height, width]``."""
+    tower = cast(LlavaForConditionalGeneration, model).model.vision_tower
+    states = tower(pixels, output_hidden_states=True).hidden_states
+    layers = model.config.vision_feature_layer
+    seen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
+    # "default" leaves out the class token, the tower's first row.
+    first = 1 if model.config.vision_feature_select_strategy == "default" else 0
+    return torch.cat([state[:, first:] for state in seen], dim=-1)

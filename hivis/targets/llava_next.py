@@ -26,8 +26,10 @@ class LlavaNext(Family):
         pixels = features.get("pixel_values")
         if pixels is None:
             return None
-        pictures = model.model.get_image_features(pixels, _sizes(features)).pooler_output
-        return torch.cat(tuple(pictures))
+        # One after the other: the tower hands out what each of its layers makes.
+        parts = zip(pixels.split(1), _sizes(features).split(1), strict=True)
+        look = model.model.get_image_features
+        return torch.cat([look(part, size).pooler_output[0] for part, size in parts])
 
     def picture_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]

@@ -39,8 +39,10 @@ class QwenVL(Family):
         pixels = features.get("pixel_values")
         if pixels is None:
             return None
-        pictures = model.model.get_image_features(pixels, _grids(features)).pooler_output
-        return torch.cat(tuple(pictures))
+        # One after the other: together they would take as much more memory.
+        grids, look = _grids(features), model.model.get_image_features
+        parts = zip(pixels.split(grids.prod(1).tolist()), grids.split(1), strict=True)
+        return torch.cat([look(part, grid).pooler_output[0] for part, grid in parts])
 
     def positions(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
         if "pixel_values" not in inputs.features:
