@@ -111,6 +111,7 @@ class ContinuedTarget:
             torch.cat([last.visual[:, :kept], new], 1),
             inputs.features,
             last.seen,
+            last.spans,
         )
         return Prefilled(logits, prompt)
 
