@@ -134,6 +134,8 @@ def _drawn(run: Run) -> str:
     said += [f"top-k {params.top_k}"] if params.top_k else []
     said += [f"top-p {params.top_p:g}"] if params.top_p < 1 else []
     said += [f"min-p {params.min_p:g}"] if params.min_p else []
+    penalty = params.repetition_penalty
+    said += [f"repetition penalty {penalty:g}"] if penalty != 1 else []
     return ", ".join([*said, f"seed {params.seed}"])
 
 
