@@ -24,7 +24,7 @@ from hivis.errors import HivisError
 from hivis.generation import CycleTrace, Statistics
 from hivis.page import write_page
 from hivis.page.assemble import page
-from hivis.page.labels import label
+from hivis.page.labels import label, token_texts
 from hivis.page.run import Cycle, Piece, Run, gather
 from hivis.page.tree import OWN, Drawing, lay_out
 from hivis.page.write import write_whole
@@ -69,7 +69,7 @@ class Reader(HTMLParser):
         super().__init__()
         self.root = Element("", {})
         self.open = [self.root]
-        self.feed(source)
+        self.feed(source.replace("\r\n", "\n").replace("\r", "\n"))  # as browsers read a page
         self.close()
 
     def handle_starttag(self, tag, attributes):
@@ -383,6 +383,40 @@ def test_a_real_run(model, tmp_path):
     assert len([span for span in spans if "d" in span.attributes["class"].split()]) == drafted > 5
     assert [turn.text for turn in root.all("div", class_="turn")] == [a + b for a, b in turns]
     assert str(paths.WEIGHTS) not in place.read_text()
+
+
+class Sentences:
+    """A tokenizer that drops the space at the start of a text, and has tokens of single bytes."""
+
+    names = ["a", "▁the", "the", "<0xE2>", "</s>", "▁"]
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        return [4, self.names.index(text)]
+
+    def decode(self, ids: list[int], **settings: bool) -> str:
+        assert settings == {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        names = [self.names[i] for i in ids]
+        text = "".join("\ufffd" if name.startswith("<0x") else name for name in names)
+        return text.replace("▁", " ").removeprefix(" ")
+
+    def convert_ids_to_tokens(self, token: int) -> str | None:
+        return self.names[token] if token < len(self.names) else None
+
+
+def test_tokens_of_a_tokenizer_that_drops_the_first_space():
+    texts = token_texts(Sentences(), [5, 4, 3, 2, 1, 0, 1, 77], frozenset({4}))
+    assert texts == {0: "a", 1: " the", 2: "the", 3: "<0xE2>", 4: "</s>", 5: " ", 77: "#77"}
+
+
+def test_a_folder_is_called_by_its_own_name(model, monkeypatch):
+    stream = model.stream("Explain it.", [PICTURE], traced=True, max_new_tokens=2)
+    list(stream)
+    names = {str(paths.TARGET): "the embedded model", str(paths.EAGLE): "eagle",
+             "some-hub/some-model": "some-hub/some-model"}  # fmt: skip
+    for given, shown in names.items():
+        monkeypatch.setattr(model.target.model.config, "_name_or_path", given)
+        assert gather(model, stream, "Explain it.").model == shown
 
 
 def test_a_token_by_itself_keeps_its_space(model):
