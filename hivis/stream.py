@@ -97,8 +97,9 @@ class TextStream(Iterator[str]):
     time; the next text of the same model ends it.
 
     Attributes:
-        inputs: its prompt.
+        inputs, params: what it is made from, and how.
         tokens: what has been read so far.
+        past: the same, cycle by cycle, with the text.
     """
 
     def __init__(
@@ -109,8 +110,9 @@ class TextStream(Iterator[str]):
         self._stream = Stream(target, inputs, params, drafter, policy, writer, traced)
         self._chunks: Generator[Chunk, None, None] = self._run()
         self._result: TextGeneration | None = None
-        self.inputs = inputs
+        self.inputs, self.params = inputs, params
         self.tokens: tuple[int, ...] = ()
+        self.past: tuple[Chunk, ...] = ()
 
     def __next__(self) -> str:
         for chunk in self._chunks:
@@ -136,8 +138,12 @@ class TextStream(Iterator[str]):
 
     def _run(self) -> Generator[Chunk, None, None]:
         for tokens in self._stream:
-            self.tokens += tuple(tokens)
-            yield Chunk(tuple(tokens), self._writer.take())
+            yield self._note(Chunk(tuple(tokens), self._writer.take()))
         if rest := self._writer.end():
-            yield Chunk((), (rest,))
+            yield self._note(Chunk((), (rest,)))
         self._result = self._writer.whole(self._stream.result)
+
+    def _note(self, chunk: Chunk) -> Chunk:
+        self.tokens += chunk.tokens
+        self.past += (chunk,)
+        return chunk

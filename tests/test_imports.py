@@ -55,6 +55,18 @@ ALLOWED = {
     "collect": {"errors", "options", "targets", "training"},
     "train": {"errors", "options", "collect", "drafters", "targets", "training"},
     "chat": {"errors", "model", "stream", "targets"},
+    "page": {
+        "__version__",
+        "errors",
+        "generation",
+        "machine",
+        "model",
+        "page",
+        "sampling",
+        "stream",
+        "targets.vocabulary",
+        "tiny.paths",
+    },  # fmt: skip
     "commands": {
         "_C",
         "chat",
@@ -67,6 +79,7 @@ ALLOWED = {
         "model",
         "ops",
         "options",
+        "page",
         "targets",
         "tiny.paths",
         "train",

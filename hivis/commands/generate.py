@@ -15,6 +15,8 @@ from hivis.commands.model import (
     settings_of,
 )
 from hivis.errors import HivisError
+from hivis.page import write_page
+from hivis.page.write import check_place
 
 PROMPT = "Describe this image in detail and explain each thing."
 ABOUT = """Answer a prompt about pictures, the text as soon as it is accepted.
@@ -26,6 +28,7 @@ EXAMPLES = """examples:
   python -m hivis generate --show-tree --temperature 1 --seed 7
   python -m hivis generate --model llava-hf/llava-1.5-7b-hf --drafter D --image cat.png \\
     --prompt "What is the cat doing?"
+  python -m hivis generate --html run.html --seed 7 --temperature 1
   python -m hivis generate --json | jq -r .text"""
 
 
@@ -43,6 +46,10 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         "--show-tree", action="store_true",
         help="colour what was drafted and accepted, and what the target drew itself",
     )  # fmt: skip
+    add(
+        "--html", metavar="PATH",
+        help="write a page about the text: pictures, cycles, draft trees, times (one file)",
+    )  # fmt: skip
     add_model(parser)
     add_settings(parser)
 
@@ -50,20 +57,26 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 def generate(options: argparse.Namespace) -> None:
     if options.json and options.show_tree:
         raise HivisError("--show-tree: wanted a text to colour, got --json")
+    paged = options.html is not None
+    if paged:
+        check_place(options.html, "--html")
     settings = settings_of(options)
-    prompt = _prompt(options)
+    prompt, pictures = _prompt(options), pictures_of(options)
     with memory_as_input():
         from hivis.commands import show
 
         model = load_model(options)
-        stream = model.stream(prompt, pictures_of(options), **settings)
+        stream = model.stream(prompt, pictures, traced=paged, **settings)
         if options.json:
             for _ in stream:
                 pass
             print(json.dumps(show.as_json(stream.result)))
-            return
-        show.show(stream, options.show_tree)
-        print(show.summary(stream.result), file=sys.stderr)
+        else:
+            show.show(stream, options.show_tree)
+            print(show.summary(stream.result), file=sys.stderr)
+        if paged:
+            write_page(options.html, model, stream, prompt, pictures)
+            print(f"page: {options.html}", file=sys.stderr)
 
 
 def _prompt(options: argparse.Namespace) -> str:

@@ -1,0 +1,190 @@
+"""What the page shows of a run, gathered once it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from PIL import Image
+
+from hivis.errors import HivisError
+from hivis.generation import CycleTrace, Statistics
+from hivis.machine import device_name
+from hivis.page.labels import token_texts
+from hivis.sampling import SamplingParams
+from hivis.targets.vocabulary import special_tokens
+from hivis.tiny import paths
+
+if TYPE_CHECKING:
+    from hivis.model import Model, Pictures, Prompt
+    from hivis.stream import TextStream
+
+DRAFTERS = {"HiViSDrafter": "HiViS", "ViSpecDrafter": "ViSpec", "DraftVLM": "a small model"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of the text.
+
+    Attributes:
+        token: its id.
+        text: what it made certain of the text, often more or less than its own.
+        drafted: whether the drafter had proposed it; if not the target drew it with no help.
+    """
+
+    token: int
+    text: str
+    drafted: bool
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """A cycle: its trace, and what it added to the text."""
+
+    trace: CycleTrace
+    pieces: tuple[Piece, ...]
+
+    @property
+    def drafted(self) -> int:
+        """How many of its tokens in the text had been drafted."""
+        return sum(piece.drafted for piece in self.pieces)
+
+    @property
+    def nodes(self) -> int:
+        """N without padding, the root included."""
+        return sum(token >= 0 for token in self.trace.tokens)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        model, drafter: what they are called; ``drafter`` is ``None`` if nothing drafted.
+        device: the machine and the dtype, in words.
+        prompt: ``(role, text)`` in turn.
+        pictures: as the model saw them, in order.
+        first: the token that the prefill gave.
+        cycles: the others, with their trees.
+        rest: text that was held back to the end, of no token of its own.
+        params: how the tokens were drawn.
+        finish: ``"eos"``, ``"stop"`` or ``"length"``.
+        statistics: of the run.
+        texts: every token of text and trees by itself.
+        special: those that are left out of the text.
+    """
+
+    model: str
+    drafter: str | None
+    device: str
+    prompt: tuple[tuple[str, str], ...]
+    pictures: tuple[Image.Image, ...]
+    first: tuple[Piece, ...]
+    cycles: tuple[Cycle, ...]
+    rest: str
+    params: SamplingParams
+    finish: str
+    statistics: Statistics
+    texts: dict[int, str]
+    special: frozenset[int]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.first) + sum(len(cycle.pieces) for cycle in self.cycles)
+
+    @property
+    def has_drafts(self) -> bool:
+        """Whether any tree is more than its root."""
+        return any(cycle.nodes > 1 for cycle in self.cycles)
+
+    @property
+    def text(self) -> str:
+        pieces = [*self.first, *(piece for cycle in self.cycles for piece in cycle.pieces)]
+        return "".join(piece.text for piece in pieces) + self.rest
+
+
+def gather(model: Model, stream: TextStream, prompt: Prompt, images: Pictures = ()) -> Run:
+    """A run of ``model``, from its stream that was read to the end.
+
+    Raises:
+        HivisError: the stream was not read to its end or not traced, or a picture is gone.
+    """
+    result = stream.result
+    trace = result.statistics.trace
+    if len(trace) != result.statistics.cycles:
+        raise HivisError("stream: wanted one made with traced=True, got one without")
+    first, *others = stream.past
+    with_tokens = [chunk for chunk in others if chunk.tokens]
+    cycles = tuple(
+        Cycle(cycle, _pieces(chunk.tokens, chunk.pieces, len(cycle.path) - 1))
+        for cycle, chunk in zip(trace, with_tokens, strict=True)
+    )
+    tokenizer = model.processor.processor.tokenizer
+    special = special_tokens(tokenizer)
+    shown = [token for cycle in trace for token in cycle.tokens if token >= 0]
+    dtype = str(model.target.model.dtype).removeprefix("torch.")
+    return Run(
+        model=_model_name(model),
+        drafter=_drafter_name(model.drafter),
+        device=f"{device_name(stream.inputs.tokens.device)}, {dtype}",
+        prompt=_turns(model, prompt),
+        pictures=tuple(_open(picture) for picture in _several(images)),
+        first=_pieces(first.tokens, first.pieces, 0),
+        cycles=cycles,
+        rest="".join(chunk.text for chunk in others if not chunk.tokens),
+        params=stream.params,
+        finish=result.finish,
+        statistics=result.statistics,
+        texts=token_texts(tokenizer, [*shown, *result.tokens], special),
+        special=special,
+    )
+
+
+def _pieces(tokens: Sequence[int], texts: Sequence[str], drafted: int) -> tuple[Piece, ...]:
+    """A text that ends within its accepted path has no token of the target's own there."""
+    pairs = enumerate(zip(tokens, texts, strict=True))
+    return tuple(Piece(token, text, place < drafted) for place, (token, text) in pairs)
+
+
+def _model_name(model: Model) -> str:
+    name = str(getattr(model.target.model.config, "_name_or_path", "") or "")
+    if name == str(paths.TARGET):
+        return "the embedded model"
+    # A folder's own name: where it lies is nobody's business.
+    return Path(name).name if Path(name).is_dir() else name or "a model without a name"
+
+
+def _drafter_name(drafter: Any) -> str | None:
+    if drafter is None:
+        return None
+    kind = type(drafter).__name__
+    if kind == "HiViSDrafter" and drafter.config.rows == "all":
+        return "EAGLE-2"
+    return DRAFTERS.get(kind, kind)
+
+
+def _turns(model: Model, prompt: Prompt) -> tuple[tuple[str, str], ...]:
+    if isinstance(prompt, str):
+        return (("user", prompt),)
+    if isinstance(prompt, Sequence):
+        return tuple((turn[0], turn[1]) for turn in prompt)
+    return (("prompt", model.processor.decode(prompt.tokens[0].tolist())),)
+
+
+def _several(images: Pictures) -> list[Any]:
+    single = isinstance(images, (str, Path, Image.Image))
+    return [images] if single else list(cast(Sequence[Any], images))
+
+
+def _open(picture: Any) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        with Image.open(picture) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise HivisError(
+            f"picture {picture}: wanted one to put on the page, got: {error}"
+        ) from None

@@ -1,0 +1,74 @@
+"""The page's file: refused early, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hivis.errors import HivisError
+
+if TYPE_CHECKING:
+    from hivis.model import Model, Pictures, Prompt
+    from hivis.stream import TextStream
+
+
+def write_page(
+    path: str | Path, model: Model, stream: TextStream, prompt: Prompt, images: Pictures = ()
+) -> None:
+    """Write a page about a text: its pictures, the text by cycle, the draft trees, the time.
+
+    The page needs nothing else: no network, no other file. ::
+
+        stream = model.stream(prompt, images, traced=True)
+        for piece in stream:
+            print(piece, end="")
+        write_page("run.html", model, stream, prompt, images)
+
+    Args:
+        path: of the HTML file; one that is there already is replaced.
+        model: what generated the text.
+        stream: made with ``traced=True``, and read to its end.
+        prompt, images: what the stream was made with.
+
+    Raises:
+        HivisError: the stream was not traced or not read to its end, a picture is gone, or there
+            can be no file at ``path``.
+    """
+    from hivis.page.assemble import page
+    from hivis.page.run import gather
+
+    check_place(path)
+    write_whole(Path(path), page(gather(model, stream, prompt, images)))
+
+
+def check_place(path: str | Path, name: str = "path") -> None:
+    """HivisError unless a file can be written to ``path``. ``name`` is what the caller calls it."""
+    place = Path(path)
+    if not str(path) or place.is_dir():
+        raise HivisError(f"{name}: wanted the path of a file, got {str(path)!r}")
+    if place.exists() and not place.is_file():
+        raise HivisError(f"{name} {path}: wanted a file, got a device or a pipe")
+    folder = place.resolve().parent
+    if not folder.is_dir():
+        raise HivisError(f"{name} {path}: wanted a folder that exists, got {place.parent}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise HivisError(
+            f"{name} {path}: wanted a folder that may be written to, got: {error.strerror}"
+        ) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace the file at ``path``: readers find the old one or the new one, nothing between."""
+    path = path.resolve()  # a link stays one
+    draft = path.parent / f".hivis-page-{os.getpid()}.part"
+    try:
+        with open(draft, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
