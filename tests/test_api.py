@@ -145,10 +145,10 @@ def fails(function, error, after):
     """``function``, and ``error`` in its place after so many calls."""
     calls = iter(range(after))
 
-    def failing(*args):
+    def failing(*args, **more):
         if next(calls, None) is None:
             raise error
-        return function(*args)
+        return function(*args, **more)
 
     return failing
 
