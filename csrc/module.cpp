@@ -89,8 +89,9 @@ the CPU, length.)");
 
 kv: [L, 2, B, Hkv, S, D], any dtype, changed in place. kv_len: [B] i32, changed in place.
 path: [B, M] i32, strictly increasing. path_len: [B] i32, 0..M. Returns nothing.
-Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device, stride or, on
-the CPU, a path that does not increase or leaves the cache.)");
+Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device or stride, for an
+argument within the memory of kv or kv_len or, on the CPU, a path that does not increase or leaves
+the cache.)");
   m.def("tree_accept", &hivis::tree_accept, arg("logits"), arg("tokens"), arg("parents"),
         arg("seed"), arg("position"), arg("temperature"), arg("top_k"), arg("top_p"), arg("min_p"),
         arg("max_depth"), release_gil(),

@@ -52,7 +52,8 @@ def tree_attention(
             dimension contiguous. Rows from `kv_len + N` on are never read.
         kv_len: [B] i32, `kv_len + N <= S`.
         ancestors: [B, N, W] i64. Bits at N and above are ignored. A node without any bit is padding
-            and gets zeros; if no node sees it, its rows of k and v may hold NaN.
+            and gets zeros; if no node sees it, its rows of k and v may hold NaN. In a row that some
+            node sees, a NaN or an infinity may reach all nodes of the sequence.
         scale: factor on the scores, usually `D ** -0.5`.
 
     Returns:
@@ -83,14 +84,16 @@ def kv_compact_(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> N
     then `kv_len += path_len`. Rows that are already in place are not touched.
 
     Args:
-        kv: [L, 2, B, Hkv, S, D], any dtype, last dimension contiguous. Changed in place.
+        kv: [L, 2, B, Hkv, S, D], any dtype, last dimension contiguous, no element on top of
+            another. Changed in place.
         kv_len: [B] i32, filled rows of each sequence before the tree. Changed in place.
         path: [B, M] i32, accepted nodes, strictly increasing; entries past path_len are not read.
         path_len: [B] i32, 0..M.
 
     Raises:
-        RuntimeError: wrong rank, shape, dtype, device or stride; on the CPU also a path that does
-            not increase or leads past row S.
+        RuntimeError: wrong rank, shape, dtype, device or stride, or an argument that lies in the
+            memory of kv or kv_len; on the CPU also a path that does not increase or leads past
+            row S.
     """
     torch.ops.hivis.kv_compact_.default(kv, kv_len, path, path_len)
 

@@ -35,6 +35,7 @@ def chosen_devices(config: pytest.Config) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     chosen_devices(config)  # a wrong --devices ends the run before it starts
+    config.addinivalue_line("markers", "slow: about a minute each; -m 'not slow' leaves them out")
     config.addinivalue_line(
         "markers", "whole_models: runs models token by token, which emulation is too slow for"
     )

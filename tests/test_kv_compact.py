@@ -117,6 +117,10 @@ BAD = [
     ((KV, GOOD[1], i32([[0, 2], [0, 2]]), GOOD[3]), "path: wanted 1 rows"),
     ((KV, GOOD[1], i32([0, 2]), GOOD[3]), "path: wanted 2 dimensions, got 1"),
     ((KV.expand(2, -1, -1, -1, -1, -1), *GOOD[1:]), "kv: wanted every element in a place of its"),
+    (
+        (torch.zeros(320).as_strided(KV.shape, (1, 160, 160, 80, 7, 1)), *GOOD[1:]),
+        r"kv: wanted every element in a place of its own, got strides \[1, 160, 160, 80, 7, 1\]",
+    ),
     ((KV, i32([11]), *GOOD[2:]), r"kv_len\[0\]: wanted at most 10 \(S\), got 11"),
     ((KV, GOOD[1], GOOD[2].to("meta"), GOOD[3]), "path: wanted device cpu .as kv., got meta"),
     ((*GOOD[:3], i32([3])), r"path_len\[0\]: wanted 0..2, got 3"),
@@ -126,6 +130,27 @@ BAD = [
     ((KV, GOOD[1], i32([[2, 2]]), GOOD[3]), r"path\[0, 1\]: wanted more than 2, got 2"),
     ((KV, GOOD[1], i32([[-1, 2]]), GOOD[3]), r"path\[0, 0\]: wanted more than -1, got -1"),
 ]
+
+
+@pytest.mark.parametrize("name", ["kv_len", "path", "path_len"])
+def test_an_argument_that_lies_in_the_slab_is_refused(device: torch.device, name: str):
+    """Its bytes would move while they say where to."""
+    kv = torch.zeros(1, 2, 1, 1, 8, 4, dtype=torch.int32, device=device)
+    args = {"kv_len": i32([2], device), "path": i32([[0, 3]], device), "path_len": i32([2], device)}
+    args[name] = kv.flatten()[: args[name].numel()].view(args[name].shape)
+    with pytest.raises(RuntimeError, match=f"{name}: wanted memory apart from that of kv, got"):
+        ops.kv_compact_(kv, **args)
+
+
+def test_the_lengths_are_no_input_too(device: torch.device):
+    both = i32([2, 2], device)
+    kv, path = torch.zeros(1, 2, 2, 1, 8, 4, device=device), i32([[0, 3]] * 2, device)
+    with pytest.raises(RuntimeError, match="path_len: wanted memory apart from that of kv_len"):
+        ops.kv_compact_(kv, both, path, both)
+    # Side by side is apart.
+    whole = i32([2, 2, 1, 1], device)
+    ops.kv_compact_(kv, whole[:2], path, whole[2:])
+    assert whole.tolist() == [3, 3, 1, 1]
 
 
 @pytest.mark.parametrize("args, message", BAD, ids=[message for _, message in BAD])

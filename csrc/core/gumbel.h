@@ -31,8 +31,10 @@ struct NoiseKey {
   uint32_t position0, position1;  // the position's
 };
 
-HIVIS_HD NoiseKey noise_key(int64_t seed, int64_t position) {
-  const uint64_t s = static_cast<uint64_t>(seed), p = static_cast<uint64_t>(position);
+// Of the position `ahead` of `position`; behind the last of 2^64 positions comes the first.
+HIVIS_HD NoiseKey noise_key(int64_t seed, int64_t position, int64_t ahead) {
+  const uint64_t s = static_cast<uint64_t>(seed);
+  const uint64_t p = static_cast<uint64_t>(position) + static_cast<uint64_t>(ahead);
   return {static_cast<uint32_t>(s), static_cast<uint32_t>(s >> 32), static_cast<uint32_t>(p),
           static_cast<uint32_t>(p >> 32)};
 }

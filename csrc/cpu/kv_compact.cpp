@@ -20,7 +20,8 @@ void kv_compact_(const KvCompactParams& p) {
   int64_t most = 0;
   for (int64_t b = 0; b < p.batch; ++b) most = p.path_len[b] > most ? p.path_len[b] : most;
 
-  const int64_t slabs = p.layers * 2 * p.batch * p.heads;
+  // Rows of no bytes may have no address either.
+  const int64_t slabs = p.row_bytes > 0 ? p.layers * 2 * p.batch * p.heads : 0;
   const int64_t slab_bytes = most * p.row_bytes + 1;
   parallel_for(slabs, kGrainBytes / slab_bytes + 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {

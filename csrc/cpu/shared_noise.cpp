@@ -14,7 +14,7 @@ void shared_noise(const SharedNoiseParams& params) {
   parallel_for(params.batch * params.count * blocks, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i / blocks, block = i % blocks, b = row / params.count;
-      const NoiseKey key = noise_key(params.seed[b], params.position[b] + row % params.count);
+      const NoiseKey key = noise_key(params.seed[b], params.position[b], row % params.count);
       const int64_t first = block * kNoiseBlock;
       const int64_t size = std::min<int64_t>(kNoiseBlock, params.vocab - first);
       float* out = params.noise + row * params.vocab + first;

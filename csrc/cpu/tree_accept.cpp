@@ -164,7 +164,7 @@ void accept_sequence(const TreeAcceptParams& params, int64_t b) {
     if (rule.temperature == 0.0f) return draw_greedy(node_logits, params.vocab);
     if (!scale_row(node_logits, params.vocab, rule.temperature, &row)) return kNoToken;
     const float threshold = candidate_threshold(row, params.vocab, rule);
-    return draw_sampled(row, threshold, noise_key(params.seed[b], params.position[b] + depth));
+    return draw_sampled(row, threshold, noise_key(params.seed[b], params.position[b], depth));
   };
   accept_walk(params.tokens + b * params.nodes, params.parents + b * params.nodes,
               static_cast<int>(params.nodes), static_cast<int>(params.max_depth), draw,

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads) shared_noise_kernel(const SharedNois
   const int64_t row = index / counters, counter = index % counters;
   if (row >= p.batch * p.count) return;
   const int64_t b = row / p.count;
-  const NoiseKey key = noise_key(p.seed[b], p.position[b] + row % p.count);
+  const NoiseKey key = noise_key(p.seed[b], p.position[b], row % p.count);
   const PhiloxWords words = philox4x32(
       {{static_cast<uint32_t>(counter), 0, key.position0, key.position1}}, key.key0, key.key1);
   float4 noise;

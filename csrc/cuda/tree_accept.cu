@@ -99,7 +99,7 @@ __device__ __forceinline__ void survey(const TreeAcceptParams& p, int64_t b, int
       }
     }
     if (!greedy && depth != noise_depth) {
-      octet_noise(noise_key(seed, position + depth), first, noise);
+      octet_noise(noise_key(seed, position, depth), first, noise);
       noise_depth = depth;
     }
 

@@ -298,7 +298,7 @@ __device__ __forceinline__ void judge(const TreeAcceptParams& p, int64_t b,
                              work.top + at,
                              static_cast<int>(work.spans),
                              rule,
-                             noise_key(p.seed[b], p.position[b] + depth),
+                             noise_key(p.seed[b], p.position[b], depth),
                              scratch,
                              Known{}};
     if (depth == first) {

@@ -3,9 +3,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
+#include <utility>
 
 namespace hivis {
 
@@ -49,6 +51,40 @@ inline void check_contiguous(const char* name, const at::Tensor& tensor) {
 inline void check_last_stride(const char* name, const at::Tensor& tensor) {
   TORCH_CHECK(tensor.size(-1) <= 1 || tensor.stride(-1) == 1, name,
               ": wanted stride 1 in the last dimension, got ", tensor.stride(-1));
+}
+
+// Every element in a place of its own: each stride, from the smallest on, leads past all that the
+// smaller ones reach. Slices and permutations of a contiguous tensor do; `expand` and overlapping
+// windows do not.
+inline void check_no_overlap(const char* name, const at::Tensor& tensor) {
+  if (tensor.numel() == 0) return;
+  c10::SmallVector<std::pair<int64_t, int64_t>, 8> dims;  // stride, size
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) > 1) dims.emplace_back(tensor.stride(i), tensor.size(i));
+  }
+  std::sort(dims.begin(), dims.end());
+  int64_t reach = 0;
+  for (const auto& [stride, size] : dims) {
+    TORCH_CHECK(stride > reach, name, ": wanted every element in a place of its own, got strides ",
+                tensor.strides());
+    reach += (size - 1) * stride;
+  }
+}
+
+// No byte between the first and the last element of one lies between those of the other.
+inline void check_apart(const char* name, const at::Tensor& tensor, const char* other_name,
+                        const at::Tensor& other) {
+  const auto span = [](const at::Tensor& t) {
+    int64_t last = 0;
+    for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
+    const char* first = static_cast<const char*>(t.const_data_ptr());
+    return std::make_pair(first, first + (last + 1) * t.element_size());
+  };
+  if (tensor.numel() == 0 || other.numel() == 0) return;
+  const auto [first, end] = span(tensor);
+  const auto [other_first, other_end] = span(other);
+  TORCH_CHECK(end <= other_first || other_end <= first, name, ": wanted memory apart from that of ",
+              other_name, ", got a tensor within it");
 }
 
 }  // namespace hivis

@@ -1,8 +1,6 @@
 // kv_compact_: what the CPU and CUDA bodies check alike.
 #pragma once
 
-#include <ATen/MemoryOverlap.h>
-
 #include "ops/check.h"
 
 namespace hivis {
@@ -26,14 +24,19 @@ inline KvCompactShape check_kv_compact(const at::Tensor& kv, const at::Tensor& k
   check_dtype("path", path, at::kInt);
   check_dtype("path_len", path_len, at::kInt);
   check_last_stride("kv", kv);
-  TORCH_CHECK(at::has_internal_overlap(kv) != at::MemOverlap::Yes,
-              "kv: wanted every element in a place of its own, got strides ", kv.strides());
+  check_no_overlap("kv", kv);
   check_contiguous("kv_len", kv_len);
   check_contiguous("path", path);
   check_contiguous("path_len", path_len);
   check_device("kv_len", kv_len, kv.device());
   check_device("path", path, kv.device());
   check_device("path_len", path_len, kv.device());
+  // What is written may not be what is read to know where to write.
+  check_apart("kv_len", kv_len, "kv", kv);
+  check_apart("path", path, "kv", kv);
+  check_apart("path_len", path_len, "kv", kv);
+  check_apart("path", path, "kv_len", kv_len);
+  check_apart("path_len", path_len, "kv_len", kv_len);
   return {L, B, Hkv, S, D, M};
 }
 
