@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from hivis.errors import HivisError, first_line
 from hivis.targets.families import FAMILIES, family_of
 from hivis.targets.family import Family
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.prompts import PromptProcessor
-from hivis.targets.supported import check_quantized
+from hivis.targets.supported import check_quantized, read_config
 
 
 def load_model(
@@ -45,7 +47,7 @@ def read_model(
     elif local:
         raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = read_config(path)
         family_of(config.model_type, families)
         check_quantized(config)
         sees = hasattr(config, "vision_config")
@@ -76,12 +78,32 @@ def refuse_missing(path: str | Path, missing: Sequence[str]) -> None:
 def _check_weights(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise HivisError(f"model {folder}: wanted a config.json in the folder, got none")
+    if (folder / ADAPTER_CONFIG_NAME).is_file():  # it would name another model to be loaded
+        raise HivisError(f"model {folder}: wanted a whole model, got {ADAPTER_CONFIG_NAME} too")
+    _check_index(folder / SAFE_WEIGHTS_INDEX_NAME)
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.glob("*.bin")) + sorted(
             p.name for p in folder.glob("*.pt*")
         )
         got = f"only {pickles[0]}, a pickle, which is not opened" if pickles else "none"
         raise HivisError(f"model {folder}: wanted weights in *.safetensors, got {got}")
+
+
+def _check_index(path: Path) -> None:
+    """Parts of a model lie beside their index: not elsewhere, and not in pickles."""
+    if not path.is_file():
+        return
+    try:
+        names = set(json.loads(path.read_text())["weight_map"].values())
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise HivisError(f"{path}: wanted an index of weights, got: {error!r:.200}") from None
+    for name in names:
+        if (
+            not isinstance(name, str)
+            or not name.endswith(".safetensors")
+            or Path(name).name != name
+        ):
+            raise HivisError(f"{path}: wanted *.safetensors files beside it, got {name!r:.200}")
 
 
 def load_target(

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from hivis.errors import HivisError, first_line
 from hivis.targets.families import family_of
+from hivis.targets.supported import read_config
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,9 @@ def read_sizes(path: str | Path) -> TargetSizes:
         HivisError: there is no readable config, or it is of an unsupported family.
     """
     try:
-        config: Any = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        config: Any = read_config(str(path))
+    except HivisError as error:
+        raise HivisError(f"target {path}: {error}") from None
     except Exception as error:  # transformers and the hub each raise their own kinds
         raise HivisError(
             f"target {path}: wanted its config.json, got: {first_line(error)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hivis.errors import HivisError
 
@@ -12,6 +12,39 @@ from hivis.errors import HivisError
 _MOVING_ROPE = ("dynamic", "longrope")
 #: What transformers hands to an attention function of models whose attention is not the usual one.
 _VARIANTS = ("softcap", "s_aux", "sinks", "head_mask", "position_bias")
+#: Entries of a config that decide how much is built before any weight is looked at. The limits are
+#: far above every model there is, and keep a config from filling all time and memory.
+_LIMITS = dict.fromkeys(("num_hidden_layers", "depth"), 1024) | dict.fromkeys(
+    (
+        "hidden_size", "intermediate_size", "embed_dim", "head_dim", "num_attention_heads",
+        "num_key_value_heads", "num_heads", "vocab_size", "image_size", "patch_size",
+    ),
+    1 << 22,
+)  # fmt: skip
+
+
+def read_config(path: str) -> Any:
+    """A model's configuration as its class, once its sizes are known to be such.
+
+    Raises:
+        HivisError: a size that cannot be one. Transformers and the hub raise their own kinds.
+    """
+    # Of what is written: some classes make a list of all layers as soon as they are made.
+    check_sizes(PreTrainedConfig.get_config_dict(path)[0])
+    return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+def check_sizes(config: dict[str, Any], where: str = "config.json") -> None:
+    """HivisError if a size in a model's configuration, or in a part of it, cannot be one."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            check_sizes(value, f"{where}: {name}")
+        # None leaves it to another entry; a list has one for each part, and is no count.
+        elif name in _LIMITS and value is not None and not isinstance(value, list):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or not 1 <= value <= _LIMITS[name]:
+                shown = repr(value)[:40] if not whole or abs(value) < 1 << 64 else "far more"
+                raise HivisError(f"{where}: {name}: wanted 1..{_LIMITS[name]}, got {shown}")
 
 
 def check_quantized(config: Any) -> None:
