@@ -18,6 +18,20 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip() if lines else type(error).__name__
 
 
+#: What moves a terminal's cursor, changes its state or turns the order of what is read: all control
+#: characters but newline and tab, and Unicode's marks of direction.
+_CONTROLS = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+
+
+def printable(text: str) -> str:
+    """``text`` as a terminal may show it: control characters as ``\\x1b`` and the like."""
+    return text.translate(_CONTROLS)
+
+
 def run_cli(main: Callable[[], object]) -> NoReturn:
     """Run a command-line tool: bad input becomes one line on stderr and exit status 2.
 
@@ -27,7 +41,7 @@ def run_cli(main: Callable[[], object]) -> NoReturn:
         main()
         sys.stdout.flush()
     except HivisError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -20,6 +20,7 @@ from hivis.cli import main
 from hivis.commands import bench, show
 from hivis.commands.generate import PROMPT
 from hivis.errors import HivisError
+from hivis.stream import Chunk
 from hivis.tiny import paths
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +91,33 @@ def test_generate_on_a_terminal(text):
     plain, legend, line = re.sub(r"\x1b\[[\d;]*m", "", lines).splitlines()
     assert plain == text.lstrip() and LINE.match(line)
     assert legend == "drafted and accepted, the target's own"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("out", [Terminal, io.StringIO])
+def test_what_a_model_writes_does_not_command_the_terminal(monkeypatch, out, tree):
+    """Escape sequences in the text itself, also over two tokens; a pipe gets them as they are."""
+    monkeypatch.setattr(sys, "stdout", out())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    pieces = ("a\x1b", "]0;evil\x07", "\x9b2J\tb\r\n")
+
+    class Stream:
+        def chunks(self):
+            yield Chunk((1, 2, 3), pieces)
+
+    show.show(Stream(), tree)
+    shown = sys.stdout.getvalue()
+    if out is Terminal:
+        assert re.sub("\x1b\\[[0-9;]*m", "", shown) == "a\\x1b]0;evil\\x07\\x9b2J\tb\\x0d\n\n"
+    else:
+        assert shown == "".join(pieces) + "\n"
 
 
 def test_json(text, capsys):

@@ -55,6 +55,25 @@ def arguments(method: str, data: Path, out: Path, *more: str) -> list[str]:
     return ["train", "--method", method, *given, *draft, *answers, *TRAINING, *more]
 
 
+@pytest.mark.parametrize("command", ["train", "capture"])
+@pytest.mark.parametrize("where", ["device", "python", "cpu"])
+def test_too_little_memory_is_one_line(
+    work: Path, tmp_path: Path, command: str, where: str, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: object, **more: object) -> None:
+        if where == "cpu":
+            torch.empty(1 << 50)
+        raise torch.OutOfMemoryError("no\nmemory") if where == "device" else MemoryError()
+
+    data, out = work / "conversations.jsonl", tmp_path / "out"
+    monkeypatch.setattr("hivis.training.capture.answer", full)
+    given = arguments("hivis", data, out)
+    if command == "capture":
+        given = ["capture", *given[1 : given.index("--updates")]]
+    with pytest.raises(HivisError, match=r"^memory: wanted enough for the [^\n]*-batch\), got: "):
+        main(given)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_from_conversations_to_a_drafter(
     work: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]

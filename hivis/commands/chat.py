@@ -15,7 +15,7 @@ from hivis.commands.model import (
     pictures_of,
     settings_of,
 )
-from hivis.errors import HivisError
+from hivis.errors import HivisError, printable
 
 if TYPE_CHECKING:
     from hivis.chat import Chat
@@ -74,7 +74,7 @@ def chat(options: argparse.Namespace) -> None:
             except HivisError as error:
                 if not sys.stdin.isatty():
                     raise
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {printable(str(error))}", file=sys.stderr)
 
 
 def _lines() -> Iterator[str]:

@@ -120,11 +120,13 @@ def _note(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def memory_as_input() -> Iterator[None]:
+def memory_as_input(what: str = "model and text") -> Iterator[None]:
     """Too little memory is said in one line like other input that does not fit the machine."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise HivisError(
-            f"memory: wanted enough for model and text, got: {first_line(error)}"
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU torch has no class of its own for it.
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise HivisError(f"memory: wanted enough for {what}, got: {first_line(error)}") from error

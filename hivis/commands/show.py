@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from hivis.errors import printable
+
 if TYPE_CHECKING:
     from hivis.generation import Statistics
     from hivis.stream import Chunk, TextGeneration, TextStream
@@ -16,16 +18,21 @@ DRAFTED, OWN, RESET = "\x1b[32m", "\x1b[1;35m", "\x1b[0m"
 
 
 def show(stream: TextStream, tree: bool = False) -> None:
-    """Print the pieces of a text. With ``tree``, and on a terminal, coloured by how they came."""
+    """Print the pieces of a text. With ``tree``, and on a terminal, coloured by how they came.
+
+    What a model writes is not trusted with a terminal: its control characters are shown as such.
+    """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     coloured = tree and has_colours()
+    safe = printable if sys.stdout.isatty() else str
     begun = False
     try:
         for chunk in stream.chunks():
             if not begun:  # behind "ASSISTANT:" many models begin with a space
                 chunk = replace(chunk, pieces=_without_first_spaces(chunk.pieces))
             begun = begun or bool(chunk.text)
+            chunk = replace(chunk, pieces=tuple(map(safe, chunk.pieces)))
             print("".join(_coloured(chunk)) if coloured else chunk.text, end="", flush=True)
     finally:
         # Also of a text that was left in the middle: what follows begins on a line of its own.

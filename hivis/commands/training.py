@@ -85,14 +85,17 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
 
 def _capture(options: argparse.Namespace) -> None:
     from hivis.collect import collect, columns_of
+    from hivis.commands.model import memory_as_input
 
     _check(options)
     if options.draft is not None and "draft-vlm" not in options.method:
         raise HivisError(f"--draft: wanted none without draft-vlm, got {options.draft}")
-    collect(_pick(CollectOptions, options), columns_of(options.method))
+    with memory_as_input("the answers (fewer at a time: --answer-batch)"):
+        collect(_pick(CollectOptions, options), columns_of(options.method))
 
 
 def _train(options: argparse.Namespace) -> None:
+    from hivis.commands.model import memory_as_input
     from hivis.train import train
 
     _check(options)
@@ -113,7 +116,8 @@ def _train(options: argparse.Namespace) -> None:
                     f"{_flag(name)}: wanted none with answers that are captured already, got "
                     f"{getattr(options, name)}"
                 )
-    train(_pick(TrainOptions, options), _pick(CollectOptions, options))
+    with memory_as_input("the training (fewer at a time: --batch, --answer-batch)"):
+        train(_pick(TrainOptions, options), _pick(CollectOptions, options))
 
 
 def _check(options: argparse.Namespace) -> None:
