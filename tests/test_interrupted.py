@@ -14,7 +14,6 @@ from models import random_inputs
 from pairs import KINDS, pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hivis import decode
 from hivis.clock import PhaseClock
 from hivis.decode import generate
 from hivis.generation import Generation
@@ -52,17 +51,18 @@ def watched_phases(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Watch]]:
     """Tells the watch in this list in which phase the text is."""
     current: list[Watch] = []
 
-    class Told(PhaseClock):
-        @contextmanager
-        def phase(self, name: str) -> Iterator[None]:
-            for watch in current:
-                watch.phase = name
-            with super().phase(name):
-                yield
-            for watch in current:
-                watch.phase = "between"
+    phase = PhaseClock.phase
 
-    monkeypatch.setattr(decode, "PhaseClock", Told)
+    @contextmanager
+    def told(clock: PhaseClock, name: str) -> Iterator[None]:
+        for watch in current:
+            watch.phase = name
+        with phase(clock, name):
+            yield
+        for watch in current:
+            watch.phase = "between"
+
+    monkeypatch.setattr(PhaseClock, "phase", told)
     yield current
 
 

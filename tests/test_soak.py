@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,9 +90,9 @@ def test_a_leak_is_found(leak: str, monkeypatch: pytest.MonkeyPatch):
     commit = drafter.commit
 
     def leaks(*args):
-        kept.append(
-            {"a tensor": args[0][0, 0, :1], "an object": [[], []], "bytes": b"x" * 200_000}[leak]
-        )
+        pages = mmap(-1, 1 << 20)  # of their own, whatever the heap has free
+        pages.write(b"x" * (1 << 20))
+        kept.append({"a tensor": args[0][0, 0, :1], "an object": [[], []], "bytes": pages}[leak])
         commit(*args)
 
     before = memory()

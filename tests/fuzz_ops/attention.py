@@ -157,7 +157,7 @@ def _compare(args: list[Any], seen: Tensor, got: Tensor, whole: bool) -> str | N
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    return float((a.detach().double() - b).nan_to_num(0).abs().max())
+    return float((a.double() - b).detach().nan_to_num(0).abs().max())
 
 
 def _spoil(case: Case, random: Random) -> bool:
