@@ -96,12 +96,24 @@ class Loop:
     def cycle(self) -> list[Step]:
         """Move every text on by at least one token."""
         self._check_alone()
-        target, drafter, clock, sampling = self.target, self.drafter, self.clock, self._sampling
-        planner, cache = self.planner, target.cache
+        planner, cache = self.planner, self.target.cache
         token, position = cache.each["token"], cache.kv_len.long() + 1
-        if drafter is not None and planner.wants_times:
-            with clock.phase("measure"):
+        if self.drafter is not None and planner.wants_times:
+            with self.clock.phase("measure"):
                 self._measure(token, position)
+        verdict, tree = self._advance(token, position, planner)
+        with self.clock.phase("read"):
+            steps = read_steps(verdict, tree, planner.learns, self.traced)
+        for step in steps:
+            planner.learn(step.outcome)
+        return steps
+
+    def _advance(
+        self, token: Tensor, position: Tensor, planner: Planner
+    ) -> tuple[Verdict, DraftTree]:
+        """Draft, verify, accept, compact and commit: all without a look at the device."""
+        target, drafter, clock, sampling = self.target, self.drafter, self.clock, self._sampling
+        cache = target.cache
         with clock.phase("draft"):
             if drafter is None:
                 tree = DraftTree.root_only(token)
@@ -118,11 +130,7 @@ class Loop:
         if drafter is not None:
             with clock.phase("commit"):
                 drafter.commit(verify.hidden, tree, verdict)
-        with clock.phase("read"):
-            steps = read_steps(verdict, tree, planner.learns, self.traced)
-        for step in steps:
-            planner.learn(step.outcome)
-        return steps
+        return verdict, tree
 
     @property
     def planner(self) -> Planner:

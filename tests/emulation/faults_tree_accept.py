@@ -102,6 +102,6 @@ FAULTS: dict[str, Fault] = {
         _ACCEPT_CONFIRM, "tops[mine] >= floor", "tops[mine] > floor", "tree_accept", ("plain",)
     ),
     "noise_of_the_root": Fault(
-        _ACCEPT_CONFIRM, "p.position[b] + depth)", "p.position[b])", "tree_accept", ("plain",)
+        _ACCEPT_CONFIRM, "p.position[b], depth)", "p.position[b], 0)", "tree_accept", ("plain",)
     ),
 }
