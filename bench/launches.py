@@ -1,0 +1,168 @@
+"""How many operations a cycle hands to the device: python bench/launches.py
+
+Counted with a dispatch mode on a CPU, where they are the same ones: by phase, every operation that
+is no view, in a plain step and in a cycle with each drafter. On a GPU each is a kernel launch, or a
+few. The model is random and narrow; what counts is its number of layers. ``waits`` are operations
+that make the host wait for a value, beside the one read of what was accepted that ends a cycle.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from bench.machine import commit, versions
+from bench.report import check_writable, write_json
+from hivis.clock import PhaseClock
+from hivis.drafters.checkpoint import random_tensors
+from hivis.drafters.config import HiViSConfig, ViSpecConfig
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.vispec import ViSpecDrafter
+from hivis.errors import run_cli
+from hivis.loop import Loop
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.base import Inputs
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.llava import Llava
+
+PHASES = ("draft", "verify", "accept", "compact", "commit", "read", "rest")
+VOCAB, HIDDEN, SLOT = 97, 32, 96
+#: Operations that only say how a tensor is looked at, or reserve memory.
+FREE = ("empty", "detach", "alias", "lift", "_unsafe_view", "_reshape_alias")
+WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations by phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = "rest"
+        self.operations: Counter[str] = Counter()
+        self.waits = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in WAITS:
+            self.waits += 1
+        elif not func.is_view and not name.startswith(FREE):
+            self.operations[self.phase] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Clock(PhaseClock):
+    """Tells the count which phase it is in."""
+
+    def __init__(self, counted: Counted) -> None:
+        super().__init__(torch.device("cpu"))
+        self._counted = counted
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._counted.phase = name
+        yield
+        self._counted.phase = "rest"
+
+
+def target_of(layers: int) -> HuggingFaceTarget:
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            image_size=16, patch_size=8,
+        ),
+        text_config=LlamaConfig(
+            hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=layers, vocab_size=VOCAB,
+            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
+        ),
+        image_token_index=SLOT,
+    )  # fmt: skip
+    return HuggingFaceTarget(LlavaForConditionalGeneration(config), Llava())
+
+
+def drafter_of(kind: str) -> Any:
+    sizes: dict[str, Any] = dict(
+        hidden_size=HIDDEN, intermediate_size=48, num_attention_heads=4, num_key_value_heads=4,
+        head_dim=8, vocab_size=VOCAB,
+    )  # fmt: skip
+    if kind == "plain":
+        return None
+    if kind == "ViSpec":
+        vispec = ViSpecConfig(**sizes, queries=3)
+        return ViSpecDrafter(vispec, random_tensors(vispec, seed=1))
+    more = {"rows": "all", "residual_rows": 0} if kind == "EAGLE-2" else {}
+    config = HiViSConfig(**sizes, **more)
+    return HiViSDrafter(config, random_tensors(config, seed=1))
+
+
+def count(
+    target: HuggingFaceTarget, kind: str, shape: TreePolicy, temperature: float
+) -> dict[str, Any]:
+    """Operations of one cycle, by phase, when the tables of its shape have been made."""
+    params = SamplingParams(temperature=temperature, max_new_tokens=200, eos_token_ids=())
+    loop = Loop(target, drafter_of(kind), shape)
+    with torch.inference_mode():
+        loop.add(Inputs(torch.arange(3, 40).unsqueeze(0), {}), params, ())
+        loop.cycle()
+        counted = Counted()
+        loop.clock = Clock(counted)
+        with counted:
+            loop.cycle()
+    found = counted.operations
+    return {
+        "loop": kind, "temperature": temperature,
+        **{phase: found[phase] for phase in PHASES},
+        "all": sum(found.values()), "waits": counted.waits,
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--layers", type=int, default=32, help="of the target (default: 32, as LLaVA-1.5-7B has)")
+    add("--nodes", type=int, default=60)
+    add("--depth", type=int, default=6)
+    add("--tree-top-k", type=int, default=10)
+    add("--json", type=Path, help="write everything here")
+    options = parser.parse_args(arguments)
+    check_writable(options.json, "--json")
+    shape = TreePolicy(options.nodes, options.depth, options.tree_top_k)
+    target = target_of(options.layers)
+    rows = [
+        count(target, kind, shape, temperature)
+        for temperature in (0.0, 1.0)
+        for kind in ("plain", "HiViS", "ViSpec", "EAGLE-2")
+    ]
+    console = Console()
+    console.print(
+        f"a target of {options.layers} layers, trees of {shape.nodes} nodes and depth "
+        f"{shape.depth}, commit {commit()}, torch {versions()['torch']}"
+    )
+    table = Table("loop", "T", *PHASES, "all", "waits")
+    for row in rows:
+        table.add_row(*(f"{value:g}" if not isinstance(value, str) else value
+                        for value in row.values()))  # fmt: skip
+    console.print(table)
+    if options.json:
+        write_json(options.json, {"commit": commit(), "versions": versions(), "rows": rows})
+
+
+if __name__ == "__main__":
+    run_cli(main)

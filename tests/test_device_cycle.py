@@ -1,0 +1,166 @@
+"""A whole cycle under fake CUDA tensors: whatever asks for a value on the host raises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from fake_cuda import fake_cuda, on_gpu
+from families import RECIPES, config_of
+from models import llava_config
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+
+from hivis.cache import KVCache
+from hivis.clock import PhaseClock
+from hivis.drafters.config import HiViSConfig, ViSpecConfig
+from hivis.drafters.draft_vlm import DraftVLM
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.vispec import ViSpecDrafter
+from hivis.loop import Loop
+from hivis.policies.confidence import ConfidencePolicy
+from hivis.policies.cost import CostPolicy
+from hivis.policies.times import Times
+from hivis.policy import Policy, TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.draft_model import HuggingFaceDraft
+from hivis.targets.families import family_of
+from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget
+
+ROWS = 200
+DRAFTERS = ["none", "hivis", "eagle", "vispec", "draft vlm"]
+TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
+
+
+def small_llava(layers: int = 3) -> Any:
+    return LlavaForConditionalGeneration(llava_config(layers=layers))
+
+
+def drafter_of(kind: str, target: HuggingFaceTarget, small: Any = None) -> Any:
+    vocab, hidden = target.head.shape
+    sizes: dict[str, Any] = dict(
+        hidden_size=hidden, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=vocab,
+    )  # fmt: skip
+    if kind == "draft vlm":
+        drafter: Any = DraftVLM(HuggingFaceDraft(on_gpu(small), family_of("llava")))
+    elif kind == "vispec":
+        vispec = ViSpecConfig(**sizes, queries=3)
+        drafter = ViSpecDrafter(vispec, fake_tensors(vispec))
+    else:
+        more = {"rows": "all", "residual_rows": 0} if kind == "eagle" else {}
+        config = HiViSConfig(**sizes, **more)
+        drafter = HiViSDrafter(config, fake_tensors(config))
+    drafter.bind(target.embedding, target.head)
+    return drafter
+
+
+def fake_tensors(config: Any) -> dict[str, Tensor]:
+    return {name: torch.empty(shape) for name, shape in config.shapes().items()}
+
+
+def at_a_text(model: Any, texts: int, width: int, vocab: int) -> None:
+    """Give a model what a prefill would have left: it reads values, which is its right."""
+    if isinstance(model, DraftVLM):
+        at_a_text(model.model, texts, width, vocab)
+        model.cache = model.model.cache
+        model.cache.each["logits"] = torch.empty(texts, vocab)
+        model._vocab = vocab
+    elif isinstance(model, HuggingFaceDecoder):
+        model.cache = model._new_cache(texts, ROWS)
+        model.cache.each["offset"] = torch.empty(texts, 1, dtype=torch.int64)
+    else:
+        model._allocate(texts, ROWS)
+        model.cache.each["output"] = torch.empty(texts, width)
+        model.cache.each["bias"] = torch.empty(texts, 1, width)
+
+
+def loop_of(
+    target: HuggingFaceTarget, drafter: Any, policy: Policy, params: SamplingParams, texts: int
+) -> Loop:
+    loop = Loop(target, drafter, policy, slots=texts)
+    loop.clock = PhaseClock(torch.device("cpu"))
+    vocab, width = target.head.shape
+    for model in loop._models:
+        at_a_text(model, texts, width, vocab)
+    each = target.cache.each
+    each["token"] = torch.empty(texts, dtype=torch.int64)
+    each["seen"] = torch.empty(texts, vocab, dtype=torch.bool)
+    loop._caches = [target.cache]
+    loop._params, loop._ends = [params] * texts, [(2, 5)] * texts
+    loop._regroup()
+    return loop
+
+
+def advance(loop: Loop, cycles: int = 2) -> None:
+    for _ in range(cycles):
+        cache: KVCache = loop.target.cache
+        position = cache.kv_len.long() + 1
+        verdict, _ = loop._advance(cache.each["token"], position, loop.planner)
+        assert verdict.emitted.device.type == "cuda"
+
+
+SAMPLING = {
+    "greedy": SamplingParams(),
+    "sampled": SamplingParams(temperature=0.8, top_k=5, top_p=0.9),
+    "penal": SamplingParams(temperature=1.0, repetition_penalty=1.2),
+}
+
+
+@pytest.mark.parametrize("texts", [1, 3])
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("kind", DRAFTERS)
+def test_a_cycle_reads_nothing_on_the_host(kind: str, sampling: str, texts: int) -> None:
+    model, small = small_llava(), small_llava(2)
+    with fake_cuda():
+        target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
+        drafter = None if kind == "none" else drafter_of(kind, target, small)
+        advance(loop_of(target, drafter, TreePolicy(), SAMPLING[sampling], texts))
+
+
+@pytest.mark.parametrize("kind", list(RECIPES))
+def test_nor_does_a_target_of_another_family(kind: str) -> None:
+    tokenizer = RECIPES[kind].tokenizer()
+    model = AutoModelForImageTextToText.from_config(config_of(kind, tokenizer))
+    with fake_cuda():
+        model = on_gpu(model)
+        target = HuggingFaceTarget(model, family_of(model.config.model_type))
+        advance(loop_of(target, drafter_of("hivis", target), TreePolicy(), SamplingParams(), 2))
+
+
+@pytest.mark.parametrize("plan", [(8, 3), (16, 7), (32, 9), (60, 12)])
+@pytest.mark.parametrize("policy", [CostPolicy(times=TIMES, ahead=True), ConfidencePolicy()])
+def test_nor_do_policies_on_a_gpu(policy: Any, plan: tuple[int, int]) -> None:
+    model = small_llava()
+    with fake_cuda():
+        target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
+        loop = loop_of(target, drafter_of("hivis", target), policy, SamplingParams(), 1)
+        loop.planner.plan = plan  # type: ignore[attr-defined]
+        loop.planner.choose = lambda: loop.planner.shape  # type: ignore[method-assign]
+        advance(loop)
+
+
+def test_a_read_would_be_noticed() -> None:
+    class Looks:
+        """A drafter that peeks."""
+
+        def __init__(self, drafter: Any) -> None:
+            self.drafter = drafter
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.drafter, name)
+
+        def grow(self, token: Tensor, *rest: Any) -> Any:
+            tree = self.drafter.grow(token, *rest)
+            return replace(tree, max_depth=int(tree.depths.max()))
+
+    model = small_llava()
+    with fake_cuda():
+        target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
+        drafter = drafter_of("hivis", target)
+        loop = loop_of(target, drafter, TreePolicy(), SamplingParams(), 1)
+        loop.drafter = Looks(drafter)
+        with pytest.raises(Exception, match="_local_scalar_dense|support for cuda"):
+            advance(loop)
