@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from emulation.library import emulated_ops
 from torch import Tensor
 
 from hivis import ops
@@ -260,3 +261,15 @@ def test_a_governor_ends_growth_and_sets_n() -> None:
     check_valid(mine, TreePolicy(9, 3, 4))
     theirs = grow(TreePolicy(9, 3, 4), token, "random")
     assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.parents, theirs.parents)
+
+
+@pytest.mark.parametrize("kind", ["random", "flat", "broken"])
+def test_the_cuda_kernels_grow_the_same_trees(kind: str) -> None:
+    policy, token = TreePolicy(20, 5, 4, ends=(5,)), torch.tensor([3, 20])
+    state = SamplingState.of(SamplingParams(temperature=0.9, seed=2), 2, "cpu")
+    scores = NodeScores.of(state, torch.tensor([17, 4]), policy)
+    wanted = grow(policy, token, kind, scores)
+    with emulated_ops(seed=len(kind)):
+        found = grow(policy, token, kind, scores)
+    for name in ("tokens", "parents", "depths", "ancestors", "scores"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name

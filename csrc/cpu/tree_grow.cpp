@@ -88,7 +88,7 @@ void survey_span(const TreeGrowParams& p, int64_t b, int64_t index, Survey* surv
     Span span{top, 0};
     if (watch.found() || top == kInfinity) {
       span.weight = -1;
-    } else if (top > -kInfinity) {
+    } else {  // nothing finite weighs nothing
       for (int64_t i = 0; i < count; ++i) span.weight += block_weight(y + i * kRowBlock, top);
     }
     survey->span[row * survey->spans + index] = span;
