@@ -42,7 +42,7 @@ GrowRule rule_of(const TreeGrowParams& p, int64_t b) {
 }
 
 NoiseKey key_of(const TreeGrowParams& p, int64_t b) {
-  return noise_key(p.seed[b], p.position[b] + p.level - 1);
+  return noise_key(p.seed[b], p.position[b], p.level - 1);
 }
 
 template <class T>

@@ -34,7 +34,7 @@ __device__ __forceinline__ GrowRule grow_rule_of(const TreeGrowParams& p, int64_
 }
 
 __device__ __forceinline__ NoiseKey grow_noise_of(const TreeGrowParams& p, int64_t b) {
-  return noise_key(p.seed[b], p.position[b] + p.level - 1);
+  return noise_key(p.seed[b], p.position[b], p.level - 1);
 }
 
 template <class T>

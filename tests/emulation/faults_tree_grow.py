@@ -52,7 +52,7 @@ FAULTS: dict[str, Fault] = {
         "rank_of(shared->best, spans, s, k)", "rank_of(shared->best, spans, s, k - 1)",
         only="long_rows",
     ),
-    "noise_of_the_root": _fault("p.position[b] + p.level - 1", "p.position[b]", file=_GROW_ROW),
+    "noise_of_the_root": _fault("p.position[b], p.level - 1", "p.position[b], 0", file=_GROW_ROW),
     "ends_are_expanded": _fault(
         "rank_key(is_end(token, p.ends, p.end_count) ? kLowest : total, place)",
         "rank_key(total, place)",
