@@ -19,4 +19,30 @@ def tree_accept(
     max_depth: int,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 def shared_noise(seed: Tensor, position: Tensor, count: int, vocab: int) -> Tensor: ...
+def tree_grow_(
+    logits: Tensor,
+    seed: Tensor,
+    position: Tensor,
+    temperature: Tensor,
+    ends: Tensor,
+    pool_scores: Tensor,
+    pool_tokens: Tensor,
+    pool_parents: Tensor,
+    nodes: Tensor,
+    slots: Tensor,
+    tokens: Tensor,
+    scores: Tensor,
+    words: Tensor,
+    level: int,
+    sharpness: float,
+    noise: bool,
+) -> None: ...
+def tree_prune(
+    pool_scores: Tensor,
+    pool_tokens: Tensor,
+    pool_parents: Tensor,
+    children: int,
+    depth: int,
+    nodes: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: ...
 def build_info() -> dict[str, Any]: ...

@@ -11,9 +11,28 @@ import torch
 from torch import Tensor
 
 from hivis import _C
+from hivis.growth_ops import check_devices, tree_grow_, tree_prune
+
+__all__ = [
+    "build_info",
+    "kv_compact_",
+    "missing_on",
+    "shared_noise",
+    "tree_accept",
+    "tree_attention",
+    "tree_grow_",
+    "tree_prune",
+]
 
 build_info = _C.build_info
-_NAMES = ("tree_attention", "kv_compact_", "tree_accept", "shared_noise")
+_NAMES = (
+    "tree_attention",
+    "kv_compact_",
+    "tree_accept",
+    "shared_noise",
+    "tree_grow_",
+    "tree_prune",
+)
 
 
 def missing_on(device: torch.device | str) -> list[str]:
@@ -21,15 +40,6 @@ def missing_on(device: torch.device | str) -> list[str]:
     key = torch.device(device).type.upper()
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     return [name for name in _NAMES if not has(f"hivis::{name}", key)]
-
-
-def _check_devices(name: str, first: Tensor, **others: Tensor) -> None:
-    """Fakes run where any tensor is on the meta device: others may not be elsewhere."""
-    for other, tensor in others.items():
-        if tensor.device != first.device:
-            raise RuntimeError(
-                f"{other}: wanted device {first.device} (as {name}), got {tensor.device}"
-            )
 
 
 # --- tree_attention
@@ -70,7 +80,7 @@ def tree_attention(
 def _tree_attention_fake(
     q: Tensor, k: Tensor, v: Tensor, kv_len: Tensor, ancestors: Tensor, scale: float
 ) -> Tensor:
-    _check_devices("q", q, k=k, v=v, kv_len=kv_len, ancestors=ancestors)
+    check_devices("q", q, k=k, v=v, kv_len=kv_len, ancestors=ancestors)
     return q.new_empty(q.shape)
 
 
@@ -100,7 +110,7 @@ def kv_compact_(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> N
 
 @torch.library.register_fake("hivis::kv_compact_")
 def _kv_compact_fake(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> None:
-    _check_devices("kv", kv, kv_len=kv_len, path=path, path_len=path_len)
+    check_devices("kv", kv, kv_len=kv_len, path=path, path_len=path_len)
 
 
 # --- shared_noise
@@ -128,7 +138,7 @@ def shared_noise(seed: Tensor, position: Tensor, count: int, vocab: int) -> Tens
 
 @torch.library.register_fake("hivis::shared_noise")
 def _shared_noise_fake(seed: Tensor, position: Tensor, count: int, vocab: int) -> Tensor:
-    _check_devices("seed", seed, position=position)
+    check_devices("seed", seed, position=position)
     return seed.new_empty((seed.shape[0], count, vocab), dtype=torch.float32)
 
 
@@ -199,7 +209,7 @@ def _tree_accept_fake(
     min_p: Tensor,
     max_depth: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check_devices(
+    check_devices(
         "logits", logits, tokens=tokens, parents=parents, seed=seed, position=position,
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
     )  # fmt: skip

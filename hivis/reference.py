@@ -177,3 +177,64 @@ def tree_accept(
         path_len[b] = len(walk)
         next_token[b] = token
     return path, path_len, next_token
+
+
+# --- tree_grow_ and tree_prune
+
+
+def children(
+    logits: Tensor, noise: Tensor, temperature: Tensor, sharpness: float, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k best tokens after one node, and the logarithms of their probabilities.
+
+    Args:
+        logits: [V] f32, bf16 or f16.
+        noise: [V] f32, what the ranking knows of the noise of the draw; unused at temperature 0.
+        temperature: [] f32.
+
+    Returns:
+        [k] i64, the best first and the lowest id first among equals; [k] f64. Logits that are no
+        distribution give the first k tokens and -inf.
+    """
+    y = logits.float()
+    if temperature > 0:
+        y = (y / temperature + noise) * sharpness
+    if y.isnan().any() or y.max() == torch.inf or y.max() == -torch.inf:
+        return torch.arange(k), torch.full((k,), -torch.inf, dtype=torch.float64)
+    best = y.sort(descending=True, stable=True).indices[:k]
+    return best, y.double().log_softmax(0)[best]
+
+
+def best_places(scores: Tensor, count: int) -> Tensor:
+    """[count] i64 places of the best of ``scores`` [n], the first place first among equals.
+
+    NaN counts as -inf.
+    """
+    scores = torch.where(scores.isnan(), -torch.inf, scores)
+    return scores.sort(descending=True, stable=True).indices[:count]
+
+
+def tree_prune(
+    pool_scores: Tensor, pool_tokens: Tensor, pool_parents: Tensor, depth_of: Tensor, nodes: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The op `hivis.ops.tree_prune`, for a pool that holds nothing beyond its levels.
+
+    Args:
+        depth_of: [P] i64, the level of every entry, 0 at the root.
+    """
+    batch = pool_scores.shape[0]
+    tokens = torch.zeros(batch, nodes, dtype=torch.int64)
+    parents = torch.zeros(batch, nodes, dtype=torch.int32)
+    ancestors = torch.zeros(batch, nodes, -(-nodes // 64), dtype=torch.int64)
+    scores, depths = torch.zeros(batch, nodes), torch.zeros_like(tokens)
+    for b in range(batch):
+        best = best_places(pool_scores[b, 1:], nodes - 1) + 1
+        kept = [0, *sorted(best.tolist())]
+        tokens[b], scores[b] = pool_tokens[b, kept], pool_scores[b, kept]
+        depths[b] = depth_of[kept]
+        for n, place in enumerate(kept):
+            parents[b, n] = kept.index(int(pool_parents[b, place])) if n else -1
+            if n:
+                ancestors[b, n] = ancestors[b, int(parents[b, n])]
+            ancestors[b, n, n // 64] |= torch.tensor(1) << (n % 64)
+    return tokens, parents, depths, ancestors, scores

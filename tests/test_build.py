@@ -7,7 +7,14 @@ import torch
 
 from hivis import _C, __version__, ops
 
-OPS = ["tree_attention", "kv_compact_", "tree_accept", "shared_noise"]
+OPS = [
+    "tree_attention",
+    "kv_compact_",
+    "tree_accept",
+    "shared_noise",
+    "tree_grow_",
+    "tree_prune",
+]
 
 
 def test_build_info():

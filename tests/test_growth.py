@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from emulation.library import emulated_ops
 from torch import Tensor
 
 from hivis import ops
@@ -139,7 +140,7 @@ def test_scores_use_the_noise_of_the_depth() -> None:
     policy = TreePolicy(nodes=12, depth=4, top_k=3, sharpness=1.5)
     token, position = torch.tensor([3, 20]), torch.tensor([17, 4])
     sampling = SamplingState.of(SamplingParams(temperature=0.7, seed=11), 2, "cpu")
-    tree = grow(policy, token, "random", NodeScores.of(sampling, position, policy, VOCAB))
+    tree = grow(policy, token, "random", NodeScores.of(sampling, position, policy))
     check_valid(tree, policy)
     for b in range(2):
 
@@ -161,7 +162,7 @@ def test_scores_know_of_repetitions_in_text_and_path() -> None:
     penalties = [3.0, 0.3, 4.0, 0.2]
     params = [SamplingParams(repetition_penalty=penalty) for penalty in penalties]
     sampling = SamplingState.of_each(params, "cpu", seen)
-    tree = grow(policy, token, "random", NodeScores.of(sampling, token, policy, VOCAB))
+    tree = grow(policy, token, "random", NodeScores.of(sampling, token, policy))
     check_valid(tree, policy)
     for b, penalty in enumerate(penalties):
 
@@ -182,20 +183,37 @@ def test_a_greedy_sequence_among_sampled_ones_gets_no_noise() -> None:
     token, position = torch.tensor([3, 20]), torch.tensor([17, 4])
     state = SamplingState.of(SamplingParams(temperature=1.0, seed=11), 2, "cpu")
     state.temperature[1] = 0
-    mixed = grow(policy, token, "random", NodeScores.of(state, position, policy, VOCAB))
+    mixed = grow(policy, token, "random", NodeScores.of(state, position, policy))
     plain = grow(policy, token, "random")
     assert torch.equal(mixed.tokens[1], plain.tokens[1])
     assert not torch.equal(mixed.tokens[0], plain.tokens[0])
 
 
+def scored(scores: NodeScores, logits: Tensor, policy: TreePolicy) -> Tensor:
+    """The scores of all tokens as children of the root, in the order of their ids."""
+
+    def step(*_: object) -> tuple[Tensor, Tensor]:
+        raise AssertionError("one level asks for no pass")
+
+    tree = Grower(policy, 1, "cpu")(torch.tensor([3]), logits, torch.zeros(1, 1), scores, step)
+    assert tree.scores is not None
+    return tree.scores[0, 1:][tree.tokens[0, 1:].argsort()]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scores_of_low_precision_logits_are_fp32(dtype: torch.dtype) -> None:
-    policy = TreePolicy(nodes=4, depth=2, top_k=2)
+    policy = TreePolicy(nodes=VOCAB + 1, depth=1, top_k=VOCAB)
     state = SamplingState.of(SamplingParams(temperature=0.8), 1, "cpu")
-    logits = torch.randn(1, 2, VOCAB).to(dtype)
-    for scores in (GREEDY, NodeScores.of(state, torch.tensor([5]), policy, VOCAB)):
-        assert scores(logits, 1).dtype == torch.float32
-        assert torch.allclose(scores(logits, 1).exp().sum(-1), torch.ones(1, 2), atol=1e-5)
+    logits, position = torch.randn(1, VOCAB).to(dtype), torch.tensor([5])
+    noise = ops.shared_noise(state.seed, position, 1, VOCAB)[0, 0]
+    for scores, exact in (
+        (GREEDY, logits[0].float()),
+        (NodeScores.of(state, position, policy), logits[0].float() / 0.8 + noise),
+    ):
+        found = scored(scores, logits, policy)
+        assert found.dtype == torch.float32
+        assert torch.allclose(found.exp().sum(), torch.ones(()), atol=1e-5)
+        torch.testing.assert_close(found, exact.log_softmax(0))
 
 
 @pytest.mark.parametrize("ends", [(5,), (5, 11, 30)])
@@ -243,3 +261,15 @@ def test_a_governor_ends_growth_and_sets_n() -> None:
     check_valid(mine, TreePolicy(9, 3, 4))
     theirs = grow(TreePolicy(9, 3, 4), token, "random")
     assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.parents, theirs.parents)
+
+
+@pytest.mark.parametrize("kind", ["random", "flat", "broken"])
+def test_the_cuda_kernels_grow_the_same_trees(kind: str) -> None:
+    policy, token = TreePolicy(20, 5, 4, ends=(5,)), torch.tensor([3, 20])
+    state = SamplingState.of(SamplingParams(temperature=0.9, seed=2), 2, "cpu")
+    scores = NodeScores.of(state, torch.tensor([17, 4]), policy)
+    wanted = grow(policy, token, kind, scores)
+    with emulated_ops(seed=len(kind)):
+        found = grow(policy, token, kind, scores)
+    for name in ("tokens", "parents", "depths", "ancestors", "scores"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from models import random_inputs, random_target
-from test_growth import VOCAB, check_valid, grow, oracle, paths
+from test_growth import VOCAB, check_valid, grow, oracle, paths, scored
 from torch import Tensor
 
 from hivis.decode import generate
@@ -44,7 +44,7 @@ def test_without_noise_a_tree_holds_the_most_probable_paths(sharpness, temperatu
     policy = TreePolicy(12, 4, 3, sharpness, noise=False)
     token = torch.tensor([3, 20])
     state = SamplingState.of(SamplingParams(temperature=temperature, seed=11), 2, "cpu")
-    scores = NodeScores.of(state, POSITION, policy, VOCAB)
+    scores = NodeScores.of(state, POSITION, policy)
     assert scores.noise is None
     tree = grow(policy, token, "random", scores)
     check_valid(tree, policy)
@@ -57,7 +57,7 @@ def test_without_noise_a_tree_holds_the_most_probable_paths(sharpness, temperatu
         best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
         assert set(paths(tree, b)) == {(int(token[b]),), *best}
     aware = TreePolicy(12, 4, 3, sharpness)
-    other = grow(aware, token, "random", NodeScores.of(state, POSITION, aware, VOCAB))
+    other = grow(aware, token, "random", NodeScores.of(state, POSITION, aware))
     assert not torch.equal(tree.tokens, other.tokens)
 
 
@@ -68,20 +68,20 @@ def test_a_greedy_sequence_is_ranked_alike_with_and_without():
     trees = []
     for noise in (True, False):
         policy = TreePolicy(12, 4, 3, 1.5, noise=noise)
-        trees.append(grow(policy, token, "random", NodeScores.of(state, POSITION, policy, VOCAB)))
+        trees.append(grow(policy, token, "random", NodeScores.of(state, POSITION, policy)))
     assert torch.equal(trees[0].tokens[1], trees[1].tokens[1])
     assert not torch.equal(trees[0].tokens[0], trees[1].tokens[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_scores_without_noise_are_fp32_probabilities(dtype):
-    policy = TreePolicy(4, 2, 2, noise=False)
+    policy = TreePolicy(VOCAB + 1, 1, VOCAB, noise=False)
     state = SamplingState.of(SamplingParams(temperature=0.8), 1, "cpu")
-    found = NodeScores.of(state, torch.tensor([5]), policy, VOCAB)(
-        torch.randn(1, 2, VOCAB).to(dtype), 1
-    )
+    logits = torch.randn(1, VOCAB).to(dtype)
+    found = scored(NodeScores.of(state, torch.tensor([5]), policy), logits, policy)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.exp().sum(-1), torch.ones(1, 2))
+    torch.testing.assert_close(found.exp().sum(), torch.ones(()))
+    torch.testing.assert_close(found, (logits[0].float() / 0.8).log_softmax(0))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 
 #include <cstdint>
 
+#include "core/logit_type.h"
+
 namespace hivis::cpu {
 
-enum class LogitType { kFloat, kBFloat16, kHalf };
+using hivis::LogitType;
 
 struct TreeAcceptParams {
   // sizes

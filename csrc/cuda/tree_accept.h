@@ -6,9 +6,11 @@
 
 #include <cstdint>
 
+#include "core/logit_type.h"
+
 namespace hivis::cuda {
 
-enum class LogitType { kFloat, kBFloat16, kHalf };
+using hivis::LogitType;
 
 struct TreeAcceptParams {
   // sizes

@@ -1,26 +1,19 @@
-// What both kernels of tree_accept are made of: scores in the order of integers, a row of logits as
-// a thread sees it, reductions over the block, and the walk.
+// What both kernels of tree_accept are made of: their workspace, reductions over the block, and the
+// walk.
 #pragma once
 
 #include "core/accept.h"
-#include "core/gumbel.h"
 #include "core/tree_bits.h"
-#include "cuda/ptx.h"
+#include "cuda/logit_row.h"
 #include "cuda/ticket.h"
 #include "cuda/tree_accept.h"
 
 namespace hivis::cuda {
 
-constexpr int kOctet = 8;              // neighbouring tokens that a thread reads at once
-constexpr int kSpan = kWarp * kOctet;  // a warp's tokens
-constexpr float kLowest = -__builtin_huge_valf();  // -inf
-
 // The second kernel's blocks, and the tokens of one.
 constexpr int kConfirmWarps = 16;
 constexpr int kConfirmSpans = 2;  // of a warp
 constexpr int kChunk = kConfirmWarps * kConfirmSpans * kSpan;
-
-HIVIS_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // --- Workspace
 
@@ -52,103 +45,12 @@ HIVIS_HD Workspace workspace_of(const TreeAcceptParams& p) {
   return w;
 }
 
-// --- Scores as integers
-
-// Integers in the order of the floats; both zeros are one. NaN comes first where it is looked for.
-constexpr uint32_t kNanKey = 0xffffffffu;
-constexpr uint32_t kInfinityKey = 0xff800000u;
-constexpr uint32_t kLowestKey = 0x007fffffu;
-
-__device__ __forceinline__ uint32_t key_of(float x) {
-  const uint32_t bits = __float_as_uint(add_rn(x, 0.0f));
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float value_of(uint32_t key) {
-  return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
-}
-
-// A token and its score's key in one integer, the better one greater: ties go to the lowest token.
-// 0 is no token.
-__device__ __forceinline__ uint64_t pack_best(uint32_t key, int token) {
-  return static_cast<uint64_t>(key) << 32 | ~static_cast<uint32_t>(token);
-}
+// --- A sequence
 
 __device__ __forceinline__ int64_t token_of(uint64_t best) {
   const uint32_t key = static_cast<uint32_t>(best >> 32);
   return key > kLowestKey && key < kInfinityKey ? ~static_cast<uint32_t>(best) : kNoToken;
 }
-
-__device__ __forceinline__ uint64_t greater(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
-// --- A row
-
-// Eight neighbouring logits, as they lie in memory.
-template <class T>
-struct Octet {
-  static constexpr int kWords = kOctet * sizeof(T) / 4;
-  uint32_t word[kWords];
-
-  __device__ __forceinline__ float operator[](int j) const {
-    if constexpr (sizeof(T) == 4) {
-      return __uint_as_float(word[j]);
-    } else {
-      return to_float(T{static_cast<uint16_t>(word[j / 2] >> (j % 2 * 16))});
-    }
-  }
-};
-
-template <class T>
-struct Row {
-  const T* logits;
-  int vocab;
-  float temperature;
-  bool vectors;  // may be read 16 bytes at a time
-
-  // Tokens first..first + 7; -inf stands for those beyond the vocabulary.
-  __device__ __forceinline__ Octet<T> load(int first) const {
-    Octet<T> octet;
-    if (vectors && first + kOctet <= vocab) {
-      const uint4* from = reinterpret_cast<const uint4*>(logits + first);
-#pragma unroll
-      for (int i = 0; i < Octet<T>::kWords / 4; ++i) {
-        const uint4 words = from[i];
-        octet.word[4 * i] = words.x;
-        octet.word[4 * i + 1] = words.y;
-        octet.word[4 * i + 2] = words.z;
-        octet.word[4 * i + 3] = words.w;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < Octet<T>::kWords; ++i) {
-        if constexpr (sizeof(T) == 4) {
-          octet.word[i] = __float_as_uint(first + i < vocab ? logits[first + i] : kLowest);
-        } else {
-          octet.word[i] = bits(first + 2 * i) | bits(first + 2 * i + 1) << 16;
-        }
-      }
-    }
-    return octet;
-  }
-
-  // x = logit / T; at T = 0 the logits themselves.
-  __device__ __forceinline__ void scale(const Octet<T>& octet, float (&x)[kOctet]) const {
-#pragma unroll
-    for (int j = 0; j < kOctet; ++j) x[j] = octet[j];
-    if (temperature == 0.0f || temperature == 1.0f) return;
-#pragma unroll
-    for (int j = 0; j < kOctet; ++j) x[j] = div_rn(x[j], temperature);
-  }
-
-  // x of one token; T > 0.
-  __device__ float at(int64_t token) const { return div_rn(to_float(logits[token]), temperature); }
-
- private:
-  __device__ __forceinline__ uint32_t bits(int token) const {
-    constexpr uint32_t kLowestBits = std::is_same_v<T, Bf16> ? 0xff80u : 0xfc00u;
-    return token < vocab ? logits[token].bits : kLowestBits;
-  }
-};
 
 __device__ __forceinline__ SamplingRule rule_of(const TreeAcceptParams& p, int64_t b) {
   return {p.temperature[b], p.top_k[b], p.top_p[b], p.min_p[b]};
@@ -165,18 +67,6 @@ __device__ __forceinline__ Row<T> row_of(const TreeAcceptParams& p, int64_t b, i
   return {logits, static_cast<int>(p.vocab), temperature, all % 16 == 0};
 }
 
-__device__ __forceinline__ void octet_noise(const NoiseKey& key, int first,
-                                            float (&noise)[kOctet]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const PhiloxWords words =
-        philox4x32({{static_cast<uint32_t>(first / 4 + half), 0, key.position0, key.position1}},
-                   key.key0, key.key1);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) noise[4 * half + j] = gumbel_from_word(words.x[j]);
-  }
-}
-
 // --- The block together. Every thread calls these, and every thread gets the result.
 
 struct Scratch {
@@ -185,12 +75,6 @@ struct Scratch {
   int last;
   uint32_t first;
 };
-
-__device__ __forceinline__ uint64_t warp_best(uint64_t best) {
-  const uint32_t mine = static_cast<uint32_t>(best >> 32), key = warp_max(mine);
-  const uint32_t low = warp_max(mine == key ? static_cast<uint32_t>(best) : 0u);
-  return static_cast<uint64_t>(key) << 32 | low;
-}
 
 __device__ __forceinline__ uint64_t block_best(uint64_t best, Scratch* scratch) {
   best = warp_best(best);

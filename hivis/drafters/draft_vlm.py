@@ -149,7 +149,7 @@ class DraftVLM:
 
         # The model is its own memory: there is no output to hand from a node to its children.
         nothing = token.new_empty(token.shape[0], 0)
-        scores = NodeScores.of(sampling, position, policy, self._vocab)
+        scores = NodeScores.of(sampling, position, policy)
         return grower(token, self.cache.each["logits"], nothing, scores, step)
 
     @torch.inference_mode()

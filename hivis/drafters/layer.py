@@ -139,7 +139,7 @@ class OneLayerDrafter(ABC):
             out = self._finish(x, query, kv_len, words)
             return F.linear(out, self._head), out
 
-        scores = NodeScores.of(sampling, position, policy, self.config.vocab_size)
+        scores = NodeScores.of(sampling, position, policy)
         return grower(token, F.linear(output, self._head), output, scores, step)
 
     @torch.inference_mode()

@@ -10,6 +10,8 @@
 #include "ops/tickets.h"
 #include "ops/tree_accept.h"
 #include "ops/tree_attention.h"
+#include "ops/tree_grow.h"
+#include "ops/tree_prune.h"
 #include "toy.h"
 
 namespace {
@@ -32,6 +34,8 @@ TORCH_LIBRARY(hivis_emulated, m) {
   m.def(hivis::kSharedNoiseSchema);
   m.def(hivis::kTreeAcceptSchema);
   m.def(hivis::kTreeAttentionSchema);
+  m.def(hivis::kTreeGrowSchema);
+  m.def(hivis::kTreePruneSchema);
   m.def("sum_tiles(Tensor tiles) -> Tensor", &sum_tiles);
   m.def("set_capturing(bool on) -> ()", [](bool on) { hivis::emulated_capture = on; });
   m.def("tickets(int count) -> Tensor",

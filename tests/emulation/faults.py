@@ -16,6 +16,8 @@ from emulation import (
     faults_shared_noise,
     faults_tree_accept,
     faults_tree_attention,
+    faults_tree_grow,
+    faults_tree_prune,
 )
 from emulation.fault import Fault
 
@@ -27,6 +29,8 @@ FAULTS: dict[str, Fault] = {
         faults_shared_noise,
         faults_tree_accept,
         faults_tree_attention,
+        faults_tree_grow,
+        faults_tree_prune,
     )
     for name, fault in module.FAULTS.items()
 }

@@ -7,6 +7,7 @@ from emulation.faults_ticket import ticket_faults
 
 _ACCEPT = "csrc/cuda/tree_accept.cu"
 _ACCEPT_ROW = "csrc/cuda/tree_accept_row.h"
+_LOGIT_ROW = "csrc/cuda/logit_row.h"
 _ACCEPT_CONFIRM = "csrc/cuda/tree_accept_confirm.cu"
 _BARRIER = "  __syncthreads();\n"
 
@@ -21,7 +22,7 @@ FAULTS: dict[str, Fault] = {
         _ACCEPT,
     ),
     "past_the_row": Fault(
-        _ACCEPT_ROW,
+        _LOGIT_ROW,
         "if (vectors && first + kOctet <= vocab)",
         "if (vectors)",
         "tree_accept",

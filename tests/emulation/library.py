@@ -46,7 +46,14 @@ def _load() -> None:
 def _names() -> list[str]:
     """The ops that have an emulated body."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    names = ("kv_compact_", "shared_noise", "tree_accept", "tree_attention")
+    names = (
+        "kv_compact_",
+        "shared_noise",
+        "tree_accept",
+        "tree_attention",
+        "tree_grow_",
+        "tree_prune",
+    )
     return [name for name in names if has(f"hivis_emulated::{name}", "CPU")]
 
 
