@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
-
-import torch
+from typing import Any, Generic, TypeVar
 
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
 from hivis.generation import Generation, Progress
-from hivis.loop import Loop, check_context
+from hivis.loop import AnotherText, Loop, check_context
 from hivis.policies.cost import default_policy
 from hivis.policy import Policy
 from hivis.sampling import SamplingParams
@@ -41,6 +39,7 @@ class Wanted(Generic[T]):
 class _Text(Generic[T]):
     wanted: Wanted[T]
     progress: Progress
+    kept_rows: int
     drafter_rows: int
     failed: bool = False
 
@@ -64,10 +63,10 @@ class Batch(Generic[T]):
         drafter, policy: see :class:`hivis.decode.Stream`. All trees of a cycle are of one size.
 
     Raises:
-        HivisError: a text would not fit the model's positions, its logits hold a NaN, or the queue
-            raises one: no more is taken from the queue then, and the error comes when the texts
-            that had begun have all been handed out. At once, if the drafter was made for another
-            target, or the target has begun another text meanwhile.
+        HivisError: a text would not fit the model's positions, or its logits hold a NaN. Then, and
+            after any error of the queue or for want of memory, no more is taken from the queue, and
+            the error comes when the other texts that had begun have all been handed out.
+        AnotherText: the target or the drafter has begun another text meanwhile; at once.
     """
 
     target: Target
@@ -83,25 +82,26 @@ class Batch(Generic[T]):
         self._loop = Loop(self.target, self.drafter, self.policy, slots=slots)
         self._texts: list[_Text[T]] = []
         self._waiting = iter(self.queue)
-        self._error: HivisError | None = None
+        self._error: Exception | None = None
+        self._made = self._make()
 
     @property
     def phases_ms(self) -> dict[str, float]:
         """Milliseconds by phase, of all texts together: see ``Statistics.phases_ms``."""
         return self._loop.clock.totals()
 
-    @torch.inference_mode()
     def __iter__(self) -> Iterator[tuple[T, Generation]]:
+        """The texts that have not been handed out yet."""
+        return self._made
+
+    def _make(self) -> Iterator[tuple[T, Generation]]:
         texts = self._texts
         while len(texts) < self.slots and (text := self._begin(len(texts))) is not None:
             texts.append(text)
         while texts:
             yield from self._ended()
             for text, step in zip(texts, self._loop.cycle() if texts else (), strict=True):
-                try:
-                    text.progress.add(step)
-                except HivisError as error:
-                    self._fail(text, error)
+                self._note(text, text.progress.add, step)
         if self._error is not None:
             raise self._error
 
@@ -114,19 +114,24 @@ class Batch(Generic[T]):
             check_context(self.target, wanted.inputs, wanted.params)
             progress = Progress(wanted.params, self.target.eos_token_ids, wanted.until)
             token = self._loop.add(wanted.inputs, wanted.params, progress.ends, place)
-        except HivisError as error:
+        except AnotherText:
+            raise
+        except Exception as error:  # the queue's own, too little memory: the others can go on
             self._error = error
             return None
-        text = _Text(wanted, progress, 0 if self.drafter is None else self.drafter.rows_read)
-        try:
-            progress.begin(token)
-        except HivisError as error:
-            self._fail(text, error)
+        rows = 0 if self.drafter is None else self.drafter.rows_read
+        text = _Text(wanted, progress, self._loop.kept, rows)
+        self._note(text, progress.begin, token)
         return text
 
-    def _fail(self, text: _Text[T], error: HivisError) -> None:
-        text.failed = True
-        self._error = self._error or error
+    def _note(self, text: _Text[T], take: Callable[[Any], object], new: Any) -> None:
+        """Let a text take what is new. It alone fails if it cannot go on."""
+        try:
+            take(new)
+            text.progress.check()
+        except Exception as error:  # also of ``until``
+            text.failed = True
+            self._error = self._error or error
 
     def _ended(self) -> Iterator[tuple[T, Generation]]:
         """Hand out the texts that have ended, and give their places to others."""
@@ -137,7 +142,9 @@ class Batch(Generic[T]):
                 place += 1
                 continue
             if not text.failed:
-                made = text.progress.result(text.wanted.inputs.length, text.drafter_rows, {})
+                made = text.progress.result(
+                    text.wanted.inputs.length, text.kept_rows, text.drafter_rows, {}
+                )
                 yield text.wanted.name, made
             following = self._begin(place)
             if following is None:

@@ -54,6 +54,11 @@ class KVCache:
         return self.kv_len.shape[0]
 
     @property
+    def room(self) -> int:
+        """How many texts it could hold."""
+        return self._lengths.shape[0]
+
+    @property
     def rows(self) -> int:
         """S."""
         return self.kv.shape[4]

@@ -8,38 +8,53 @@ from contextlib import contextmanager
 
 import torch
 
+#: Spans that are kept at most before those that the device is done with are added up.
+_KEPT = 512
+
 
 class PhaseClock:
     """Adds up the milliseconds spent in named phases.
 
-    On a CPU that is the wall clock. On CUDA events are recorded into the stream and only looked at
-    in :meth:`totals`, since reading them earlier would force a synchronisation.
+    On a CPU that is the wall clock. On CUDA events are recorded into the device's stream and looked
+    at in :meth:`totals`, or once the device has passed them: earlier would force a synchronisation.
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
-        self._spans: dict[str, list] = {}
+        self._sums: dict[str, float] = {}
+        self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        spans = self._spans.setdefault(name, [])
+        self._sums.setdefault(name, 0.0)
         if not self._cuda:
             start = time.perf_counter()
             yield
-            spans.append((time.perf_counter() - start) * 1e3)
+            self._sums[name] += (time.perf_counter() - start) * 1e3
             return
+        stream = torch.cuda.current_stream(self._device)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        begin.record(stream)
         yield
-        end.record()
-        spans.append((begin, end))
+        end.record(stream)
+        self._spans.append((name, begin, end))
+        if len(self._spans) > _KEPT:
+            self._add_up()
 
     def totals(self) -> dict[str, float]:
         """Milliseconds by phase. On CUDA this waits for the stream."""
-        if not self._cuda:
-            return {name: sum(spans) for name, spans in self._spans.items()}
-        torch.cuda.synchronize()
-        return {
-            name: sum(begin.elapsed_time(end) for begin, end in spans)
-            for name, spans in self._spans.items()
-        }
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+            self._add_up()
+        return dict(self._sums)
+
+    def _add_up(self) -> None:
+        """Add up the spans that the device has passed."""
+        passed = 0
+        for name, begin, end in self._spans:
+            if not end.query():
+                break
+            self._sums[name] += begin.elapsed_time(end)
+            passed += 1
+        del self._spans[:passed]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import torch
-
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
 from hivis.generation import Generation, Progress
@@ -69,8 +67,6 @@ class Stream:
         self.params = self.params or SamplingParams()
         self.policy = self.policy or default_policy()
         check_context(self.target, self.inputs, self.params)
-        if self.drafter is not None:
-            self.drafter.bind(self.target.embedding, self.target.head)
 
     @property
     def result(self) -> Generation:
@@ -79,15 +75,18 @@ class Stream:
             raise HivisError("result: wanted a stream read to its end, got one still running")
         return self._result
 
-    @torch.inference_mode()
     def __iter__(self) -> Iterator[list[int]]:
         assert self.params is not None and self.policy is not None
         text = Progress(self.params, self.target.eos_token_ids, self.until)
         loop = Loop(self.target, self.drafter, self.policy, traced=self.traced)
-        token = loop.add(self.inputs, self.params, text.ends)
+        new = text.begin(loop.add(self.inputs, self.params, text.ends))
         drafter_rows = 0 if self.drafter is None else self.drafter.rows_read
-        yield text.begin(token)
-        while not text.finished:
+        while True:
+            if new:
+                yield new
+            text.check()
+            if text.finished:
+                break
             (step,) = loop.cycle()
-            yield text.add(step)
-        self._result = text.result(self.inputs.length, drafter_rows, loop.clock.totals())
+            new = text.add(step)
+        self._result = text.result(self.inputs.length, loop.kept, drafter_rows, loop.clock.totals())

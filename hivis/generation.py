@@ -41,11 +41,13 @@ class Statistics:
             the last cycle only what the text kept counts, so that the sum over the cycles of
             accepted length + 1 is the number of tokens after the first.
         tree_sizes: N (the root included) and depth of the tree of every cycle.
-        prompt_rows: rows the target prefilled.
+        prompt_rows: rows of the prompt.
+        kept_rows: those of them that were in the target's cache already, from an earlier turn.
         drafter_rows: rows the drafter itself prefilled (0 without one): a picture that it
             compresses counts with the rows that are left of it.
-        first_token_ms: from the call to the first emitted token, prefill included.
-        total_ms: from the call to the last token.
+        first_token_ms: to the first emitted token, from the beginning of the prefill.
+        total_ms: to the last token. Of a stream that includes what its reader did in between.
+        prepare_ms: what tokenizer and picture processor took before that, if they were part of it.
         phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; and
             measure, in the one text in which a policy measured its times. Empty for a text of a
             batch, whose phases are those of all its texts.
@@ -61,6 +63,8 @@ class Statistics:
     phases_ms: dict[str, float]
     tree_sizes: tuple[tuple[int, int], ...] = ()
     trace: tuple[CycleTrace, ...] = ()
+    kept_rows: int = 0
+    prepare_ms: float = 0.0
 
     @property
     def accepted_length(self) -> float:
@@ -110,9 +114,10 @@ class Progress:
         self._limit = params.max_new_tokens
         self._until = until
         self._start = time.perf_counter()
-        self._first_ms = 0.0
+        self._first_ms = self._total_ms = 0.0
         self._cycles: list[tuple[int, int, int]] = []  # accepted length, nodes and depth
         self._trace: list[CycleTrace] = []
+        self._broken = False
         self.tokens: list[int] = []
         self.finished = False
 
@@ -131,7 +136,7 @@ class Progress:
         return taken
 
     def result(
-        self, prompt_rows: int, drafter_rows: int, phases_ms: dict[str, float]
+        self, prompt_rows: int, kept_rows: int, drafter_rows: int, phases_ms: dict[str, float]
     ) -> Generation:
         """The text as a whole, now that it is finished."""
         return Generation(
@@ -140,9 +145,10 @@ class Progress:
                 cycles=len(self._cycles),
                 accepted_lengths=tuple(length for length, _, _ in self._cycles),
                 prompt_rows=prompt_rows,
+                kept_rows=kept_rows,
                 drafter_rows=drafter_rows,
                 first_token_ms=self._first_ms,
-                total_ms=self._elapsed_ms(),
+                total_ms=self._total_ms,
                 phases_ms=phases_ms,
                 tree_sizes=tuple((nodes, depth) for _, nodes, depth in self._cycles),
                 trace=tuple(self._trace),
@@ -152,15 +158,22 @@ class Progress:
     def _elapsed_ms(self) -> float:
         return (time.perf_counter() - self._start) * 1e3
 
+    def check(self) -> None:
+        """HivisError if the text cannot go on."""
+        if self._broken:
+            raise HivisError("logits: wanted a finite candidate, got NaN or none at all")
+
     def _take(self, drawn: list[int]) -> list[int]:
         taken: list[int] = []
         for token in drawn:
-            if token < 0:
-                raise HivisError("logits: wanted a finite candidate, got NaN or none at all")
+            if token < 0:  # the tokens before it are good
+                self._broken = True
+                break
             taken.append(token)
             ends = self._until is not None and self._until(token)
             if ends or token in self._eos or len(self.tokens) + len(taken) == self._limit:
                 self.finished = True
                 break
         self.tokens += taken
+        self._total_ms = self._elapsed_ms()
         return taken

@@ -24,7 +24,7 @@ from hivis.tiny import paths
 def load(
     model: str | Path | None = None, drafter: str | Path | Drafter | None = None, *,
     dtype: str | torch.dtype = "auto", device: str | torch.device = "auto",
-    policy: str | Policy = "cost",
+    policy: str | Policy = "cost", device_map: None = None,
 ) -> Model:  # fmt: skip
     """Load a VLM and a drafter for it.
 
@@ -38,11 +38,18 @@ def load(
         device: ``"auto"`` is the GPU if there is one that hivis has kernels for.
         policy: how large the draft trees are: ``"cost"``, ``"confidence"``, ``"fixed"`` or a
             policy object (``docs/policies.md``). It cannot change the text.
+        device_map: refused: all of a model is on one device.
 
     Raises:
         HivisError: nothing there, damaged, of an unsupported family or kind, a drafter for another
             target, or a device or dtype that cannot be had.
     """
+    if device_map is not None:
+        raise HivisError(
+            f"device_map: wanted none (a model is on one device, see device), got {device_map!r}"
+        )
+    if model is not None and not isinstance(model, (str, Path)):
+        raise HivisError(f"model: wanted a folder or a hub name, got {type(model).__name__}")
     place = choose_device(device)
     number = choose_dtype(dtype, place)
     chosen = policy_of(policy)
@@ -97,5 +104,7 @@ def _drafter(
         return None
     if isinstance(drafter, (str, Path)):
         return load_any_drafter(drafter, target, processor)
+    if not callable(getattr(drafter, "bind", None)):
+        raise HivisError(f"drafter: wanted a path, a name or a drafter, got {drafter!r:.60}")
     drafter.bind(target.embedding, target.head)
     return drafter

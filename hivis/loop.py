@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hivis.cache import KVCache
@@ -15,6 +16,13 @@ from hivis.sampling import SamplingParams, SamplingState, seen_tokens
 from hivis.targets.base import Inputs, Target
 from hivis.tree import DraftTree
 from hivis.walk import accept, draw_first, read_steps
+
+#: A cache has room for so many texts at first, and for a multiple of so many rows.
+_FEW, _ROUND = 4, 64
+
+
+class AnotherText(HivisError):
+    """The target, or the drafter, has begun a text of somebody else's."""
 
 
 class Loop:
@@ -35,16 +43,17 @@ class Loop:
     ) -> None:  # fmt: skip
         self.target, self.drafter, self.policy = target, drafter, policy
         self.slots, self.traced = slots, traced
-        device = target.embedding.device
-        self.clock = PhaseClock(device)
-        if drafter is not None:
-            drafter.bind(target.embedding, target.head)
-        self._device = device
+        self._device = target.embedding.device
+        self.clock = PhaseClock(self._device)
+        #: Rows of the last prompt that the target did not have to read again.
+        self.kept = 0
         self._models: list[Target | Drafter] = [target] if drafter is None else [target, drafter]
         self._caches: list[KVCache] = []
         self._params: list[SamplingParams] = []
         self._ends: list[tuple[int, ...]] = []
-        self._planner: tuple[tuple[int, tuple[int, ...]], Planner] | None = None
+        self._all_ends: tuple[int, ...] = ()
+        self._planner: Planner | None = None
+        self._sampling = SamplingState.of_each([], self._device)
 
     @property
     def texts(self) -> int:
@@ -56,6 +65,7 @@ class Loop:
         tree = 1 if self.drafter is None else self.policy.drafter_rows
         return inputs.length + params.max_new_tokens + tree
 
+    @torch.inference_mode()
     def add(
         self, inputs: Inputs, params: SamplingParams, ends: tuple[int, ...], text: int | None = None
     ) -> int:
@@ -70,13 +80,12 @@ class Loop:
         text = self.texts if text is None else text
         if self.texts:
             self._check_alone()
-        self._set_aside()
         try:
             with self.clock.phase("prefill"):
                 token = self._read(inputs, params)
                 self._join(text)
         except BaseException:
-            self._take_back()
+            self._take_back()  # the others can go on
             raise
         self._params[text : text + 1] = [params]
         self._ends[text : text + 1] = [ends]
@@ -84,8 +93,10 @@ class Loop:
         with self.clock.phase("read"):
             return int(token)
 
+    @torch.inference_mode()
     def drop(self, text: int) -> None:
         """Forget a text that has ended. The last one takes its number."""
+        self._check_alone()
         for cache in self._caches:
             cache.drop(text)
         self._take_back()
@@ -93,6 +104,7 @@ class Loop:
         del self._params[-1], self._ends[-1]
         self._regroup()
 
+    @torch.inference_mode()
     def cycle(self) -> list[Step]:
         """Move every text on by at least one token."""
         self._check_alone()
@@ -135,21 +147,21 @@ class Loop:
     @property
     def planner(self) -> Planner:
         """What plans the trees of these texts; without a drafter there is nothing to plan."""
-        ends = tuple(sorted({end for own in self._ends for end in own}))
-        kind = (self.texts, ends)
-        if self._planner is None or self._planner[0] != kind:
-            planner = Planner(TreePolicy())
+        if self._planner is None:
+            self._planner = Planner(TreePolicy())
             if self.drafter is not None:
-                planner = self.policy.planner(
-                    self.target, self.drafter, self._device, ends, self.texts
+                self._planner = self.policy.planner(
+                    self.target, self.drafter, self._device, self._all_ends, self.texts
                 )
-            self._planner = (kind, planner)
-        return self._planner[1]
+        return self._planner
 
     def _read(self, inputs: Inputs, params: SamplingParams) -> Tensor:
         """Prefill target and drafter with a text of their own; its first token ``[1]``."""
         target, drafter, capacity = self.target, self.drafter, self.rows(inputs, params)
+        if drafter is not None:
+            drafter.bind(target.embedding, target.head)
         prefilled = target.prefill(inputs, "none" if drafter is None else drafter.rows, capacity)
+        self.kept = prefilled.kept
         each = target.cache.each
         each["seen"] = seen_tokens(inputs.tokens, target.head.shape[0])
         sampling = SamplingState.of_each([params], self._device, each["seen"])
@@ -163,21 +175,29 @@ class Loop:
     def _join(self, text: int) -> None:
         """The text that was read just now goes to the others, in caches that are large enough."""
         if self.slots == 1:
-            self._caches = [self.target.cache]
+            self._caches = [model.cache for model in self._models if hasattr(model, "cache")]
             return
         alone = [model.cache for model in self._models]
-        caches = self._caches or [cache.for_texts(self.slots, cache.rows) for cache in alone]
+        caches = self._caches or [cache.for_texts(0, 0) for cache in alone]
         for place, cache in enumerate(alone):
-            if cache.rows > caches[place].rows:
-                caches[place] = caches[place].moved(self.slots, cache.rows)
+            caches[place] = self._roomy(caches[place], text, cache.rows)
             caches[place].put(text, cache)
         self._caches = caches
         self._take_back()
 
-    def _set_aside(self) -> None:
-        """What reads a text alone begins with a cache of its own, and keeps no other."""
-        for model, cache in zip(self._models, self._caches, strict=False):
-            model.cache = cache.for_texts(0, 0)
+    def _roomy(self, cache: KVCache, text: int, rows: int) -> KVCache:
+        """``cache`` if a text of so many rows fits in there, else a larger one with its texts.
+
+        Rows and slots grow by more than is asked for, so that texts seldom move.
+        """
+        room = cache.room
+        if text < room and rows <= cache.rows:
+            return cache
+        if text >= room:
+            room = min(self.slots, max(_FEW, 2 * room))
+        if rows > cache.rows:
+            rows = -(-max(rows, cache.rows * 5 // 4) // _ROUND) * _ROUND
+        return cache.moved(room, max(rows, cache.rows))
 
     def _take_back(self) -> None:
         for model, cache in zip(self._models, self._caches, strict=False):
@@ -185,12 +205,17 @@ class Loop:
 
     def _regroup(self) -> None:
         """Take note that there are other texts than before."""
+        ends = tuple(sorted({end for own in self._ends for end in own}))
+        if (ends, self.texts) != (self._all_ends, self._sampling.seed.shape[0]):
+            self._planner = None
+        self._all_ends = ends
         seen = self._caches[0].each["seen"] if self._params else None
         self._sampling = SamplingState.of_each(self._params, self._device, seen)
 
     def _check_alone(self) -> None:
-        if not self._caches or self.target.cache is not self._caches[0]:
-            raise HivisError("stream: wanted the target to itself, got another text begun on it")
+        ours = zip(self._models, self._caches, strict=False)
+        if not self._caches or any(model.cache is not cache for model, cache in ours):
+            raise AnotherText("text: wanted target and drafter to itself, got another text begun")
 
     def _measure(self, token: Tensor, position: Tensor) -> None:
         """Let the planner time the pair. Nothing is compacted or committed: no cache row stays."""

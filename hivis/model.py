@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from hivis.stream import TextGeneration, TextStream, Writer
 from hivis.targets.base import Inputs, Target
 from hivis.targets.generation import generation_settings
 from hivis.targets.prompts import Picture, PromptProcessor
-from hivis.targets.vocabulary import byte_tokens, special_tokens
+from hivis.targets.vocabulary import vocabulary
 from hivis.text import TextPieces
 
 #: A question; the turns of a conversation, ``(role, text)`` each; or inputs that are made already.
@@ -41,6 +42,10 @@ class Request:
     prompt: Prompt
     images: Pictures = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.settings, Mapping):
+            raise HivisError(f"settings: wanted a mapping, got {self.settings!r:.60}")
 
 
 class LoadedTarget(Target, Protocol):
@@ -137,9 +142,13 @@ class Model:
             repetition_penalty=repetition_penalty, seed=seed, max_new_tokens=max_new_tokens,
             stop=stop, **others,
         )  # fmt: skip
+        start = time.perf_counter()
         inputs = self.prepare(prompt, images)
+        prepare_ms = (time.perf_counter() - start) * 1e3
         params, writer = self._settle(inputs, given)
-        return TextStream(self.target, inputs, params, self.drafter, self.policy, writer, traced)
+        return TextStream(
+            self.target, inputs, params, self.drafter, self.policy, writer, traced, prepare_ms
+        )
 
     def batch(
         self, requests: Iterable[Request | Prompt], *, slots: int = 4, **settings: Any
@@ -152,14 +161,16 @@ class Model:
         Args:
             requests: prompts, or :class:`Request` with pictures and settings of their own. They are
                 taken, and their pictures read, when there is a free slot; so they may be endless.
+                While they are made, this model may not make other texts.
             slots: texts at a time. Each takes memory for the longest of them.
-            settings: those of :meth:`stream`, for all texts whose request does not say otherwise.
+            settings: those of :meth:`stream`, for all texts whose request does not say otherwise
+                (no ``traced``).
 
         Raises:
             HivisError: as :meth:`stream`, with the number of the request, once the texts that had
                 begun have been handed out; none begins after it.
         """
-        if isinstance(requests, (str, Inputs, Request)):
+        if isinstance(requests, (str, Inputs, Request)) or not isinstance(requests, Iterable):
             raise HivisError(f"requests: wanted several, got one {type(requests).__name__}")
         queue = self._wanted(requests, settings)
         return _written(Batch(self.target, queue, slots, self.drafter, self.policy))
@@ -188,16 +199,18 @@ class Model:
         """How a text is drawn, and what writes it down."""
         own = generation_settings(self.target.model)
         settings = resolve(own, given, inputs.length, self.target.max_positions)
-        tokenizer = self.processor.processor.tokenizer
-        pieces = TextPieces(
-            self.processor.decode, byte_tokens(tokenizer), special_tokens(tokenizer), settings.stop
-        )
+        vocab = self.target.head.shape[0]
+        for end in settings.params.eos_token_ids or ():
+            if not 0 <= end < vocab:
+                raise HivisError(f"eos_token_id: wanted ids from 0 to {vocab - 1}, got {end}")
+        words = vocabulary(self.processor.processor.tokenizer)
+        pieces = TextPieces(self.processor.decode, words.bytes, words.special, settings.stop)
         ends = settings.params.eos_token_ids
         return settings.params, Writer(pieces, self.target.eos_token_ids if ends is None else ends)
 
     def prepare(self, prompt: Prompt, images: Pictures = ()) -> Inputs:
         """The inputs of a prompt, token ids ``[1, P]`` and pixels, on the model's device."""
-        pictures = several(images)
+        pictures = several(() if images is None else images)
         if isinstance(prompt, Inputs):
             if pictures:
                 raise HivisError(

@@ -55,7 +55,7 @@ class SamplingParams:
         _check(
             _is_whole(self.top_k) and 0 <= self.top_k < 2**31,
             "top_k",
-            "a whole number >= 0 (0: off)",
+            "a whole number from 0 (off) to 2^31 - 1",
             self.top_k,
         )
         _check(1e-30 <= self.top_p <= 1, "top_p", "a number in [1e-30, 1]", self.top_p)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hivis.decode import Stream
 from hivis.drafters.base import Drafter
@@ -104,9 +104,9 @@ class TextStream(Iterator[str]):
 
     def __init__(
         self, target: Target, inputs: Inputs, params: SamplingParams, drafter: Drafter | None,
-        policy: Policy, writer: Writer, traced: bool = False,
+        policy: Policy, writer: Writer, traced: bool = False, prepare_ms: float = 0.0,
     ) -> None:  # fmt: skip
-        self._writer = writer
+        self._writer, self._prepare_ms = writer, prepare_ms
         self._stream = Stream(target, inputs, params, drafter, policy, writer, traced)
         self._chunks: Generator[Chunk, None, None] = self._run()
         self._result: TextGeneration | None = None
@@ -141,7 +141,9 @@ class TextStream(Iterator[str]):
             yield self._note(Chunk(tuple(tokens), self._writer.take()))
         if rest := self._writer.end():
             yield self._note(Chunk((), (rest,)))
-        self._result = self._writer.whole(self._stream.result)
+        made = self._stream.result
+        took = replace(made.statistics, prepare_ms=self._prepare_ms)
+        self._result = self._writer.whole(replace(made, statistics=took))
 
     def _note(self, chunk: Chunk) -> Chunk:
         self.tokens += chunk.tokens

@@ -79,9 +79,12 @@ class DraftTree:
         return self.tokens.shape[1]
 
     def paths(self) -> Tensor:
-        """``[B, N, N]`` int64: the tokens from the root to each node, the root's repeated."""
+        """``[B, N, N]`` int64: the tokens from the root to each node, the root's repeated.
+
+        Padding nodes get some token, as nobody looks at what follows them.
+        """
         above = unpack_bits(self.ancestors, self.nodes)
-        return torch.where(above, self.tokens.unsqueeze(1), self.tokens[:, :1, None])
+        return torch.where(above, self.tokens.unsqueeze(1), self.tokens[:, :1, None]).clamp(min=0)
 
     @classmethod
     def root_only(cls, token: Tensor) -> DraftTree:

@@ -83,5 +83,5 @@ def _trace(tree: DraftTree, verdict: Verdict, text: int) -> CycleTrace:
         parents=tuple(tree.parents[text].tolist()),
         scores=None if tree.scores is None else tuple(tree.scores[text].tolist()),
         path=tuple(verdict.path[text, :length].tolist()),
-        emitted=tuple(verdict.emitted[text, :length].tolist()),
+        emitted=(),  # what the text kept of it is not known here
     )

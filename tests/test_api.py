@@ -178,7 +178,7 @@ def test_the_next_text_ends_a_stream(model):
     stream = model.stream(QUESTION, PICTURE)
     next(stream)
     model.generate("What is it?", PICTURE, max_new_tokens=4)
-    with pytest.raises(HivisError, match="^stream: wanted the target to itself"):
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         list(stream)
 
 

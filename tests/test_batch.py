@@ -209,7 +209,7 @@ def test_another_text_on_the_target_ends_a_batch() -> None:
     running = iter(Batch(target(), map(wanted, range(9)), 2, drafter("hivis"), POLICY))
     next(running)
     next(iter(Stream(target(), random_inputs(50))))
-    with pytest.raises(HivisError, match="wanted the target to itself"):
+    with pytest.raises(HivisError, match="wanted target and drafter to itself"):
         list(running)
 
 

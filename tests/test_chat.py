@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 import torch
+from families import pictures, save_checkpoint
 from models import IMAGE_TOKEN, random_inputs, random_target
+from test_families import drafters as family_drafters
 
 import hivis
 from hivis.chat import Chat
@@ -19,6 +21,7 @@ from hivis.sampling import SamplingParams
 from hivis.targets.base import Inputs
 from hivis.targets.continued import ContinuedTarget
 from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.load import load_target
 from hivis.tiny import paths
 
 PICTURES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]
@@ -167,5 +170,38 @@ def test_a_stream_does_not_go_on_behind_the_next_turn(model):
     left = talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=20)
     next(left)
     "".join(talk.say(QUESTIONS[1], max_new_tokens=4))
-    with pytest.raises(HivisError, match="^stream: wanted the target to itself"):
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         list(left)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava_next", "idefics3"])
+def test_the_positions_of_every_family_go_on(kind, tmp_path):
+    """Where a picture has fewer positions than rows, so have the turns behind it."""
+    target, processor = load_target(save_checkpoint(kind, tmp_path))
+    other = HuggingFaceTarget(target.model, target.family)
+    continued, params = ContinuedTarget(target), SamplingParams(max_new_tokens=16)
+    for name, drafter in {"none": None, **family_drafters()}.items():
+        turns = []
+        for question in ("What is it?", "Why?", "And then?"):
+            turns += [("user", question)]
+            inputs = processor.conversation(turns, pictures(2))
+            ours = generate(continued, inputs, params, drafter, TreePolicy(8, 3, 3))
+            assert bool(continued.kept) == (len(turns) > 1)
+            plain = generate(other, inputs, params)
+            assert ours.tokens == plain.tokens, name
+            turns += [("assistant", processor.decode(plain.tokens) or "nothing")]
+        continued = ContinuedTarget(target)
+
+
+def test_a_picture_that_moves_is_read_again():
+    """The same features say nothing of where in the prompt a picture stands."""
+    continued, params = ContinuedTarget(random_target()), SamplingParams(max_new_tokens=12)
+    inputs = random_inputs(2, text=8)
+    slots = inputs.tokens[0] == IMAGE_TOKEN
+    words, picture = inputs.tokens[:, ~slots], inputs.tokens[:, slots]
+    for place in (2, 5, 3):
+        moved = torch.cat([words[:, :place], picture, words[:, place:]], 1)
+        moved = Inputs(moved, inputs.features)
+        said = generate(continued, moved, params)
+        assert continued.kept == 0
+        assert said.tokens == generate(random_target(), moved, params).tokens

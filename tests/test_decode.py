@@ -152,7 +152,7 @@ def test_a_stream_does_not_go_on_in_the_cache_of_another_text(target):
     first = iter(Stream(target, inputs_for(target, 4), params("T=1")))
     next(first)
     generate(target, inputs_for(target, 5), params("T=1"))
-    with pytest.raises(HivisError, match="stream: wanted the target to itself"):
+    with pytest.raises(HivisError, match="text: wanted target and drafter to itself"):
         next(first)
 
 

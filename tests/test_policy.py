@@ -491,3 +491,22 @@ def test_what_is_learnt_belongs_to_the_pair():
     assert not policy._kept
     assert policy.planner("has no weak references", target, CPU) is not None
     assert not policy._kept
+
+
+def test_texts_of_a_batch_count_as_their_mean():
+    """Texts alike are worth what one of them is: a cycle's time is spent on all of them at once."""
+    planner = planner_of(CostPolicy(times=times(), ahead=False))
+    planner.choose()
+    sure, unsure = [-0.01] * 60, [-3.0] * 60
+    level = planner.times.level
+    for scores in (sure, unsure):
+        assert planner.pick(6, [scores]) == planner.pick(6, [scores, scores, scores])
+    # Between one that is sure and one that is not: no more than the first alone would get.
+    assert planner.pick(6, [unsure]) <= planner.pick(6, [sure, unsure]) <= planner.pick(6, [sure])
+    # Reach 0.06 or so: worth a level for one text, and no more so for three.
+    best = [[-2.8]]
+    reach = sum(planner.calibration.rates(best[0]))
+    planner._tokens, planner._ms = 1.5 * reach / level, 1.0
+    assert not planner.go_on(3, best) and not planner.go_on(3, best * 3)
+    planner._tokens = 0.5 * reach / level
+    assert planner.go_on(3, best) and planner.go_on(3, best * 3)

@@ -199,7 +199,7 @@ def test_the_old_slab_is_gone_before_the_new_one_is_made(monkeypatch):
     monkeypatch.setattr(target, "_new_cache", new_cache)
     assert generate(target, random_inputs(2), SAMPLED).tokens == wanted
     assert rows and not any(rows) and old.kv.untyped_storage().nbytes() == 0
-    with pytest.raises(HivisError, match="^stream: wanted the target to itself"):
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         next(left)
 
 
@@ -234,7 +234,7 @@ def test_a_prefill_without_memory_leaves_a_usable_target(part):
     with pytest.raises(torch.OutOfMemoryError):
         generate(target, other, SAMPLED)
     hook.remove()
-    with pytest.raises(HivisError, match="^stream: wanted the target to itself"):
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         next(left)
     assert len(set(wanted)) > 4
     assert generate(target, inputs, SAMPLED).tokens == wanted
@@ -256,7 +256,7 @@ def test_a_slab_that_does_not_fit_leaves_a_usable_target(monkeypatch):
         patch.setattr(target, "_new_cache", new_cache)
         with pytest.raises(torch.OutOfMemoryError):
             generate(target, inputs, SAMPLED)
-    with pytest.raises(HivisError, match="^stream: wanted the target to itself"):
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         next(left)
     assert generate(target, inputs, SAMPLED).tokens == wanted
 

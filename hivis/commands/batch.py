@@ -11,7 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from hivis.commands.model import add_model, add_settings, load_model, memory_as_input, settings_of
+from hivis.commands.model import (
+    add_model,
+    add_settings,
+    load_model,
+    memory_as_input,
+    same_file,
+    settings_of,
+)
 from hivis.commands.parser import whole
 from hivis.errors import HivisError
 
@@ -22,7 +29,8 @@ ABOUT = """Answer the prompts of a file, several at a time, each as it would be 
 
 FILE has one JSON object a line: "prompt", and if wanted "image" (a path or several, seen from the
 file's folder) and "settings" of its own, by their names in transformers. Each text is written as
-one JSON object a line as soon as it ends, with the "number" of its prompt, from 0."""
+one JSON object a line as soon as it ends, with the "number" of its prompt, from 0. As with
+generate --json, it is the whole text: one that begins with a space keeps it."""
 EXAMPLES = """examples:
   python -m hivis batch prompts.jsonl --out texts.jsonl
   echo '{"prompt": "What is this?", "image": "cat.png"}' | python -m hivis batch - | jq -r .text
@@ -45,6 +53,8 @@ def batch(options: argparse.Namespace) -> None:
     settings = settings_of(options)
     if options.out is not None and (options.out.is_dir() or not options.out.parent.is_dir()):
         raise HivisError(f"--out: wanted a file in a folder that exists, got {options.out}")
+    if options.out is not None and same_file(options.out, options.file):
+        raise HivisError(f"--out: wanted another file than the prompts', got {options.out}")
     with _opened(options.file) as lines, memory_as_input():
         model = load_model(options)
         with _output(options.out) as out:
@@ -77,7 +87,7 @@ def _opened(file: str) -> Iterator[Iterable[str]]:
         yield sys.stdin
         return
     try:
-        opened = open(file, encoding="utf-8")  # noqa: SIM115 (closed below)
+        opened = open(file, encoding="utf-8-sig")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise HivisError(f"FILE: wanted one that can be read, got {file} ({error})") from None
     with opened:
@@ -115,11 +125,12 @@ def _requests(lines: Iterable[str], file: str) -> Iterator[Request]:
 def _entry(line: str, where: str) -> tuple[str, list[str], dict[str, Any]]:
     try:
         entry = json.loads(line)
-        images = entry.get("image") or []
+        images = entry.get("image", [])
         images = [images] if isinstance(images, str) else images
         fits = (
             isinstance(entry["prompt"], str)
-            and all(isinstance(image, str) for image in images)
+            and isinstance(images, list)
+            and all(isinstance(image, str) and image for image in images)
             and isinstance(entry.get("settings", {}), dict)
             and entry.keys() <= KEYS
         )

@@ -12,6 +12,7 @@ from hivis.commands.model import (
     load_model,
     memory_as_input,
     pictures_of,
+    same_file,
     settings_of,
 )
 from hivis.errors import HivisError
@@ -62,6 +63,8 @@ def generate(options: argparse.Namespace) -> None:
         check_place(options.html, "--html")
     settings = settings_of(options)
     prompt, pictures = _prompt(options), pictures_of(options)
+    if paged and any(same_file(options.html, picture) for picture in pictures):
+        raise HivisError(f"--html: wanted another file than the picture, got {options.html}")
     with memory_as_input():
         from hivis.commands import show
 

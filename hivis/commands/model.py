@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,8 @@ from hivis.tiny import paths
 if TYPE_CHECKING:
     from hivis.model import Model
 
+#: What the model's methods take beside settings.
+_NO_SETTINGS = ("prompt", "images", "traced", "streamer", "requests", "slots", "self")
 PICTURE = paths.EVAL / "scene00.png"
 
 
@@ -81,10 +84,17 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     given = {name: getattr(options, name) for name in names}
     for name, value in options.set:
-        if given.get(name) is not None and name != "seed":
+        if name in _NO_SETTINGS:
+            raise HivisError(f"--set {name}: wanted a generation setting, got an unknown name")
+        if given.get(name) is not None and (name != "seed" or options.seed):
             raise HivisError(f"--set {name}: wanted a setting that is given once, got two")
         given[name] = value
     return given
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths lead to one file that is there."""
+    return Path(one).exists() and Path(other).exists() and Path(one).samefile(other)
 
 
 def pictures_of(options: argparse.Namespace) -> list[Any]:

@@ -73,13 +73,14 @@ def summary(result: TextGeneration) -> str:
         parts.append(f"tokens per cycle {took.tokens_per_cycle:.2f}")
     else:
         parts.append("nothing drafted")
-    parts.append(f"first token {took.first_token_ms:.0f} ms")
+    parts.append(f"first token {took.prepare_ms + took.first_token_ms:.0f} ms")
     return " | ".join([*parts, f"ended by {result.finish}"])
 
 
 def tokens_per_second(result: TextGeneration) -> float:
-    """Of the whole text, prefill included."""
-    return 1e3 * len(result.tokens) / max(result.statistics.total_ms, 1e-6)
+    """Of the whole text, with all that was done for it from the prompt on."""
+    took = result.statistics
+    return 1e3 * len(result.tokens) / max(took.prepare_ms + took.total_ms, 1e-6)
 
 
 def as_json(result: TextGeneration) -> dict[str, Any]:

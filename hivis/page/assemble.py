@@ -96,14 +96,15 @@ def _count(number: int, what: str) -> str:
 
 def _tiles(run: Run) -> str:
     took = run.statistics
-    tiles = [(f"{1e3 * run.tokens / max(took.total_ms, 1e-6):,.0f}", "tokens/s", "whole text")]
+    first_ms, whole_ms = (took.prepare_ms + ms for ms in (took.first_token_ms, took.total_ms))
+    tiles = [(f"{1e3 * run.tokens / max(whole_ms, 1e-6):,.0f}", "tokens/s", "whole text")]
     if run.cycles:
         tiles.append((f"{took.tokens_per_cycle:.2f}", "tokens per cycle", "on average"))
     if run.has_drafts:
         tiles.append((f"{took.accepted_length:.2f}", "accepted length", "drafted tokens per cycle"))
     tiles += [
-        (f"{took.first_token_ms:,.0f}", "ms to the first token", "prefill included"),
-        (f"{took.total_ms:,.0f}", "ms in total", f"ended by {run.finish}"),
+        (f"{first_ms:,.0f}", "ms to the first token", "prefill included"),
+        (f"{whole_ms:,.0f}", "ms in total", f"ended by {run.finish}"),
     ]
     return "<dl class='tiles'>" + "".join(
         f"<div><dt>{name}</dt><dd>{figure}</dd><dd class='note'>{escape(note)}</dd></div>"

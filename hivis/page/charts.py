@@ -12,6 +12,7 @@ from hivis.page.labels import escape
 from hivis.page.run import Cycle
 
 ABOUT_PHASES = {
+    "prepare": "tokens and pixels are made of prompt and pictures",
     "prefill": "the target reads prompt and pictures, the drafter what it needs of them",
     "draft": "the drafter grows the tree",
     "verify": "the target's one pass over the tree",
@@ -28,10 +29,11 @@ HEIGHT, WIDEST = 132, 62
 
 def phases(statistics: Statistics) -> dict[str, float]:
     """Milliseconds by phase, and the rest of the total time."""
-    known = statistics.phases_ms
+    before = {"prepare": statistics.prepare_ms} if statistics.prepare_ms else {}
+    known = before | statistics.phases_ms
     found = {name: known[name] for name in ABOUT_PHASES if name in known}
     found |= {name: ms for name, ms in known.items() if name not in found}
-    rest = statistics.total_ms - sum(found.values())
+    rest = statistics.prepare_ms + statistics.total_ms - sum(found.values())
     return found | ({"rest": rest} if rest > 0 else {})
 
 

@@ -14,7 +14,7 @@ from hivis.generation import CycleTrace, Statistics
 from hivis.machine import device_name
 from hivis.page.labels import token_texts
 from hivis.sampling import SamplingParams
-from hivis.targets.vocabulary import special_tokens
+from hivis.targets.vocabulary import vocabulary
 from hivis.tiny import paths
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def gather(model: Model, stream: TextStream, prompt: Prompt, images: Pictures = 
         for cycle, chunk in zip(trace, with_tokens, strict=True)
     )
     tokenizer = model.processor.processor.tokenizer
-    special = special_tokens(tokenizer)
+    special = vocabulary(tokenizer).special
     shown = [token for cycle in trace for token in cycle.tokens if token >= 0]
     dtype = str(model.target.model.dtype).removeprefix("torch.")
     return Run(

@@ -6,7 +6,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
@@ -54,7 +54,7 @@ class CostPolicy:
     times: Times | None = None
     ahead: bool | None = None
     noise: bool = True
-    _kept: dict[tuple[int, int, str, tuple[int, ...], int], CostPlanner] = field(
+    _kept: dict[tuple[int, int, str, int], CostPlanner] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -83,7 +83,7 @@ class CostPolicy:
         texts: int = 1,
     ) -> Planner:  # fmt: skip
         """The pair's own planner for so many texts at a time, with all that it has learnt."""
-        key = (id(target), id(drafter), str(device), ends, texts)
+        key = (id(target), id(drafter), str(device), texts)
         planner = self._kept.get(key)
         if planner is None:
             planner = CostPlanner(self, looks_ahead(self.ahead, device), ends)
@@ -93,6 +93,7 @@ class CostPolicy:
             except TypeError:  # it cannot say when it is gone: nothing is kept for it
                 return planner
             self._kept[key] = planner
+        planner.end_with(ends)
         return planner
 
 
@@ -121,6 +122,11 @@ class CostPlanner(SizedPlanner):
         if policy.times is not None:
             self._rounds = ROUNDS
             self._start(policy.times)
+
+    def end_with(self, ends: tuple[int, ...]) -> None:
+        """From now on texts end with these tokens."""
+        self.shape = replace(self.shape, ends=ends)
+        self.fallback = replace(self.fallback, ends=ends)
 
     def _start(self, times: Times) -> None:
         self.times = times

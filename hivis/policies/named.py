@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from hivis.errors import HivisError
 from hivis.policies.confidence import ConfidencePolicy
@@ -18,8 +19,8 @@ POLICIES: dict[str, Callable[[], Policy]] = {
 
 def policy_of(choice: Policy | str) -> Policy:
     """A new policy by its name; one that is made already stays as it is."""
-    if not isinstance(choice, str):
-        return choice
-    if choice not in POLICIES:
+    if callable(getattr(choice, "planner", None)):
+        return cast(Policy, choice)
+    if not isinstance(choice, str) or choice not in POLICIES:
         raise HivisError(f"policy: wanted one of {', '.join(POLICIES)}, got {choice!r}")
     return POLICIES[choice]()

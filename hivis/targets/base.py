@@ -31,10 +31,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """What a prefill leaves: ``logits`` ``[B, V]`` of the last row and, if asked, a ``prompt``."""
+    """What a prefill leaves: ``logits`` ``[B, V]`` of the last row and, if asked, a ``prompt``.
+
+    ``kept`` rows of the prompt were there already and not read again.
+    """
 
     logits: Tensor
     prompt: Prompt | None
+    kept: int = 0
 
 
 class Target(Protocol):

@@ -78,10 +78,7 @@ class ContinuedTarget:
         if last.features.keys() != inputs.features.keys():
             return 0
         for name, new in inputs.features.items():
-            old = last.features[name]
-            if new.dim() == 2 and new.shape[1] == inputs.length:  # an entry for every row
-                new, old = new[:, :common], old[:, :common]
-            if not torch.equal(new, old):
+            if not torch.equal(new, last.features[name]):
                 return 0
         text = self.target.family.text_rows(self.target.model, inputs.tokens)
         return common if bool(text[common:].all()) else 0
@@ -97,7 +94,7 @@ class ContinuedTarget:
         hidden = target._read_on(embeddings, self.kept, positions, wanted)
         logits = target._head(hidden[:, -1])
         if rows == "none" or self._prompt is None:
-            return Prefilled(logits, None)
+            return Prefilled(logits, None, self.kept)
         text = target.family.text_rows(target.model, inputs.tokens)
         kept = self.kept if rows == "all" else int(text[: self.kept].sum())
         last = self._prompt
@@ -113,7 +110,7 @@ class ContinuedTarget:
             last.seen,
             last.spans,
         )
-        return Prefilled(logits, prompt)
+        return Prefilled(logits, prompt, self.kept)
 
     def _move(self, old: KVCache, capacity: int) -> None:
         """The kept rows into a cache of their own, so that no earlier stream goes on in it."""

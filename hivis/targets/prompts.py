@@ -162,6 +162,12 @@ class PromptProcessor:
         return self._inputs(self._render(messages), pictures)
 
     def _inputs(self, text: str, pictures: Sequence[Picture]) -> Inputs:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half a pair of surrogates, a byte that was no text
+            raise HivisError(
+                f"prompt: wanted Unicode text, got {text[error.start]!r} in it"
+            ) from None
         images = [open_picture(picture) for picture in pictures] or None
         made = self.processor(text=text, images=images, return_tensors="pt").to(self.device)
         tokens = made.pop("input_ids")

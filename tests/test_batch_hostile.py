@@ -1,0 +1,246 @@
+"""Batches among families, other texts, failures and odd queues."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from families import RECIPES, save_checkpoint
+from models import random_inputs, random_llava, random_target
+from test_batch import POLICY, alone, drafter, target, wanted
+from test_families import PROMPTS, ask
+from test_families import drafters as family_drafters
+
+from hivis.batch import Batch, Wanted
+from hivis.cache import KVCache
+from hivis.decode import Stream, generate
+from hivis.errors import HivisError
+from hivis.loop import AnotherText
+from hivis.policies.cost import CostPolicy
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.continued import ContinuedTarget
+from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.targets.llava import Llava
+from hivis.targets.load import load_target
+
+
+@pytest.mark.parametrize("kind", list(RECIPES))
+def test_every_family_side_by_side(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prompts of none to three pictures, of other sizes: positions and offsets are each text's."""
+    made, processor = load_target(save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
+    params = SamplingParams(max_new_tokens=16)
+    texts = [
+        Wanted(ask(processor, prompt, seed), params, (prompt, seed))
+        for seed in range(2)
+        for prompt in PROMPTS
+    ]
+    plain = {text.name: generate(made, text.inputs, params).tokens for text in texts}
+    for name in ("hivis", "vispec"):
+        for of in (made, ContinuedTarget(made)):
+            batch = dict(Batch(of, texts, 3, family_drafters()[name], POLICY))
+            assert {which: text.tokens for which, text in batch.items()} == plain, name
+
+
+def test_a_newer_text_is_left_alone() -> None:
+    running = iter(Batch(target(), map(wanted, range(9)), 2, drafter("hivis"), POLICY))
+    next(running)
+    one = wanted(50)
+    newer = iter(Stream(target(), one.inputs, SamplingParams(max_new_tokens=30)))
+    tokens = next(newer)
+    with pytest.raises(AnotherText):
+        next(running)
+    for new in newer:
+        tokens = tokens + new
+    plain = generate(target(), one.inputs, SamplingParams(max_new_tokens=30)).tokens
+    assert tuple(tokens) == plain
+
+
+def test_a_drafter_is_of_one_text_at_a_time() -> None:
+    other = HuggingFaceTarget(random_llava(), Llava())
+    shared = drafter("hivis")
+    long = SamplingParams(max_new_tokens=40)
+    first = iter(Stream(target(), random_inputs(1), long, shared, POLICY))
+    next(first)
+    Stream(other, random_inputs(2), long, shared, POLICY)  # no text yet
+    next(first)
+    plain = generate(target(), random_inputs(2), long).tokens
+    assert generate(other, random_inputs(2), long, shared, POLICY).tokens == plain
+    with pytest.raises(AnotherText, match="text: wanted target and drafter to itself"):
+        list(first)
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), torch.OutOfMemoryError("much")])
+def test_a_queue_that_fails_takes_no_text_along(error: Exception) -> None:
+    def queue() -> Iterator[Wanted[int]]:
+        yield from map(wanted, range(4))
+        raise error
+
+    made: dict[int, Any] = {}
+    with pytest.raises(type(error)):
+        for name, text in Batch(target(), queue(), 3, drafter("hivis"), POLICY):
+            made[name] = text
+    assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(4)}
+
+
+def test_nor_does_a_prefill_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, calls = random_target(), []
+    original = one.prefill
+
+    def prefill(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("the fourth")
+        return original(*args)
+
+    monkeypatch.setattr(one, "prefill", prefill)
+    made: dict[int, Any] = {}
+    with pytest.raises(torch.OutOfMemoryError, match="the fourth"):
+        for name, text in Batch(one, map(wanted, range(9)), 3, drafter("vispec"), POLICY):
+            made[name] = text
+    assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(3)}
+
+
+def test_the_first_error_is_the_one_that_is_said() -> None:
+    def broken(number: int) -> Any:
+        def until(token: int) -> bool:
+            raise RuntimeError(f"text {number}")
+
+        return until
+
+    texts = [wanted(n, until=broken(n) if n < 2 else None) for n in range(3)]
+    with pytest.raises(RuntimeError, match="text 0"):
+        list(Batch(target(), texts, 3, drafter("hivis"), POLICY))
+
+
+def test_going_on_after_a_break_gives_the_rest() -> None:
+    batch = Batch(target(), map(wanted, range(6)), 2, drafter("hivis"), POLICY)
+    names = []
+    for name, _ in batch:
+        names.append(name)
+        if len(names) == 2:
+            break
+    names += [name for name, _ in batch]
+    assert sorted(names) == list(range(6))
+
+
+def test_a_queue_may_compute_with_gradients() -> None:
+    modes = []
+
+    def queue() -> Iterator[Wanted[int]]:
+        for number in range(3):
+            modes.append(torch.is_inference_mode_enabled())
+            yield wanted(number)
+
+    for _ in Batch(target(), queue(), 2, drafter("hivis"), POLICY):
+        modes.append(torch.is_inference_mode_enabled())
+    assert not any(modes)
+
+
+def test_a_reader_that_takes_its_time_is_not_counted() -> None:
+    last = 0.0
+    texts = [Wanted(random_inputs(n), SamplingParams(max_new_tokens=6), n) for n in range(2)]
+    for _, text in Batch(target(), texts, 1, drafter("hivis"), POLICY):
+        time.sleep(0.4)
+        last = text.statistics.total_ms
+    assert last < 400
+    stream = Stream(target(), random_inputs(0), SamplingParams(max_new_tokens=1))
+    for _ in stream:
+        time.sleep(0.4)
+    assert stream.result.statistics.total_ms < 400
+
+
+def test_caches_grow_seldom_and_with_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves, rooms = [], []
+    moved = KVCache.moved
+
+    def count(self: KVCache, most: int, rows: int) -> KVCache:
+        moves.append(rows)
+        rooms.append(most)
+        return moved(self, most, rows)
+
+    monkeypatch.setattr(KVCache, "moved", count)
+    few = [Wanted(random_inputs(n), SamplingParams(max_new_tokens=4), n) for n in range(2)]
+    assert len(dict(Batch(target(), few, 2**70))) == 2
+    assert max(rooms) == 4
+    moves.clear()
+    ascending = [
+        Wanted(random_inputs(n, 3 + 5 * n), SamplingParams(max_new_tokens=2), n) for n in range(30)
+    ]
+    assert len(dict(Batch(target(), ascending, 2))) == 30
+    assert len(moves) <= 6
+
+
+def test_planners_learn_on_whatever_ends_a_text() -> None:
+    policy = CostPolicy()
+    seen = []
+
+    class Noted(CostPolicy):
+        def planner(self, one: Any, two: Any, device: Any, ends: Any = (), texts: int = 1) -> Any:
+            seen.append((ends, texts))
+            planner = policy.planner(one, two, device, ends, texts)
+            assert planner.shape.ends == planner.fallback.ends == ends
+            return planner
+
+    params = [
+        SamplingParams(max_new_tokens=new, eos_token_ids=ends)
+        for new, ends in ((6, (1,)), (90, (2, 3)), (40, (1, 4)), (160, (5,)))
+    ]
+    texts = [Wanted(random_inputs(n), each, n) for n, each in enumerate(params)]
+    one = random_target()
+    list(Batch(one, texts, 3, drafter("eagle"), Noted()))
+    # The shortest ends first, and the fourth takes its place; then the third, then the second.
+    assert seen == [
+        ((1, 2, 3, 4), 3), ((1, 2, 3, 4, 5), 3), ((2, 3, 5), 2), ((5,), 1)
+    ]  # fmt: skip
+    assert len(policy._kept) == 3  # for three, two and one of them
+
+
+def test_a_text_may_just_fit() -> None:
+    inputs = random_inputs(3)
+    new = target().max_positions - inputs.length
+    fits = SamplingParams(max_new_tokens=new, eos_token_ids=())
+    ((_, text),) = Batch(target(), [Wanted(inputs, fits, 0)], 2, drafter("hivis"), TreePolicy())
+    assert len(text.tokens) == new
+    with pytest.raises(HivisError, match="context: wanted at most"):
+        generate(target(), inputs, SamplingParams(max_new_tokens=new + 1))
+
+
+def test_memory_stays_flat() -> None:
+    def queue() -> Iterator[Wanted[int]]:
+        for number in range(60):
+            yield Wanted(random_inputs(number % 5), SamplingParams(max_new_tokens=12), number)
+
+    batch = Batch(target(), queue(), 3, drafter("hivis"), POLICY)
+    sizes = []
+    for _ in batch:
+        sizes.append(len(batch._loop.clock._spans) + len(batch._loop.clock._sums))
+    assert max(sizes) < 20
+
+
+def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cycle may accept tokens before the one that cannot be drawn: they are good."""
+    from guessers import KnowsTheText
+    from models import VOCAB
+
+    one, inputs = random_target(), random_inputs(7)
+    params = SamplingParams(max_new_tokens=30)
+    plain = generate(one, inputs, params).tokens
+    original, last = one.verify, inputs.length + 12
+
+    def verify(tree: Any) -> Any:
+        result = original(tree)
+        at = one.cache.positions(tree.depths)[0]
+        result.logits[0, at >= last] = float("nan")
+        return result
+
+    monkeypatch.setattr(one, "verify", verify)
+    for guesser in (None, KnowsTheText(VOCAB, inputs.length, plain, right=True)):
+        got: list[int] = []
+        with pytest.raises(HivisError, match="logits: wanted a finite candidate"):
+            for new in Stream(one, inputs, params, guesser, TreePolicy(nodes=9, depth=8, top_k=2)):
+                got += new
+        assert tuple(got) == plain[:13]
