@@ -106,12 +106,18 @@ def test_nor_does_a_prefill_without_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_first_error_is_the_one_that_is_said() -> None:
     def broken(number: int) -> Any:
+        calls = []
+
         def until(token: int) -> bool:
-            raise RuntimeError(f"text {number}")
+            calls.append(token)
+            if len(calls) > 1:  # both in their first cycle, which is the same one
+                raise RuntimeError(f"text {number}")
+            return False
 
         return until
 
-    texts = [wanted(n, until=broken(n) if n < 2 else None) for n in range(3)]
+    long = SamplingParams(max_new_tokens=20)
+    texts = [Wanted(random_inputs(n), long, n, broken(n) if n < 2 else None) for n in range(3)]
     with pytest.raises(RuntimeError, match="text 0"):
         list(Batch(target(), texts, 3, drafter("hivis"), POLICY))
 

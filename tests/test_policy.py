@@ -501,6 +501,11 @@ def test_texts_of_a_batch_count_as_their_mean():
     level = planner.times.level
     for scores in (sure, unsure):
         assert planner.pick(6, [scores]) == planner.pick(6, [scores, scores, scores])
+    # At five tokens a millisecond none of these guesses pays, however many texts there are.
+    planner._tokens, planner._ms = 5.0, 1.0
+    guesses = [-1.0] * 60
+    assert planner.pick(6, [guesses]) == planner.pick(6, [guesses] * 3) == SIZES[0]
+    planner._tokens = 0.05
     # Between one that is sure and one that is not: no more than the first alone would get.
     assert planner.pick(6, [unsure]) <= planner.pick(6, [sure, unsure]) <= planner.pick(6, [sure])
     # Reach 0.06 or so: worth a level for one text, and no more so for three.
