@@ -18,6 +18,7 @@ from hivis import ops
 from hivis.tree import WORD_BITS
 
 DEPTH, LEVEL = 7, 2
+WIDTH = 1024  # of the drafter's output
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Level:
     position: Tensor
     warmth: Tensor
     ends: Tensor
+    output: Tensor  # of a drafter at the nodes of level 1
 
     @classmethod
     def grown(cls, k: int, vocab: int, temperature: float, device: torch.device) -> Level:
@@ -47,20 +49,24 @@ class Level:
             torch.zeros(rows, dtype=torch.int64, **on),
             torch.zeros(rows, **on),
             torch.zeros((*rows, words), dtype=torch.int64, **on),
+            torch.zeros((*rows, WIDTH), dtype=torch.bfloat16, **on),
         )
+        output = torch.randn(1, k, WIDTH, **on).bfloat16()
         seed, position = torch.tensor([3], **on), torch.tensor([100], **on)
         level = cls(
             k, temperature, state, seed, position, torch.full((1,), temperature, **on),
-            torch.tensor([2], **on),
+            torch.tensor([2], **on), output,
         )  # fmt: skip
         for number in range(1, DEPTH + 1):
             level.grow(torch.randn(1, k if number > 1 else 1, vocab, **on) * 3, number)
         return level
 
     def grow(self, logits: Tensor, level: int = LEVEL) -> None:
+        output = self.output[:, : logits.shape[1]]
         ops.tree_grow_(
-            logits, self.seed, self.position, self.warmth, self.ends, *self.state, level, 1.0, True
-        )
+            logits, self.seed, self.position, self.warmth, self.ends, output, *self.state, level,
+            1.0, True,
+        )  # fmt: skip
 
     def grown_scores(self, logits: Tensor) -> Tensor:
         self.grow(logits)
@@ -83,6 +89,7 @@ class Level:
         _, index = going.topk(k)
         candidates.gather(1, index)
         slot = torch.div(index, k, rounding_mode="floor").unsqueeze(2)
+        self.output.gather(1, slot.expand(-1, -1, WIDTH))
         words = self.state[7][above]
         words.gather(1, slot.expand(-1, -1, words.shape[2])) | words
         return paths

@@ -123,6 +123,7 @@ def grow(dtype: torch.dtype, vocab: int, k: int, nodes: int) -> Check:
             torch.full(pool, -1, dtype=torch.int32), torch.zeros(rows, dtype=torch.int32),
             torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64),
             torch.zeros(rows), torch.zeros((*rows, 1), dtype=torch.int64),
+            torch.zeros((*rows, 24), dtype=dtype),
         ]  # fmt: skip
         state = [x.to(device) for x in state]
         seed, position = torch.tensor([11, 12]), torch.tensor([100, 5])
@@ -131,8 +132,11 @@ def grow(dtype: torch.dtype, vocab: int, k: int, nodes: int) -> Check:
         right, scores = True, torch.zeros(2, 1, 1)
         for level in (1, 2):
             logits = (torch.randn(2, 1 if level == 1 else k, vocab) * 3).to(dtype)
-            rule = [x.to(device) for x in (logits, seed, position, temperature, ends)]
+            output = torch.randn(*logits.shape[:2], 24).to(dtype)
+            rule = [x.to(device) for x in (logits, seed, position, temperature, ends, output)]
             ops.tree_grow_(*rule, *state, level, 1.0, True)
+            if level == 1:
+                right &= torch.equal(state[8][0].cpu(), output.expand(-1, k, -1))
             found = [
                 [reference.children(row, gumbel[b, level - 1], temperature[b], 1.0, k) for row in x]
                 for b, x in enumerate(logits)

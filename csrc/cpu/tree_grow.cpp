@@ -1,6 +1,7 @@
 #include "cpu/tree_grow.h"
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -193,6 +194,9 @@ void choose_frontier(const TreeGrowParams& p, int64_t b) {
     p.frontier_slots[to] = i / k;
     p.frontier_tokens[to] = tokens[i];
     p.frontier_scores[to] = is_end(tokens[i], p.ends, p.end_count) ? -kInfinity : scores[i];
+    if (p.row_bytes > 0)
+      std::memcpy(p.frontier_carried + to * p.row_bytes,
+                  p.output + b * p.output_batch_stride + i / k * p.output_node_stride, p.row_bytes);
     const int64_t row = (p.level - 1) * k + j;
     for (int64_t w = 0; w < p.words; ++w) {
       const uint64_t own = w == row / kWordBits ? uint64_t{1} << row % kWordBits : 0;
