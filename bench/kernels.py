@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+import bench.growth_cases  # noqa: F401  (registers its cases)
 from bench.cuda_cases import CUDA_CASES
 from bench.cuda_run import CudaResult, cuda_line, measure, run_case
 from bench.kernel_cases import CASES, Case, Setting

@@ -47,17 +47,17 @@ Tensor shared_noise(const Tensor& seed, const Tensor& position, int64_t count, i
 }
 
 void tree_grow_(const Tensor& logits, const Tensor& seed, const Tensor& position,
-                const Tensor& temperature, const Tensor& ends, const Tensor& pool_scores,
-                const Tensor& pool_tokens, const Tensor& pool_parents, const Tensor& nodes,
-                const Tensor& slots, const Tensor& tokens, const Tensor& scores,
-                const Tensor& words, int64_t level, double sharpness, bool noise) {
-  static const auto op =
-      find_op<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                   const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                   const Tensor&, const Tensor&, const Tensor&, int64_t, double, bool)>(
-          "hivis::tree_grow_");
-  op.call(logits, seed, position, temperature, ends, pool_scores, pool_tokens, pool_parents, nodes,
-          slots, tokens, scores, words, level, sharpness, noise);
+                const Tensor& temperature, const Tensor& ends, const Tensor& output,
+                const Tensor& pool_scores, const Tensor& pool_tokens, const Tensor& pool_parents,
+                const Tensor& nodes, const Tensor& slots, const Tensor& tokens,
+                const Tensor& scores, const Tensor& words, const Tensor& carried, int64_t level,
+                double sharpness, bool noise) {
+  static const auto op = find_op<void(
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+      const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+      const Tensor&, const Tensor&, const Tensor&, int64_t, double, bool)>("hivis::tree_grow_");
+  op.call(logits, seed, position, temperature, ends, output, pool_scores, pool_tokens, pool_parents,
+          nodes, slots, tokens, scores, words, carried, level, sharpness, noise);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tree_prune(const Tensor& pool_scores,
@@ -136,16 +136,17 @@ seed, position: [B] i64. Returns [B, count, vocab] f32, the same bits on every m
 Source: Philox4x32-10 (Salmon et al. 2011, section 4.3) keyed by seed, position and token id.
 Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device or count.)");
   m.def("tree_grow_", &hivis::tree_grow_, arg("logits"), arg("seed"), arg("position"),
-        arg("temperature"), arg("ends"), arg("pool_scores"), arg("pool_tokens"),
+        arg("temperature"), arg("ends"), arg("output"), arg("pool_scores"), arg("pool_tokens"),
         arg("pool_parents"), arg("nodes"), arg("slots"), arg("tokens"), arg("scores"), arg("words"),
-        arg("level"), arg("sharpness"), arg("noise"), release_gil(),
+        arg("carried"), arg("level"), arg("sharpness"), arg("noise"), release_gil(),
         R"(Grow draft trees by one level: k children for each node, and the k best of these all.
 
 logits: [B, K, V] f32, bf16 or f16, at the nodes of level - 1 (K = 1 at level 1, else k).
-seed, position: [B] i64. temperature: [B] f32, 0 is greedy. ends: [E] i64.
+seed, position: [B] i64. temperature: [B] f32, 0 is greedy. ends: i64, any number of tokens.
+output: [B, K, E], any dtype, the drafter's at those nodes.
 Changed in place: the pool of candidates (pool_scores [B, P] f32, pool_tokens [B, P] i64,
 pool_parents [B, P] i32) and the frontiers (nodes [R, B, k] i32, slots [R, B, k] i64, tokens
-[R, B, k] i64, scores [R, B, k] f32, words [R, B, k, W] i64), of which level writes number
+[R, B, k] i64, scores [R, B, k] f32, words [R, B, k, W] i64, carried [R, B, k, E]), of which level writes number
 level - 1 and reads the one before. hivis.ops.tree_grow_ says what they hold. Returns nothing.
 Source: EAGLE-2 (arXiv 2406.16858, section 4), with scores that know the noise of the draws to come.
 Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device, stride, level,

@@ -1,9 +1,9 @@
 """The two ops that grow draft trees, typed; part of `hivis.ops`, which says what the letters mean.
 
-K nodes of one level get children, k of them each; E tokens end a text. A *pool* has room for the
-root and for all candidates of a tree: level 1 has k of them, every further level k * k. Its order
-is the root, then level by level, and within a level by the parent's slot and the rank among its
-children. So place 0 is the root, 1 is where level 1 begins, and level l begins at
+K nodes of one level get children, k of them each; E is the width of a drafter's output. A *pool*
+has room for the root and for all candidates of a tree: level 1 has k of them, every further level
+k * k. Its order is the root, then level by level, and within a level by the parent's slot and the
+rank among its children. So place 0 is the root, 1 is where level 1 begins, and level l begins at
 ``1 + k + (l - 2) * k * k``. A *frontier* are the k nodes of a level that get children.
 """
 
@@ -30,6 +30,7 @@ def tree_grow_(
     position: Tensor,
     temperature: Tensor,
     ends: Tensor,
+    output: Tensor,
     pool_scores: Tensor,
     pool_tokens: Tensor,
     pool_parents: Tensor,
@@ -38,6 +39,7 @@ def tree_grow_(
     tokens: Tensor,
     scores: Tensor,
     words: Tensor,
+    carried: Tensor,
     level: int,
     sharpness: float,
     noise: bool,
@@ -62,7 +64,9 @@ def tree_grow_(
         seed: [B] i64.
         position: [B] i64, absolute position of the token drawn at the root.
         temperature: [B] f32, finite, 0 or more.
-        ends: [E] i64, tokens that nothing is expanded after.
+        ends: i64, any number of tokens that nothing is expanded after.
+        output: [B, K, E], any dtype, the drafter's output at those nodes, to be handed to their
+            children; last dimension contiguous, E 0 or more.
         pool_scores: [B, P] f32. This one and what follows is changed in place.
         pool_tokens: [B, P] i64.
         pool_parents: [B, P] i32, places in the pool. The root's entries are the caller's to write:
@@ -74,6 +78,7 @@ def tree_grow_(
         scores: [R, B, k] f32, -inf at tokens of ``ends``.
         words: [R, B, k, W] i64, ancestors, themselves included, over the rows of a drafter's own
             tree: slot j of frontier l is row l * k + j. W = ceil(R * k / 64), at least 1.
+        carried: [R, B, k, E], dtype of output: the output at each one's parent.
         level: of the children, 1..R + 1; the levels before it must have been grown.
         sharpness: factor on the perturbed logits, finite and above 0.
         noise: whether scores know the noise.
@@ -83,8 +88,8 @@ def tree_grow_(
             a temperature out of range.
     """
     torch.ops.hivis.tree_grow_.default(
-        logits, seed, position, temperature, ends, pool_scores, pool_tokens, pool_parents, nodes,
-        slots, tokens, scores, words, level, sharpness, noise,
+        logits, seed, position, temperature, ends, output, pool_scores, pool_tokens, pool_parents,
+        nodes, slots, tokens, scores, words, carried, level, sharpness, noise,
     )  # fmt: skip
 
 
@@ -95,6 +100,7 @@ def _tree_grow_fake(
     position: Tensor,
     temperature: Tensor,
     ends: Tensor,
+    output: Tensor,
     pool_scores: Tensor,
     pool_tokens: Tensor,
     pool_parents: Tensor,
@@ -103,14 +109,16 @@ def _tree_grow_fake(
     tokens: Tensor,
     scores: Tensor,
     words: Tensor,
+    carried: Tensor,
     level: int,
     sharpness: float,
     noise: bool,
 ) -> None:
     check_devices(
         "logits", logits, seed=seed, position=position, temperature=temperature, ends=ends,
-        pool_scores=pool_scores, pool_tokens=pool_tokens, pool_parents=pool_parents, nodes=nodes,
-        slots=slots, tokens=tokens, scores=scores, words=words,
+        output=output, pool_scores=pool_scores, pool_tokens=pool_tokens,
+        pool_parents=pool_parents, nodes=nodes, slots=slots, tokens=tokens, scores=scores,
+        words=words, carried=carried,
     )  # fmt: skip
 
 

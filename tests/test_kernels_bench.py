@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import cuda_cases, cuda_run, kernels, peers, timing
+from bench import cuda_cases, cuda_run, growth_cases, kernels, peers, timing
 from bench.kernel_cases import Setting
 from bench.targets import TARGETS, Model, Target
 from bench.timing import GraphTime
@@ -182,6 +182,25 @@ def test_a_walk_has_five_nodes_at_every_temperature(temperature, top_p):
     if temperature == 0:
         errors, failed = cuda_run.compare(case)
         assert errors == {"argmax": 0.0, "drawn one by one": 0.0} and failed == {}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("k", "vocab"), [(3, 50), (10, 700)])
+def test_a_level_in_torch_is_ours(k, vocab, temperature):
+    case = growth_cases.grow_case(SETTING, torch.float32, k, vocab, temperature)
+    errors, failed = cuda_run.compare(case)
+    assert set(errors) == {"torch"} and errors["torch"] < 1e-6 and failed == {}
+    assert case.bytes == k * vocab * 4
+
+
+def test_a_tree_in_torch_is_ours():
+    for k, nodes in ((3, 20), (5, 70)):
+        errors, failed = cuda_run.compare(growth_cases.prune_case(SETTING, k, nodes))
+        assert errors == {"torch": 0.0} and failed == {}
+
+
+def test_every_op_has_cases_on_either_device():
+    assert set(kernels.CASES) == set(cuda_cases.CUDA_CASES)
 
 
 def test_the_nucleus_of_the_peer_is_that_of_top_p():

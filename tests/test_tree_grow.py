@@ -42,11 +42,13 @@ class State:
     tokens: Tensor
     scores: Tensor
     words: Tensor
+    carried: Tensor
 
     @classmethod
     def of(
-        cls, batch: int, k: int, depth: int, device: torch.device | str = "cpu", spare: int = 0
-    ) -> State:
+        cls, batch: int, k: int, depth: int, width: int = 3, dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu", spare: int = 0,
+    ) -> State:  # fmt: skip
         rows = (depth - 1, batch, k)
         words = max(1, -(-(depth - 1) * k // 64))
         pool = (batch, first_of(depth + 1, k) + spare)
@@ -58,6 +60,7 @@ class State:
             full(pool, torch.float32), full(pool, torch.int64), full(pool, torch.int32),
             full(rows, torch.int32), full(rows, torch.int64), full(rows, torch.int64),
             full(rows, torch.float32), full((*rows, words), torch.int64),
+            full((*rows, width), dtype),
         )  # fmt: skip
 
     def all(self) -> tuple[Tensor, ...]:
@@ -74,6 +77,7 @@ class Growth:
     position: Tensor
     temperature: Tensor
     ends: Tensor
+    output: list[Tensor]  # of a drafter, as the logits
     sharpness: float = 1.0
     noise: bool = True
 
@@ -82,10 +86,14 @@ class Growth:
         return len(self.logits)
 
     def inputs(self, level: int) -> tuple[Tensor, ...]:
-        return (self.logits[level - 1], self.seed, self.position, self.temperature, self.ends)
+        logits, output = self.logits[level - 1], self.output[level - 1]
+        return (logits, self.seed, self.position, self.temperature, self.ends, output)
 
     def state(self, spare: int = 0) -> State:
-        return State.of(len(self.seed), self.k, self.depth, self.seed.device, spare)
+        _, _, width = self.output[0].shape
+        return State.of(
+            len(self.seed), self.k, self.depth, width, self.output[0].dtype, self.seed.device, spare
+        )
 
     def grow(self, state: State, level: int) -> None:
         ops.tree_grow_(*self.inputs(level), *state.all(), level, self.sharpness, self.noise)
@@ -151,6 +159,8 @@ class Growth:
             assert torch.equal(state.slots[at].cpu(), places // k)
             assert torch.equal(state.tokens[at].cpu(), tokens[places])
             assert torch.equal(state.scores[at].cpu(), scores[places])
+            output = self.output[level - 1][b].cpu()
+            assert torch.equal(state.carried[at].cpu(), output[places // k])
             seen = unpack_bits(state.words[at].cpu(), self.k * (self.depth - 1))
             for j in range(k):
                 rows = {(level - 1) * k + j}
@@ -163,7 +173,7 @@ class Growth:
 def make(
     batch: int, k: int, depth: int, vocab: int, rule: tuple[float, float, bool] = RULES[0],
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 3,
-    ends: tuple[int, ...] = (), scale: float = 3.0,
+    ends: tuple[int, ...] = (), scale: float = 3.0, width: int = 3,
 ) -> Growth:  # fmt: skip
     """Random logits; sequence b has seed + b and position 100 + 10 b."""
     random = torch.Generator().manual_seed(seed)
@@ -174,9 +184,10 @@ def make(
         for level in range(1, depth + 1)
     ]
     index = torch.arange(batch, device=device)
+    output = [torch.randn(*x.shape[:2], width).to(dtype).to(device) for x in logits]
     return Growth(
         logits, k, seed + index, 100 + 10 * index, torch.full((batch,), rule[0], device=device),
-        torch.tensor(ends, dtype=torch.int64, device=device), rule[1], rule[2],
+        torch.tensor(ends, dtype=torch.int64, device=device), output, rule[1], rule[2],
     )  # fmt: skip
 
 
@@ -253,8 +264,16 @@ def test_logits_may_be_strided(device: torch.device):
         slab = torch.full((2, logits.shape[1] + 1, 77), math.nan, device=device)
         slab[:, :-1, 3:53] = logits
         views.append(slab[:, :-1, 3:53])
-    for a, b in zip(growth.run().all(), replace(growth, logits=views).run().all(), strict=True):
+    outputs = [torch.cat([x, x], 2)[:, :, 3:] for x in growth.output]
+    strided = replace(growth, logits=views, output=outputs)
+    for a, b in zip(growth.run().all(), strided.run().all(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("width", [0, 1, 8, 192, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_output_of_any_width_is_handed_on(device: torch.device, width: int, dtype: torch.dtype):
+    make(2, 5, 3, 40, RULES[1], dtype, device, width=width).check()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -267,6 +286,7 @@ def test_a_batch_equals_its_sequences_alone(device: torch.device, dtype: torch.d
         one = slice(b, b + 1)
         alone = replace(
             growth, logits=[x[one].contiguous() for x in growth.logits], seed=growth.seed[one],
+            output=[x[one] for x in growth.output],
             position=growth.position[one], temperature=temperature[one],
         ).run()  # fmt: skip
         for i, (a, whole) in enumerate(zip(alone.all(), together.all(), strict=True)):
@@ -329,12 +349,17 @@ def test_known_noise_ranks_first_what_the_target_draws(device: torch.device):
         (dict(nodes=torch.zeros(99, 2, 3).int()), "nodes: wanted at most 256 .* got 297"),
         (dict(slots=torch.zeros(2, 3, 2).long().mT), "slots: wanted a contiguous tensor"),
         (dict(scores=torch.zeros(2, 2, 2)), r"scores: wanted shape \[2, 2, 3\]"),
+        (dict(output=torch.zeros(2, 3)), "output: wanted 3 dimensions, got 2"),
+        (dict(output=torch.zeros(2, 1, 3)), r"output: wanted shape \[2, 3, 3\]"),
+        (dict(output=torch.zeros(2, 3, 6)[..., ::2]), "output: wanted stride 1"),
+        (dict(output=torch.zeros(2, 3, 4)), r"carried: wanted shape \[2, 2, 3, 4\]"),
+        (dict(carried=torch.zeros(2, 2, 3, 3).half()), "carried: wanted Float, got Half"),
         (dict(words=torch.zeros(2, 2, 3, 2).long()), r"words: wanted shape \[2, 2, 3, 1\]"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(device: torch.device, change: dict, message: str):
     growth = make(2, 3, 3, 8, device=device)
-    names = ("logits", "seed", "position", "temperature", "ends")
+    names = ("logits", "seed", "position", "temperature", "ends", "output")
     given = dict(zip(names, growth.inputs(2), strict=True)) | vars(growth.state())
     given |= {"level": 2, "sharpness": 1.0, "noise": True}
     given |= {k: v.to(device) if isinstance(v, Tensor) else v for k, v in change.items()}

@@ -113,6 +113,51 @@ def accept(dtype: torch.dtype, vocab: int, top_k: int, top_p: float, min_p: floa
     return f"tree_accept {short(dtype)} V={vocab} k={top_k} p={top_p} min={min_p}", check
 
 
+def grow(dtype: torch.dtype, vocab: int, k: int, nodes: int) -> Check:
+    """Two levels and their tree: tokens, who descends from whom, and scores to rounding."""
+
+    def check(device: torch.device) -> bool:
+        rows, pool = (1, 2, k), (2, 1 + k + k * k)
+        state = [
+            torch.zeros(pool), torch.zeros(pool, dtype=torch.int64),
+            torch.full(pool, -1, dtype=torch.int32), torch.zeros(rows, dtype=torch.int32),
+            torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64),
+            torch.zeros(rows), torch.zeros((*rows, 1), dtype=torch.int64),
+            torch.zeros((*rows, 24), dtype=dtype),
+        ]  # fmt: skip
+        state = [x.to(device) for x in state]
+        seed, position = torch.tensor([11, 12]), torch.tensor([100, 5])
+        temperature, ends = torch.tensor([0.0, 0.7]), torch.tensor([3])
+        gumbel = noise.gumbel(seed, position, 2, vocab)
+        right, scores = True, torch.zeros(2, 1, 1)
+        for level in (1, 2):
+            logits = (torch.randn(2, 1 if level == 1 else k, vocab) * 3).to(dtype)
+            output = torch.randn(*logits.shape[:2], 24).to(dtype)
+            rule = [x.to(device) for x in (logits, seed, position, temperature, ends, output)]
+            ops.tree_grow_(*rule, *state, level, 1.0, True)
+            if level == 1:
+                right &= torch.equal(state[8][0].cpu(), output.expand(-1, k, -1))
+            found = [
+                [reference.children(row, gumbel[b, level - 1], temperature[b], 1.0, k) for row in x]
+                for b, x in enumerate(logits)
+            ]
+            tokens = torch.stack([torch.cat([t for t, _ in row]) for row in found])
+            gains = torch.stack([torch.stack([g for _, g in row]) for row in found])
+            here = slice(1, 1 + k) if level == 1 else slice(1 + k, None)
+            right &= torch.equal(state[1][:, here].cpu(), tokens)
+            wanted = (scores + gains).flatten(1)
+            right &= torch.allclose(state[0][:, here].cpu().double(), wanted, 1e-6, 1e-6)
+            scores = state[6][0].cpu().double().unsqueeze(2)
+        tree = ops.tree_prune(*state[:3], k, 2, nodes)
+        depths = torch.tensor([0] + [1] * k + [2] * k * k)
+        wanted_tree = reference.tree_prune(*(x.cpu() for x in state[:3]), depths, nodes)
+        return right and all(
+            torch.equal(a.cpu(), b) for a, b in zip(tree, wanted_tree, strict=True)
+        )
+
+    return f"tree_grow_ and tree_prune {short(dtype)} V={vocab} k={k} N={nodes}", check
+
+
 def checks() -> Iterator[Check]:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         yield attention(dtype, 17, 4, 2, 64, [0, 70])
@@ -128,6 +173,8 @@ def checks() -> Iterator[Check]:
         yield accept(dtype, 5003, 0, 1.0, 0.0)
         yield accept(dtype, 5003, 50, 0.9, 0.05)
     yield accept(torch.float32, 37, 0, 0.3, 0.0)
+    for dtype, vocab in ((torch.float32, 37), (torch.bfloat16, 5003), (torch.float16, 5000)):
+        yield grow(dtype, vocab, 10, 60)
 
 
 def main() -> int:

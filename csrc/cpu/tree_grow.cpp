@@ -1,6 +1,7 @@
 #include "cpu/tree_grow.h"
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -30,6 +31,11 @@ struct Survey {
   int64_t blocks, spans;         // of a row
   std::vector<float> block_max;  // [B, K, blocks]
   std::vector<Span> span;        // [B, K, spans]
+  std::vector<float> noise;      // [B, blocks * kNoiseBlock], of sequences that need it
+
+  float* noise_of(int64_t b, int64_t block) {
+    return noise.data() + (b * blocks + block) * kNoiseBlock;
+  }
 };
 
 template <class T>
@@ -41,15 +47,14 @@ GrowRule rule_of(const TreeGrowParams& p, int64_t b) {
   return {p.temperature[b], p.sharpness, p.noise};
 }
 
-NoiseKey key_of(const TreeGrowParams& p, int64_t b) {
-  return noise_key(p.seed[b], p.position[b], p.level - 1);
-}
-
+// The y of one block of a row; the sequence's noise has been made.
 template <class T>
-inline void block_values(const T* row, int64_t vocab, int64_t block, const float* noise,
-                         const GrowRule& rule, float y[kRowBlock]) {
-  load_block(row, vocab, block, y);
+inline void block_values(const TreeGrowParams& p, int64_t b, const T* row, int64_t block,
+                         Survey* survey, float y[kRowBlock]) {
+  const GrowRule rule = rule_of(p, b);
+  load_block(row, p.vocab, block, y);
   if (rule.temperature == 0.0f) return;
+  const float* noise = needs_noise(rule) ? survey->noise_of(b, block) : kNoNoise;
   for (int j = 0; j < kRowBlock; ++j) y[j] = grow_value(y[j], noise[j], rule);
 }
 
@@ -63,14 +68,12 @@ inline int64_t block_weight(const float y[kRowBlock], float top) {
 // One span of all rows of a sequence, which share its noise.
 template <class T>
 void survey_span(const TreeGrowParams& p, int64_t b, int64_t index, Survey* survey) {
-  const GrowRule rule = rule_of(p, b);
   const int64_t first = index * kSpanBlocks;
   const int64_t count = std::min<int64_t>(kSpanBlocks, survey->blocks - first);
-  float noise[kGrowSpan] = {};
-  if (needs_noise(rule)) {
-    const NoiseKey key = key_of(p, b);
-    for (int64_t i = 0; i < count; ++i) {
-      noise_block(key, static_cast<uint32_t>(first + i), noise + i * kRowBlock);
+  if (needs_noise(rule_of(p, b))) {
+    const NoiseKey key = noise_key(p.seed[b], p.position[b], p.level - 1);
+    for (int64_t block = first; block < first + count; ++block) {
+      noise_block(key, static_cast<uint32_t>(block), survey->noise_of(b, block));
     }
   }
   for (int64_t slot = 0; slot < p.nodes; ++slot) {
@@ -79,7 +82,7 @@ void survey_span(const TreeGrowParams& p, int64_t b, int64_t index, Survey* surv
     NanWatch watch;
     for (int64_t i = 0; i < count; ++i) {
       float* block = y + i * kRowBlock;
-      block_values(row_of<T>(p, b, slot), p.vocab, first + i, noise + i * kRowBlock, rule, block);
+      block_values(p, b, row_of<T>(p, b, slot), first + i, survey, block);
       watch.see(block);
       const float most = block_maximum(block);
       survey->block_max[row * survey->blocks + first + i] = most;
@@ -109,25 +112,23 @@ struct Child {
 // The k best tokens of a row, in order. The k-th largest block maximum is a lower bound of the k-th
 // largest y, usually a close one: only the blocks that reach it are looked at once more.
 template <class T>
-void best_tokens(const TreeGrowParams& p, int64_t b, int64_t slot, const Survey& survey,
+void best_tokens(const TreeGrowParams& p, int64_t b, int64_t slot, Survey* survey,
                  std::vector<Child>* found) {
   thread_local std::vector<float> values;
-  const GrowRule rule = rule_of(p, b);
-  const float* block_max = survey.block_max.data() + (b * p.nodes + slot) * survey.blocks;
+  const int64_t blocks = survey->blocks;
+  const float* block_max = survey->block_max.data() + (b * p.nodes + slot) * blocks;
   float bound = -kInfinity;
-  if (p.children <= survey.blocks) {
-    values.assign(block_max, block_max + survey.blocks);
+  if (p.children <= blocks) {
+    values.assign(block_max, block_max + blocks);
     std::nth_element(values.begin(), values.begin() + (p.children - 1), values.end(),
                      std::greater<>());
     bound = values[p.children - 1];
   }
   found->clear();
-  for (int64_t block = 0; block < survey.blocks; ++block) {
+  for (int64_t block = 0; block < blocks; ++block) {
     if (block_max[block] < bound) continue;
-    float y[kRowBlock], noise[kNoiseBlock];
-    if (needs_noise(rule)) noise_block(key_of(p, b), static_cast<uint32_t>(block), noise);
-    block_values(row_of<T>(p, b, slot), p.vocab, block, needs_noise(rule) ? noise : kNoNoise, rule,
-                 y);
+    float y[kRowBlock];
+    block_values(p, b, row_of<T>(p, b, slot), block, survey, y);
     const int64_t first = block * kRowBlock;
     const int64_t size = std::min<int64_t>(kRowBlock, p.vocab - first);
     for (int64_t j = 0; j < size; ++j) {
@@ -140,12 +141,12 @@ void best_tokens(const TreeGrowParams& p, int64_t b, int64_t slot, const Survey&
 // Writes a row's children into the pool. A row that is no distribution has the first k tokens for
 // children, at -inf.
 template <class T>
-void grow_row(const TreeGrowParams& p, int64_t b, int64_t slot, const Survey& survey) {
+void grow_row(const TreeGrowParams& p, int64_t b, int64_t slot, Survey* survey) {
   thread_local std::vector<Child> found;
-  const Span* spans = survey.span.data() + (b * p.nodes + slot) * survey.spans;
+  const Span* spans = survey->span.data() + (b * p.nodes + slot) * survey->spans;
   float top = -kInfinity;
   bool broken = false;
-  for (int64_t i = 0; i < survey.spans; ++i) {
+  for (int64_t i = 0; i < survey->spans; ++i) {
     broken |= spans[i].weight < 0;
     top = std::max(top, spans[i].top);
   }
@@ -153,7 +154,7 @@ void grow_row(const TreeGrowParams& p, int64_t b, int64_t slot, const Survey& su
   float log_sum = 0.0f;
   if (!broken) {
     int64_t total = 0;
-    for (int64_t i = 0; i < survey.spans; ++i) {
+    for (int64_t i = 0; i < survey->spans; ++i) {
       total += span_share(spans[i].weight, spans[i].top, top);
     }
     log_sum = log_total(total);
@@ -193,6 +194,9 @@ void choose_frontier(const TreeGrowParams& p, int64_t b) {
     p.frontier_slots[to] = i / k;
     p.frontier_tokens[to] = tokens[i];
     p.frontier_scores[to] = is_end(tokens[i], p.ends, p.end_count) ? -kInfinity : scores[i];
+    if (p.row_bytes > 0)
+      std::memcpy(p.frontier_carried + to * p.row_bytes,
+                  p.output + b * p.output_batch_stride + i / k * p.output_node_stride, p.row_bytes);
     const int64_t row = (p.level - 1) * k + j;
     for (int64_t w = 0; w < p.words; ++w) {
       const uint64_t own = w == row / kWordBits ? uint64_t{1} << row % kWordBits : 0;
@@ -211,6 +215,7 @@ void grow(const TreeGrowParams& p) {
   survey->spans = divide_up(p.vocab, kGrowSpan);
   survey->block_max.resize(rows * survey->blocks);
   survey->span.resize(rows * survey->spans);
+  if (p.noise) survey->noise.resize(p.batch * survey->blocks * kNoiseBlock);
   parallel_for(p.batch * survey->spans, divide_up(kGrain, kGrowSpan * p.nodes),
                [&](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i) {
@@ -219,7 +224,7 @@ void grow(const TreeGrowParams& p) {
                });
   parallel_for(rows, divide_up(8 * kGrain, p.vocab), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      grow_row<T>(p, row / p.nodes, row % p.nodes, *survey);
+      grow_row<T>(p, row / p.nodes, row % p.nodes, survey);
     }
   });
   if (p.frontier_nodes == nullptr) return;

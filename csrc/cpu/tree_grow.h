@@ -11,13 +11,14 @@ using hivis::LogitType;
 
 struct TreeGrowParams {
   // sizes
-  int64_t batch;     // B
-  int64_t nodes;     // K, nodes that get children: 1 at level 1, else k
-  int64_t vocab;     // V, at most 2^20
-  int64_t children;  // k, 1..256 and at most V
-  int64_t level;     // of the children, from 1
-  int64_t pool;      // P, at least pool_first(level + 1, k)
-  int64_t words;     // W
+  int64_t batch;      // B
+  int64_t nodes;      // K, nodes that get children: 1 at level 1, else k
+  int64_t vocab;      // V, at most 2^20
+  int64_t children;   // k, 1..256 and at most V
+  int64_t level;      // of the children, from 1
+  int64_t pool;       // P, at least pool_first(level + 1, k)
+  int64_t words;      // W
+  int64_t row_bytes;  // of the drafter's output at one node, 0 or more
 
   // inputs
   const void* logits;  // [B, K, V] of `type`; rows contiguous
@@ -31,6 +32,9 @@ struct TreeGrowParams {
   int64_t end_count;
   float sharpness;
   bool noise;
+  const char* output;           // [B, K] rows, the drafter's output at the nodes
+  int64_t output_batch_stride;  // in bytes
+  int64_t output_node_stride;   // in bytes
 
   // the frontier that the logits belong to; not read at level 1
   const int32_t* above_nodes;  // [B, k], places in the pool
@@ -48,6 +52,7 @@ struct TreeGrowParams {
   int64_t* frontier_tokens;  // [B, k]
   float* frontier_scores;    // [B, k], -inf at tokens of `ends`
   int64_t* frontier_words;   // [B, k, W], bits of the drafter's own rows
+  char* frontier_carried;    // [B, k] rows, the output at each one's parent
 };
 
 void tree_grow(const TreeGrowParams& params);

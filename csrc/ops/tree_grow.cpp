@@ -16,14 +16,14 @@ void check_values(const cpu::TreeGrowParams& p) {
 }
 
 void tree_grow_cpu(const at::Tensor& logits, const at::Tensor& seed, const at::Tensor& position,
-                   const at::Tensor& temperature, const at::Tensor& ends,
+                   const at::Tensor& temperature, const at::Tensor& ends, const at::Tensor& output,
                    const at::Tensor& pool_scores, const at::Tensor& pool_tokens,
                    const at::Tensor& pool_parents, const at::Tensor& nodes, const at::Tensor& slots,
                    const at::Tensor& tokens, const at::Tensor& scores, const at::Tensor& words,
-                   int64_t level, double sharpness, bool noise) {
-  const TreeGrowTensors tensors{logits,      seed,        position,     temperature, ends,
-                                pool_scores, pool_tokens, pool_parents, nodes,       slots,
-                                tokens,      scores,      words};
+                   const at::Tensor& carried, int64_t level, double sharpness, bool noise) {
+  const TreeGrowTensors tensors{logits, seed,        position,    temperature,  ends,
+                                output, pool_scores, pool_tokens, pool_parents, nodes,
+                                slots,  tokens,      scores,      words,        carried};
   const TreeGrowShape shape = check_tree_grow(tensors, level, sharpness);
   cpu::TreeGrowParams params{};
   set_tree_grow(shape, tensors, level, sharpness, noise, &params);

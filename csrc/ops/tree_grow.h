@@ -12,21 +12,23 @@ namespace hivis {
 
 constexpr char kTreeGrowSchema[] =
     "tree_grow_(Tensor logits, Tensor seed, Tensor position, Tensor temperature, Tensor ends, "
-    "Tensor(a!) pool_scores, Tensor(b!) pool_tokens, Tensor(c!) pool_parents, Tensor(d!) nodes, "
-    "Tensor(e!) slots, Tensor(f!) tokens, Tensor(g!) scores, Tensor(h!) words, int level, "
+    "Tensor output, Tensor(a!) pool_scores, Tensor(b!) pool_tokens, Tensor(c!) pool_parents, "
+    "Tensor(d!) nodes, "
+    "Tensor(e!) slots, Tensor(f!) tokens, Tensor(g!) scores, Tensor(h!) words, Tensor(i!) carried, "
+    "int level, "
     "float sharpness, bool noise) -> ()";
 
 // The tensors of a call, as the schema names them.
 struct TreeGrowTensors {
-  const at::Tensor &logits, &seed, &position, &temperature, &ends;
+  const at::Tensor &logits, &seed, &position, &temperature, &ends, &output;
   const at::Tensor &pool_scores, &pool_tokens, &pool_parents;
-  const at::Tensor &nodes, &slots, &tokens, &scores, &words;
+  const at::Tensor &nodes, &slots, &tokens, &scores, &words, &carried;
 };
 
 struct TreeGrowShape {
   int64_t B, K, V;
   int64_t R, k;  // frontiers, children
-  int64_t P, W, ends;
+  int64_t P, W, E, ends;
 };
 
 inline TreeGrowShape check_tree_grow(const TreeGrowTensors& t, int64_t level, double sharpness) {
@@ -49,6 +51,10 @@ inline TreeGrowShape check_tree_grow(const TreeGrowTensors& t, int64_t level, do
   TORCH_CHECK(P >= pool_first(level + 1, k), "pool_scores: wanted at least ",
               pool_first(level + 1, k), " entries, got ", P);
   const auto [ends] = get_shape<1>("ends", t.ends);
+  const int64_t E = get_shape<3>("output", t.output)[2];
+  check_shape("output", t.output, {B, K, E});
+  check_device("output", t.output, t.logits.device());
+  check_last_stride("output", t.output);
   const int64_t W = std::max(1, word_count(static_cast<int>(R * k)));
 
   const auto check = [&](const char* name, const at::Tensor& tensor, at::ScalarType dtype,
@@ -70,7 +76,8 @@ inline TreeGrowShape check_tree_grow(const TreeGrowTensors& t, int64_t level, do
   check("tokens", t.tokens, at::kLong, {R, B, k});
   check("scores", t.scores, at::kFloat, {R, B, k});
   check("words", t.words, at::kLong, {R, B, k, W});
-  return {B, K, V, R, k, P, W, ends};
+  check("carried", t.carried, t.output.scalar_type(), {R, B, k, E});
+  return {B, K, V, R, k, P, W, E, ends};
 }
 
 // Fills in sizes, inputs and outputs, whose fields have the same names in both bodies' params.
@@ -98,6 +105,11 @@ void set_tree_grow(const TreeGrowShape& shape, const TreeGrowTensors& t, int64_t
   params->end_count = shape.ends;
   params->sharpness = static_cast<float>(sharpness);
   params->noise = noise;
+  const auto bytes = static_cast<int64_t>(t.output.element_size());
+  params->row_bytes = shape.E * bytes;
+  params->output = static_cast<const char*>(t.output.const_data_ptr());
+  params->output_batch_stride = t.output.stride(0) * bytes;
+  params->output_node_stride = t.output.stride(1) * bytes;
   params->pool_scores = t.pool_scores.data_ptr<float>();
   params->pool_tokens = t.pool_tokens.data_ptr<int64_t>();
   params->pool_parents = t.pool_parents.data_ptr<int32_t>();
@@ -116,6 +128,7 @@ void set_tree_grow(const TreeGrowShape& shape, const TreeGrowTensors& t, int64_t
     params->frontier_tokens = t.tokens.data_ptr<int64_t>() + below;
     params->frontier_scores = t.scores.data_ptr<float>() + below;
     params->frontier_words = t.words.data_ptr<int64_t>() + below * shape.W;
+    params->frontier_carried = static_cast<char*>(t.carried.data_ptr()) + below * params->row_bytes;
   }
 }
 

@@ -11,14 +11,15 @@ namespace hivis {
 namespace {
 
 void tree_grow_cuda(const at::Tensor& logits, const at::Tensor& seed, const at::Tensor& position,
-                    const at::Tensor& temperature, const at::Tensor& ends,
+                    const at::Tensor& temperature, const at::Tensor& ends, const at::Tensor& output,
                     const at::Tensor& pool_scores, const at::Tensor& pool_tokens,
                     const at::Tensor& pool_parents, const at::Tensor& nodes,
                     const at::Tensor& slots, const at::Tensor& tokens, const at::Tensor& scores,
-                    const at::Tensor& words, int64_t level, double sharpness, bool noise) {
-  const TreeGrowTensors tensors{logits,      seed,        position,     temperature, ends,
-                                pool_scores, pool_tokens, pool_parents, nodes,       slots,
-                                tokens,      scores,      words};
+                    const at::Tensor& words, const at::Tensor& carried, int64_t level,
+                    double sharpness, bool noise) {
+  const TreeGrowTensors tensors{logits, seed,        position,    temperature,  ends,
+                                output, pool_scores, pool_tokens, pool_parents, nodes,
+                                slots,  tokens,      scores,      words,        carried};
   const TreeGrowShape shape = check_tree_grow(tensors, level, sharpness);
   TORCH_CHECK(shape.B <= 65535, "logits: wanted at most 65535 sequences, got ", shape.B);
   const c10::DeviceGuard guard(logits.device());

@@ -17,7 +17,7 @@ only decides how much is accepted, never what is emitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +32,8 @@ from hivis.tree import WORD_BITS, DraftTree
 #: One drafter pass over the frontier of ``level`` (1 is the first drafted level). Gets the level,
 #: the frontier's tokens ``[B, K]``, the drafter's output ``[B, K, E]`` at the row before each, and
 #: its ancestor words ``[B, K, W]`` over the drafter's own tree rows: node k of level l is row
-#: ``(l - 1) * K + k``. Returns logits ``[B, K, V]`` and its output ``[B, K, E]``. The tokens and
-#: the words hold until the next tree is grown.
+#: ``(l - 1) * K + k``. Returns logits ``[B, K, V]`` and its output ``[B, K, E]``. What it is given
+#: holds until the next tree is grown.
 Step = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -63,12 +63,12 @@ class NodeScores:
 
 @dataclass(frozen=True)
 class _Frontier:
-    """A level's part of the buffers, ``[B, K]``; words ``[B, K, W]``, places ``[B, K, 1]``."""
+    """A level's part of the buffers, ``[B, K]``; words ``[B, K, W]``."""
 
     tokens: Tensor
+    slots: Tensor
     scores: Tensor
     words: Tensor
-    places: Tensor
 
 
 class Grower:
@@ -101,9 +101,10 @@ class Grower:
         )
         _, slots, tokens, scores, row_words = self._rows
         self._frontiers = [
-            _Frontier(tokens[i], scores[i], row_words[i], slots[i].unsqueeze(2))
-            for i in range(frontiers)
+            _Frontier(tokens[i], slots[i], scores[i], row_words[i]) for i in range(frontiers)
         ]
+        self._carried = torch.empty(0)
+        self._before: Sequence[Tensor] = ()
         self._ends = torch.tensor(policy.ends, dtype=torch.int64, device=device)
         self._greedy = (
             zeros((batch,), torch.int64),
@@ -155,7 +156,7 @@ class Grower:
         for level in range(1, depth + 1):
             if scores.penal is not None and path is not None:
                 logits = scores.penal.penalise(logits, path)
-            self._grow(logits, scores, level)
+            self._grow(logits, output, scores, level)
             if level == depth:
                 break
             frontier = self._frontiers[level - 1]
@@ -163,14 +164,23 @@ class Grower:
                 depth = level
                 break
             if path is not None:
-                path = path.gather(1, frontier.places.expand(-1, -1, level - 1))
+                slots = frontier.slots.unsqueeze(2).expand(-1, -1, level - 1)
+                path = path.gather(1, slots)
                 path = torch.cat([path, frontier.tokens.unsqueeze(2)], 2)
-            before = output.gather(1, frontier.places.expand(-1, -1, output.shape[2]))
+            before = self._before[level - 1]
             logits, output = step(level, frontier.tokens, before, frontier.words)
         return self._prune(depth)
 
-    def _grow(self, logits: Tensor, scores: NodeScores, level: int) -> None:
-        """The children of the frontier that ``logits`` belong to, and the next frontier."""
+    def _room_for(self, output: Tensor) -> Tensor:
+        """``[levels, B, K, E]`` buffers for what parents hand on of ``output`` ``[B, K, E]``."""
+        shape = (*self._rows[0].shape, output.shape[2])
+        if self._carried.shape != shape or self._carried.dtype != output.dtype:
+            self._carried = output.new_empty(shape)
+            self._before = self._carried.unbind(0)
+        return self._carried
+
+    def _grow(self, logits: Tensor, output: Tensor, scores: NodeScores, level: int) -> None:
+        """The children of the frontier whose logits and output these are; the next frontier."""
         seed, position, temperature = self._greedy
         if scores.sampling is not None:
             seed, temperature = scores.sampling.seed, scores.sampling.temperature
@@ -178,8 +188,8 @@ class Grower:
         if scores.noise is not None:
             position = scores.noise
         ops.tree_grow_(
-            logits, seed, position, temperature, self._ends, self._scores, self._tokens,
-            self._parents, *self._rows, level, self.policy.sharpness, noise,
+            logits, seed, position, temperature, self._ends, output, self._scores, self._tokens,
+            self._parents, *self._rows, self._room_for(output), level, self.policy.sharpness, noise,
         )  # fmt: skip
 
     def _prune(self, depth: int) -> DraftTree:

@@ -22,6 +22,7 @@ struct Tree {
   Kind kind = Kind::kNormal;
   int64_t gap = 0;  // elements between rows
   std::vector<int64_t> ends{};
+  int64_t row_bytes = 6, row_gap = 0;  // of a drafter's output
 
   int64_t words() const {
     return std::max(1, hivis::word_count(static_cast<int>((depth - 1) * k)));
@@ -38,8 +39,9 @@ struct Level {
   Array<int64_t> slots, tokens;
   Array<float> scores;
   Array<int64_t> words;
+  Array<char> carried;
 
-  Level(int64_t pool, int64_t frontier, int64_t width)
+  Level(int64_t pool, int64_t frontier, int64_t width, int64_t row_bytes)
       : pool_scores(pool),
         pool_tokens(pool),
         pool_parents(pool),
@@ -47,14 +49,15 @@ struct Level {
         slots(frontier),
         tokens(frontier),
         scores(frontier),
-        words(frontier * width) {}
+        words(frontier * width),
+        carried(frontier * row_bytes) {}
 };
 
 template <class T>
 using Vector = std::vector<T>;
 template <class T>
 struct Exact : Guarded<T> {
-  explicit Exact(int64_t count) : Guarded<T>(count, "output", sizeof(T)) {}
+  explicit Exact(int64_t count) : Guarded<T>(count, "result", sizeof(T) == 1 ? 16 : sizeof(T)) {}
 };
 
 template <class T>
@@ -81,7 +84,7 @@ class Run {
 
   void check() {
     const int64_t frontier = t.batch * t.k;
-    Level<Vector> above(0, frontier, t.words());
+    Level<Vector> above(0, frontier, t.words(), t.row_bytes);
     for (int64_t level = 1; level <= t.depth; ++level) {
       const int64_t rows = t.batch * (level == 1 ? 1 : t.k), stride = t.vocab + t.gap;
       Guarded<T> logits(rows * stride - t.gap, "logits", t.gap % 8 == 0 ? 16 : sizeof(T));
@@ -92,21 +95,29 @@ class Run {
       if (t.kind == Kind::kSpoilt) {  // a row with nothing finite
         for (int64_t i = 0; i < t.vocab; ++i) logits[i] = encode<T>(-HUGE_VALF);
       }
+      Guarded<char> output(rows * (t.row_bytes + t.row_gap) - t.row_gap, "output", 16);
+      for (char& byte : output) byte = static_cast<char>(random());
       const int64_t pool = hivis::pool_first(level + 1, t.k);
-      Level<Vector> wanted(t.batch * pool, frontier, t.words());
-      auto cpu = params<hivis::cpu::TreeGrowParams>(level, pool, logits.data(), above, wanted);
+      Level<Vector> wanted(t.batch * pool, frontier, t.words(), t.row_bytes);
+      const Inputs inputs{logits.data(), output.data()};
+      auto cpu = params<hivis::cpu::TreeGrowParams>(level, pool, inputs, above, wanted);
       hivis::cpu::tree_grow(cpu);
-      launch(level, pool, logits.data(), above, wanted);
+      launch(level, pool, inputs, above, wanted);
       above = wanted;
     }
   }
 
  private:
-  void launch(int64_t level, int64_t pool, const T* logits, const Level<Vector>& above,
+  struct Inputs {
+    const T* logits;
+    const char* output;
+  };
+
+  void launch(int64_t level, int64_t pool, const Inputs& inputs, const Level<Vector>& above,
               const Level<Vector>& wanted) {
     for (const char before : {'\xff', '\0'}) {
-      Level<Exact> got(t.batch * pool, t.batch * t.k, t.words());
-      auto p = params<hivis::cuda::TreeGrowParams>(level, pool, logits, above, got);
+      Level<Exact> got(t.batch * pool, t.batch * t.k, t.words(), t.row_bytes);
+      auto p = params<hivis::cuda::TreeGrowParams>(level, pool, inputs, above, got);
       Guarded<char> workspace(hivis::cuda::tree_grow_workspace(p), "workspace", 8);
       Guarded<uint32_t> tickets(t.batch, "tickets", 4);
       std::fill(workspace.begin(), workspace.end(), before);
@@ -132,11 +143,14 @@ class Run {
       for (int64_t i = 0; i < t.batch * t.k * t.words(); ++i) {
         same(level, "words", i, wanted.words[i], got.words[i]);
       }
+      for (int64_t i = 0; i < t.batch * t.k * t.row_bytes; ++i) {
+        same(level, "carried", i, int{wanted.carried[i]}, int{got.carried[i]});
+      }
     }
   }
 
   template <class Params, class Output>
-  Params params(int64_t level, int64_t pool, const T* logits, const Level<Vector>& above,
+  Params params(int64_t level, int64_t pool, const Inputs& inputs, const Level<Vector>& above,
                 Output& out) const {
     Params p{};
     p.batch = t.batch;
@@ -146,7 +160,11 @@ class Run {
     p.level = level;
     p.pool = pool;
     p.words = t.words();
-    p.logits = logits;
+    p.row_bytes = t.row_bytes;
+    p.output = inputs.output;
+    p.output_node_stride = t.row_bytes + t.row_gap;
+    p.output_batch_stride = p.nodes * p.output_node_stride;
+    p.logits = inputs.logits;
     p.type = std::is_same_v<T, float>  ? hivis::LogitType::kFloat
              : std::is_same_v<T, Bf16> ? hivis::LogitType::kBFloat16
                                        : hivis::LogitType::kHalf;
@@ -173,6 +191,7 @@ class Run {
       p.frontier_tokens = out.tokens.data();
       p.frontier_scores = out.scores.data();
       p.frontier_words = out.words.data();
+      p.frontier_carried = out.carried.data();
     }
     return p;
   }
@@ -208,6 +227,8 @@ void check_kinds() {
         Tree tree{2, vocab, std::min<int64_t>(vocab, 3 + vocab % 4), 3, {rule}, kind};
         tree.gap = type % 2 == 0 ? 8 - vocab % 8 : below(random, 3);
         tree.ends = {0, 2};
+        tree.row_bytes = type % 3 == 0 ? 48 : type % 5 * 6;
+        tree.row_gap = type % 2 == 0 ? 16 - tree.row_bytes % 16 : 2;
         check_tree(tree, random, type++);
       }
     }

@@ -57,5 +57,12 @@ FAULTS: dict[str, Fault] = {
         "rank_key(is_end(token, p.ends, p.end_count) ? kLowest : total, place)",
         "rank_key(total, place)",
     ),
+    "carried_before_chosen": _fault(
+        _BARRIER + "  carry(p, b, &shared);", "  carry(p, b, &shared);", "race"
+    ),
+    "carried_in_large_units": _fault(
+        "p.output_batch_stride | p.output_node_stride | p.row_bytes;",
+        "p.output_batch_stride | p.output_node_stride;",
+    ),
     "one_node_too_many": _fault("if (rank >= k) continue;", "if (rank > k) continue;"),
 }  # fmt: skip
