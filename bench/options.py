@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.prefill import QUESTION
+from hivis.commands.parser import Parser
 from hivis.errors import HivisError
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
@@ -28,9 +29,7 @@ DEFAULTS = {
 
 def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; what depends on other options is filled in."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="bench/latency.py", description=description)
     _add_what(parser)
     _add_how(parser)
     out = parser.add_argument_group("output")

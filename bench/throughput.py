@@ -37,6 +37,7 @@ from bench.methods import HIVIS, PLAIN
 from bench.options import DTYPES
 from bench.report import check_writable, write_json
 from hivis.batch import Batch, Wanted
+from hivis.commands.parser import Parser
 from hivis.draft_models import load_any_drafter
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError, run_cli
@@ -129,9 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="bench/throughput.py", description=__doc__)
     add = parser.add_argument
     add("--model", help="folder or hub name of a VLM (default: the embedded one)")
     add("--drafter", help="folder or hub name of a drafter (default: the embedded HiViS one)")

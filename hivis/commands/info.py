@@ -14,12 +14,16 @@ from hivis.errors import HivisError
 from hivis.tiny import paths
 
 ABOUT = "versions, devices, what this build can do, and the models that ship with it"
+EXAMPLES = """examples:
+  python -m hivis info
+  python -m hivis info --json | jq .build"""
 #: Packages that other engines draw on. hivis needs none of them.
 OTHERS = ("accelerate", "bitsandbytes", "flash-attn", "flashinfer-python", "triton", "xformers")
 
 
 def add_info(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=info)
+    parser.epilog = EXAMPLES
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

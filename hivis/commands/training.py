@@ -16,8 +16,18 @@ METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
 ANSWERING = ("images", "count", "turns", "sampled", "max_new_tokens", "answer_batch", "dtype")
 
 
+TRAIN_EXAMPLES = """examples:
+  python -m hivis train --method hivis --target llava-hf/llava-1.5-7b-hf \\
+    --data llava_v1_5_mix665k.json --images pictures/ --out drafter --device cuda
+  python -m hivis train --method vispec --target M --data answers/ --out drafter --resume"""
+CAPTURE_EXAMPLES = """examples:
+  python -m hivis capture --method hivis vispec --target llava-hf/llava-1.5-7b-hf \\
+    --data llava_v1_5_mix665k.json --images pictures/ --out answers/ --device cuda"""
+
+
 def add_capture(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_capture)
+    parser.epilog = CAPTURE_EXAMPLES
     add = parser.add_argument
     add("--method", required=True, nargs="+", choices=METHODS, help="what the answers shall serve")
     add("--target", required=True, help="folder or hub name of the VLM")
@@ -30,6 +40,7 @@ def add_capture(parser: argparse.ArgumentParser) -> None:
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
+    parser.epilog = TRAIN_EXAMPLES
     add = parser.add_argument
     add("--method", required=True, choices=METHODS)
     add("--target", required=True, help="folder or hub name of the VLM to draft for")

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig
-from hivis.drafters.layer import OneLayerDrafter, Weight
+from hivis.drafters.fused import Weight
+from hivis.drafters.layer import OneLayerDrafter
 from hivis.errors import HivisError
 from hivis.handoff import Prompt
 

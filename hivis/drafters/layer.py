@@ -9,7 +9,6 @@ into it, and which rows a prompt gives, is each drafter's own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +19,13 @@ from hivis.cache import KVCache
 from hivis.drafters import checkpoint
 from hivis.drafters.base import PromptRows
 from hivis.drafters.config import LayerConfig
+from hivis.drafters.fused import Weight, fuse_layer, rope_table
 from hivis.drafters.growth import Grower, NodeScores
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingState
 from hivis.tree import WORD_BITS, DraftTree
-
-#: A tensor of the checkpoint by name, in fp32 on the target's device, to fuse weights from.
-Weight = Callable[[str], Tensor]
 
 
 class OneLayerDrafter(ABC):
@@ -85,7 +82,7 @@ class OneLayerDrafter(ABC):
         def weight(name: str) -> Tensor:
             return self.tensors[name].to(embedding.device, torch.float32)
 
-        fused = self._fuse_input(weight) | _fuse_layer(weight, c.attention_bias)
+        fused = self._fuse_input(weight) | fuse_layer(weight, c.attention_bias)
         self._w = {name: part.to(embedding.dtype).contiguous() for name, part in fused.items()}
         self._qkv_bias = self._w.get("qkv_bias")
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
@@ -233,7 +230,7 @@ class OneLayerDrafter(ABC):
         cache.each["gap"] = torch.full((batch, 1), gap, dtype=torch.int32, device=device)
         self.cache = cache
         if self._rope.shape[0] < max_rows + gap:
-            self._rope = _rope_table(max_rows + gap, c, device, dtype)
+            self._rope = rope_table(max_rows + gap, c, device, dtype)
             self._index = torch.arange(max_rows + gap, device=device)
             # The rotation that does nothing: cosine 1, sine 0.
             self._still = torch.ones(2, 1, c.head_dim, dtype=dtype, device=device)
@@ -246,36 +243,3 @@ class OneLayerDrafter(ABC):
             self._grower = grower
             self._levels = torch.arange(max(policy.depth - 1, 1), device=device)
         return grower
-
-
-def _fuse_layer(weight: Weight, attention_bias: bool) -> dict[str, Tensor]:
-    layer = "layers.0."
-    qkv = [layer + f"self_attn.{part}_proj" for part in "qkv"]
-    fused = {
-        "qkv": torch.cat([weight(part + ".weight") for part in qkv]),
-        "o": weight(layer + "self_attn.o_proj.weight"),
-        "norm": weight(layer + "post_attention_layernorm.weight"),
-        "gate_up": torch.cat(
-            [weight(layer + f"mlp.{part}_proj.weight") for part in ("gate", "up")]
-        ),
-        "down": weight(layer + "mlp.down_proj.weight"),
-    }
-    if attention_bias:
-        fused["qkv_bias"] = torch.cat([weight(part + ".bias") for part in qkv])
-    return fused
-
-
-def _rope_table(
-    rows: int, config: LayerConfig, device: torch.device, dtype: torch.dtype
-) -> Tensor:  # fmt: skip
-    """``[rows, 2 D]``: cosines, then sines with the sign of the half they are multiplied with.
-
-    Rotating ``x`` is ``x * cos + roll(x, D/2) * sin``: the halves of Llama's layout swap places,
-    and the first of them comes in negatively.
-    """
-    half = config.head_dim // 2
-    exponent = torch.arange(half, device=device, dtype=torch.float32) / half
-    angle = torch.arange(rows, device=device, dtype=torch.float32)[:, None]
-    angle = angle * config.rope_theta**-exponent
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([cos, cos, -sin, sin], 1).to(dtype)

@@ -34,7 +34,8 @@ from torch import Tensor
 from hivis.drafters import checkpoint
 from hivis.drafters.base import PromptRows
 from hivis.drafters.config import ViSpecConfig
-from hivis.drafters.layer import OneLayerDrafter, Weight
+from hivis.drafters.fused import Weight
+from hivis.drafters.layer import OneLayerDrafter
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Span
 
