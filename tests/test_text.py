@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
 from hivis.errors import HivisError
-from hivis.targets.vocabulary import byte_tokens, special_tokens
+from hivis.targets.vocabulary import vocabulary
 from hivis.text import TextPieces
 from hivis.tiny import paths
 
@@ -72,7 +72,9 @@ TOKENIZERS = {
 
 
 def pieces_of(tokenizer, stop: Sequence[str] = ()) -> TextPieces:
-    return TextPieces(tokenizer.decode, byte_tokens(tokenizer), special_tokens(tokenizer), stop)
+    return TextPieces(
+        tokenizer.decode, vocabulary(tokenizer).bytes, vocabulary(tokenizer).special, stop
+    )
 
 
 def of_tokens(name: str) -> st.SearchStrategy[list[int]]:
