@@ -1,7 +1,7 @@
 """What a cycle takes beside the forward passes of its two models: python bench/overhead.py
 
-The target's pass, and every pass of the drafter (each level of a tree, and the commit) are timed
-on their own; what is left of a cycle is the loop: scores and shapes of the tree, the walk, the
+The target's pass, and every pass of the drafter (its head over the root, each level of a tree, and
+the commit) are timed on their own; what is left of a cycle is the loop: scores and shapes of the tree, the walk, the
 compaction, the one read of the device, and all Python in between. Medians over cycles.
 """
 
@@ -39,17 +39,21 @@ PARTS = ("target", "drafter", "grow", "accept", "compact", "read", "rest", "loop
 
 
 class Watch:
-    """Milliseconds inside wrapped calls, by name."""
+    """Milliseconds inside wrapped calls, by name; calls within such calls are part of them."""
 
     def __init__(self) -> None:
         self.ms: dict[str, float] = {}
+        self._inside = False
 
     def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            if self._inside:
+                return call(*args, **kwargs)
+            start, self._inside = time.perf_counter(), True
             try:
                 return call(*args, **kwargs)
             finally:
+                self._inside = False
                 self.ms[name] = self.ms.get(name, 0.0) + (time.perf_counter() - start) * 1e3
 
         return timed
@@ -66,6 +70,7 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
         return grown(self, token, logits, output, scores, watch.wrap("step", step))
 
     target.verify = watch.wrap("target", target.verify)  # type: ignore[method-assign]
+    drafter._predict = watch.wrap("step", drafter._predict)  # type: ignore[attr-defined]
     drafter.commit = watch.wrap("commit", drafter.commit)  # type: ignore[method-assign]
     Grower.__call__ = grow  # type: ignore[method-assign]
     try:

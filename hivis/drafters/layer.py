@@ -134,10 +134,10 @@ class OneLayerDrafter(ABC):
             spare = words.shape[2] - -(-query.shape[1] // WORD_BITS)
             words = F.pad(words, (0, -spare, first, 0))
             out = self._finish(x, query, kv_len, words)
-            return F.linear(out, self._head), out
+            return self._predict(out), out
 
         scores = NodeScores.of(sampling, position, policy)
-        return grower(token, F.linear(output, self._head), output, scores, step)
+        return grower(token, self._predict(output), output, scores, step)
 
     @torch.inference_mode()
     def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
@@ -161,6 +161,10 @@ class OneLayerDrafter(ABC):
         query = query.gather(1, last.expand(-1, -1, query.shape[2])).unflatten(2, (self._heads, -1))
         kv_len += verdict.path_len
         self._cache.each["output"] = self._finish(x, query, kv_len - 1, self._one_bit)[:, 0]
+
+    def _predict(self, output: Tensor) -> Tensor:
+        """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's own head."""
+        return F.linear(output, self._head)
 
     # The layer, in the parts that prefill, grow and commit share.
 
