@@ -1,8 +1,9 @@
 """What a cycle takes beside the forward passes of its two models: python bench/overhead.py
 
 The target's pass, and every pass of the drafter (its head over the root, each level of a tree, and
-the commit) are timed on their own; what is left of a cycle is the loop: scores and shapes of the tree, the walk, the
-compaction, the one read of the device, and all Python in between. Medians over cycles.
+the commit) are timed on their own; what is left of a cycle is the loop: scores and shapes of the
+tree, the walk, the compaction, the one read of the device, and all Python in between. Medians over
+cycles.
 """
 
 from __future__ import annotations
