@@ -39,8 +39,6 @@ class Wanted(Generic[T]):
 class _Text(Generic[T]):
     wanted: Wanted[T]
     progress: Progress
-    kept_rows: int
-    drafter_rows: int
     failed: bool = False
 
     @property
@@ -113,15 +111,14 @@ class Batch(Generic[T]):
                 return None
             check_context(self.target, wanted.inputs, wanted.params)
             progress = Progress(wanted.params, self.target.eos_token_ids, wanted.until)
-            token = self._loop.add(wanted.inputs, wanted.params, progress.ends, place)
+            begun = self._loop.add(wanted.inputs, wanted.params, progress.ends, place)
         except AnotherText:
             raise
         except Exception as error:  # the queue's own, too little memory: the others can go on
             self._error = error
             return None
-        rows = 0 if self.drafter is None else self.drafter.rows_read
-        text = _Text(wanted, progress, self._loop.kept, rows)
-        self._note(text, progress.begin, token)
+        text = _Text(wanted, progress)
+        self._note(text, progress.begin, begun)
         return text
 
     def _note(self, text: _Text[T], take: Callable[[Any], object], new: Any) -> None:
@@ -142,10 +139,7 @@ class Batch(Generic[T]):
                 place += 1
                 continue
             if not text.failed:
-                made = text.progress.result(
-                    text.wanted.inputs.length, text.kept_rows, text.drafter_rows, {}
-                )
-                yield text.wanted.name, made
+                yield text.wanted.name, text.progress.result({})
             following = self._begin(place)
             if following is None:
                 self._loop.drop(place)

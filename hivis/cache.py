@@ -20,6 +20,7 @@ class KVCache:
     it are always the first B of its room, so one that has ended costs no arithmetic.
 
     Attributes:
+        numbers: ``[B, 1]`` int64, 0 to B - 1, to index texts by.
         each: whatever else is known of the texts, by name: ``[B, ...]``, an entry for each.
     """
 
@@ -43,7 +44,7 @@ class KVCache:
         self.kv = self._room[:, :, :texts]
         self.kv_len = self._lengths[:texts]
         self.each = {name: entries[:texts] for name, entries in self.each.items()}
-        self._number = torch.arange(texts, device=self.kv.device).unsqueeze(1)
+        self.numbers = torch.arange(texts, device=self.kv.device).unsqueeze(1)
         # Views made once: they are asked for in every layer of every pass.
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]
@@ -80,7 +81,7 @@ class KVCache:
             self.keys[layer].index_copy_(2, rows[0], key)
             self.values[layer].index_copy_(2, rows[0], value)
         else:
-            at = (self._number, rows)
+            at = (self.numbers, rows)
             self.keys[layer].transpose(1, 2).index_put_(at, key.transpose(1, 2))
             self.values[layer].transpose(1, 2).index_put_(at, value.transpose(1, 2))
 

@@ -80,7 +80,6 @@ class Stream:
         text = Progress(self.params, self.target.eos_token_ids, self.until)
         loop = Loop(self.target, self.drafter, self.policy, traced=self.traced)
         new = text.begin(loop.add(self.inputs, self.params, text.ends))
-        drafter_rows = 0 if self.drafter is None else self.drafter.rows_read
         while True:
             if new:
                 yield new
@@ -89,4 +88,4 @@ class Stream:
                 break
             (step,) = loop.cycle()
             new = text.add(step)
-        self._result = text.result(self.inputs.length, loop.kept, drafter_rows, loop.clock.totals())
+        self._result = text.result(loop.clock.totals())

@@ -86,6 +86,16 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What reading a prompt came to: the first token, and rows as in :class:`Statistics`."""
+
+    token: int
+    prompt_rows: int
+    kept_rows: int
+    drafter_rows: int
+
+
+@dataclass(frozen=True)
 class Step:
     """What one cycle brought one text: tokens, how its tree did, and if asked the cycle itself."""
 
@@ -121,9 +131,10 @@ class Progress:
         self.tokens: list[int] = []
         self.finished = False
 
-    def begin(self, token: int) -> list[int]:
+    def begin(self, begun: Begun) -> list[int]:
         """Take the first token; returns what was taken."""
-        taken = self._take([token])
+        self._begun = begun
+        taken = self._take([begun.token])
         self._first_ms = self._elapsed_ms()
         return taken
 
@@ -135,18 +146,16 @@ class Progress:
             self._trace.append(replace(step.trace, emitted=tuple(taken)))
         return taken
 
-    def result(
-        self, prompt_rows: int, kept_rows: int, drafter_rows: int, phases_ms: dict[str, float]
-    ) -> Generation:
+    def result(self, phases_ms: dict[str, float]) -> Generation:
         """The text as a whole, now that it is finished."""
         return Generation(
             tuple(self.tokens),
             Statistics(
                 cycles=len(self._cycles),
                 accepted_lengths=tuple(length for length, _, _ in self._cycles),
-                prompt_rows=prompt_rows,
-                kept_rows=kept_rows,
-                drafter_rows=drafter_rows,
+                prompt_rows=self._begun.prompt_rows,
+                kept_rows=self._begun.kept_rows,
+                drafter_rows=self._begun.drafter_rows,
                 first_token_ms=self._first_ms,
                 total_ms=self._total_ms,
                 phases_ms=phases_ms,

@@ -9,7 +9,7 @@ from hivis.cache import KVCache
 from hivis.clock import PhaseClock
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
-from hivis.generation import Step
+from hivis.generation import Begun, Step
 from hivis.handoff import Verdict
 from hivis.policy import Planner, Policy, TreePolicy
 from hivis.sampling import SamplingParams, SamplingState, seen_tokens
@@ -45,15 +45,13 @@ class Loop:
         self.slots, self.traced = slots, traced
         self._device = target.embedding.device
         self.clock = PhaseClock(self._device)
-        #: Rows of the last prompt that the target did not have to read again.
-        self.kept = 0
         self._models: list[Target | Drafter] = [target] if drafter is None else [target, drafter]
         self._caches: list[KVCache] = []
         self._params: list[SamplingParams] = []
         self._ends: list[tuple[int, ...]] = []
-        self._all_ends: tuple[int, ...] = ()
+        self._planned_for: tuple[tuple[int, ...], int] = ((), 0)
         self._planner: Planner | None = None
-        self._sampling = SamplingState.of_each([], self._device)
+        self._sampling: SamplingState
 
     @property
     def texts(self) -> int:
@@ -68,7 +66,7 @@ class Loop:
     @torch.inference_mode()
     def add(
         self, inputs: Inputs, params: SamplingParams, ends: tuple[int, ...], text: int | None = None
-    ) -> int:
+    ) -> Begun:
         """Read a prompt and draw the first token of its text.
 
         Args:
@@ -82,7 +80,7 @@ class Loop:
             self._check_alone()
         try:
             with self.clock.phase("prefill"):
-                token = self._read(inputs, params)
+                token, kept = self._read(inputs, params)
                 self._join(text)
         except BaseException:
             self._take_back()  # the others can go on
@@ -90,8 +88,9 @@ class Loop:
         self._params[text : text + 1] = [params]
         self._ends[text : text + 1] = [ends]
         self._regroup()
+        drafter_rows = 0 if self.drafter is None else self.drafter.rows_read
         with self.clock.phase("read"):
-            return int(token)
+            return Begun(int(token), inputs.length, kept, drafter_rows)
 
     @torch.inference_mode()
     def drop(self, text: int) -> None:
@@ -151,17 +150,17 @@ class Loop:
             self._planner = Planner(TreePolicy())
             if self.drafter is not None:
                 self._planner = self.policy.planner(
-                    self.target, self.drafter, self._device, self._all_ends, self.texts
+                    self.target, self.drafter, self._device, *self._planned_for
                 )
         return self._planner
 
-    def _read(self, inputs: Inputs, params: SamplingParams) -> Tensor:
-        """Prefill target and drafter with a text of their own; its first token ``[1]``."""
+    def _read(self, inputs: Inputs, params: SamplingParams) -> tuple[Tensor, int]:
+        """Prefill target and drafter with a text of their own: its first token ``[1]``, and how
+        many rows the target had already."""
         target, drafter, capacity = self.target, self.drafter, self.rows(inputs, params)
         if drafter is not None:
             drafter.bind(target.embedding, target.head)
         prefilled = target.prefill(inputs, "none" if drafter is None else drafter.rows, capacity)
-        self.kept = prefilled.kept
         each = target.cache.each
         each["seen"] = seen_tokens(inputs.tokens, target.head.shape[0])
         sampling = SamplingState.of_each([params], self._device, each["seen"])
@@ -170,7 +169,7 @@ class Loop:
         if drafter is not None and prefilled.prompt is not None:
             # -1 (logits with a NaN) is refused when it is read; any row will do here.
             drafter.prefill(prefilled.prompt, token.clamp(min=0), capacity)
-        return token
+        return token, prefilled.kept
 
     def _join(self, text: int) -> None:
         """The text that was read just now goes to the others, in caches that are large enough."""
@@ -206,9 +205,8 @@ class Loop:
     def _regroup(self) -> None:
         """Take note that there are other texts than before."""
         ends = tuple(sorted({end for own in self._ends for end in own}))
-        if (ends, self.texts) != (self._all_ends, self._sampling.seed.shape[0]):
-            self._planner = None
-        self._all_ends = ends
+        if self._planned_for != (ends, self.texts):
+            self._planner, self._planned_for = None, (ends, self.texts)
         seen = self._caches[0].each["seen"] if self._params else None
         self._sampling = SamplingState.of_each(self._params, self._device, seen)
 

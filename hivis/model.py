@@ -210,7 +210,7 @@ class Model:
 
     def prepare(self, prompt: Prompt, images: Pictures = ()) -> Inputs:
         """The inputs of a prompt, token ids ``[1, P]`` and pixels, on the model's device."""
-        pictures = several(() if images is None else images)
+        pictures = several(images)
         if isinstance(prompt, Inputs):
             if pictures:
                 raise HivisError(
@@ -236,7 +236,9 @@ def _written(batch: Batch[tuple[int, Writer]]) -> Iterator[tuple[int, TextGenera
         yield number, writer.whole(made)
 
 
-def several(images: Pictures) -> list[Picture]:
-    """A picture, or pictures, as a list."""
+def several(images: Pictures | None) -> list[Picture]:
+    """A picture, pictures or none, as a list."""
+    if images is None:
+        return []
     single = not isinstance(images, Sequence) or isinstance(images, str)
     return list(cast(Sequence[Picture], [images] if single else images))

@@ -44,7 +44,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             value = getattr(self, name)
-            _check(_is_number(value), name, "a number", value)
+            _check(is_number(value), name, "a number", value)
         # The bounds keep float32, in which tokens are drawn, from overflowing or rounding to 0.
         _check(
             self.temperature == 0 or 1e-6 <= self.temperature <= 1e6,
@@ -84,7 +84,7 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hivis.errors import HivisError
-from hivis.sampling import SamplingParams
+from hivis.sampling import SamplingParams, is_number
 
 #: New tokens of a text if neither the caller nor the model says how many.
 MAX_NEW_TOKENS = 512
@@ -99,7 +99,7 @@ def resolve(
     for name in sorted(given.keys() - KNOWN - OWN):
         raise HivisError(f"{name}: wanted a generation setting, got an unknown name")
     temperature, whole = _temperature(model, given)
-    sampled = _is_number(temperature) and temperature > 0
+    sampled = is_number(temperature) and temperature > 0
     _refuse(model, given, NEUTRAL | NEUTRAL_SAMPLED if sampled else NEUTRAL)
     either = {**(model if sampled else {}), **given}
     params = SamplingParams(
@@ -121,14 +121,10 @@ def _temperature(model: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[An
     if not isinstance(samples, bool):
         raise HivisError(f"do_sample: wanted true or false, got {samples!r}")
     temperature = given.get("temperature", model.get("temperature", 1.0) if samples else 0.0)
-    if "do_sample" in given and _is_number(temperature) and samples != (temperature > 0):
+    if "do_sample" in given and is_number(temperature) and samples != (temperature > 0):
         wanted = "a temperature above 0" if samples else "a temperature of 0, or none,"
         raise HivisError(f"do_sample: wanted {wanted} with {samples}, got {temperature}")
     return temperature, not samples
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _refuse(

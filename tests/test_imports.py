@@ -81,6 +81,7 @@ ALLOWED = {
         "ops",
         "options",
         "page",
+        "settings",
         "targets",
         "tiny.paths",
         "train",

@@ -14,13 +14,12 @@ import torch
 
 from hivis.commands.parser import number, one_of, whole
 from hivis.errors import HivisError, first_line
+from hivis.settings import KNOWN, OWN
 from hivis.tiny import paths
 
 if TYPE_CHECKING:
     from hivis.model import Model
 
-#: What the model's methods take beside settings.
-_NO_SETTINGS = ("prompt", "images", "traced", "streamer", "requests", "slots", "self")
 PICTURE = paths.EVAL / "scene00.png"
 
 
@@ -84,7 +83,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     given = {name: getattr(options, name) for name in names}
     for name, value in options.set:
-        if name in _NO_SETTINGS:
+        if name not in KNOWN | OWN:
             raise HivisError(f"--set {name}: wanted a generation setting, got an unknown name")
         if given.get(name) is not None and (name != "seed" or options.seed):
             raise HivisError(f"--set {name}: wanted a setting that is given once, got two")

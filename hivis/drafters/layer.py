@@ -57,7 +57,6 @@ class OneLayerDrafter(ABC):
         device = cache.kv.device
         self._cache = cache
         self._by_row = cache.kv[0].permute(1, 3, 0, 2, 4)
-        self._batch_index = torch.arange(cache.texts, device=device).unsqueeze(1)
         self._one_bit = torch.ones(cache.texts, 1, 1, dtype=torch.int64, device=device)
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
@@ -208,7 +207,7 @@ class OneLayerDrafter(ABC):
     def _write(self, rows: Tensor, qkv: Tensor) -> None:
         """Store keys and values of ``qkv`` at ``rows`` ``[B, N]`` of the slab."""
         parts = qkv[:, :, self._heads :].unflatten(2, (2, -1))
-        self._by_row.index_put_((self._batch_index, rows), parts)
+        self._by_row.index_put_((self._cache.numbers, rows), parts)
 
     def _turns_at(self, rows: Tensor) -> Tensor:
         """The rotations of cache rows ``[B, N]`` behind the prompt."""

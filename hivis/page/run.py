@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from hivis.errors import HivisError
 from hivis.generation import CycleTrace, Statistics
 from hivis.machine import device_name
+from hivis.model import several
 from hivis.page.labels import token_texts
 from hivis.sampling import SamplingParams
 from hivis.targets.vocabulary import vocabulary
@@ -130,7 +131,7 @@ def gather(model: Model, stream: TextStream, prompt: Prompt, images: Pictures = 
         drafter=_drafter_name(model.drafter),
         device=f"{device_name(stream.inputs.tokens.device)}, {dtype}",
         prompt=_turns(model, prompt),
-        pictures=tuple(_open(picture) for picture in _several(images)),
+        pictures=tuple(_open(picture) for picture in several(images)),
         first=_pieces(first.tokens, first.pieces, 0),
         cycles=cycles,
         rest="".join(chunk.text for chunk in others if not chunk.tokens),
@@ -171,11 +172,6 @@ def _turns(model: Model, prompt: Prompt) -> tuple[tuple[str, str], ...]:
     if isinstance(prompt, Sequence):
         return tuple((turn[0], turn[1]) for turn in prompt)
     return (("prompt", model.processor.decode(prompt.tokens[0].tolist())),)
-
-
-def _several(images: Pictures) -> list[Any]:
-    single = isinstance(images, (str, Path, Image.Image))
-    return [images] if single else list(cast(Sequence[Any], images))
 
 
 def _open(picture: Any) -> Image.Image:
