@@ -58,12 +58,16 @@ class Counted(TorchDispatchMode):
         self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        with self:  # a cast, say, is a view or a copy: that shows in what it is made of
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
         if name in WAITS:
             self.waits += 1
         elif not func.is_view and not name.startswith(FREE):
             self.operations[self.phase] += 1
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 class Clock(PhaseClock):
@@ -120,7 +124,7 @@ def count(
         loop.add(Inputs(torch.arange(3, 40).unsqueeze(0), {}), params, ())
         loop.cycle()
         counted = Counted()
-        loop.clock = Clock(counted)
+        loop.cycles.clock = Clock(counted)
         with counted:
             loop.cycle()
     found = counted.operations

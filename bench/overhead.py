@@ -86,7 +86,7 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
                 loop.add(inputs, params, ())
                 while tokens < params.max_new_tokens:
                     watch.ms.clear()
-                    loop.clock = PhaseClock(target.device)
+                    loop.cycles.clock = PhaseClock(target.device)
                     start = time.perf_counter()
                     (step,) = loop.cycle()
                     total = (time.perf_counter() - start) * 1e3

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
-from hivis.generation import Generation, Progress
+from hivis.generation import Generation, Progress, Step
 from hivis.loop import AnotherText, Loop, check_context
 from hivis.policies.cost import default_policy
 from hivis.policy import Policy
@@ -58,7 +58,8 @@ class Batch(Generic[T]):
         target: the loaded model.
         queue: taken from whenever there is a free slot.
         slots: texts at a time. Each holds as many rows of the cache as the longest text so far.
-        drafter, policy: see :class:`hivis.decode.Stream`. All trees of a cycle are of one size.
+        drafter, policy, graphs: see :class:`hivis.decode.Stream`. All trees of a cycle are of one
+            size.
 
     Raises:
         HivisError: a text would not fit the model's positions, or its logits hold a NaN. Then, and
@@ -72,12 +73,13 @@ class Batch(Generic[T]):
     slots: int = 4
     drafter: Drafter | None = None
     policy: Policy = field(default_factory=default_policy)
+    graphs: bool | None = None
 
     def __post_init__(self) -> None:
         slots = self.slots
         if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
             raise HivisError(f"slots: wanted a whole number >= 1, got {slots!r}")
-        self._loop = Loop(self.target, self.drafter, self.policy, slots=slots)
+        self._loop = Loop(self.target, self.drafter, self.policy, slots=slots, graphs=self.graphs)
         self._texts: list[_Text[T]] = []
         self._waiting = iter(self.queue)
         self._error: Exception | None = None
@@ -98,8 +100,12 @@ class Batch(Generic[T]):
             texts.append(text)
         while texts:
             yield from self._ended()
-            for text, step in zip(texts, self._loop.cycle() if texts else (), strict=True):
-                self._note(text, text.progress.add, step)
+            if texts:
+                self._take(self._loop.cycle())
+            if any(text.finished for text in texts):
+                # Texts are about to change places: what is under way was begun before that.
+                for steps in self._loop.settle():
+                    self._take(steps)
         if self._error is not None:
             raise self._error
 
@@ -120,6 +126,11 @@ class Batch(Generic[T]):
         text = _Text(wanted, progress)
         self._note(text, progress.begin, begun)
         return text
+
+    def _take(self, steps: list[Step]) -> None:
+        for text, step in zip(self._texts, steps, strict=True):
+            if not text.finished:
+                self._note(text, text.progress.add, step)
 
     def _note(self, text: _Text[T], take: Callable[[Any], object], new: Any) -> None:
         """Let a text take what is new. It alone fails if it cannot go on."""

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 
 from hivis import ops
 from hivis.handoff import Verdict
+
+T = TypeVar("T")
+
+
+def grain_of(device: torch.device) -> int:
+    """Caches on ``device`` get a multiple of so many rows.
+
+    What was recorded for a GPU to replay works on the memory that it was recorded with, so there a
+    text takes over that of the last one if it fits, and what is a little larger often does.
+    """
+    return 1 if device.type == "cpu" else 512
 
 
 class KVCache:
@@ -19,9 +33,12 @@ class KVCache:
     A cache for several texts is made by :meth:`for_texts` and filled by :meth:`put`. The texts in
     it are always the first B of its room, so one that has ended costs no arithmetic.
 
+    All tensors stay where they are, whatever text comes: a recorded graph may go on with them.
+
     Attributes:
         numbers: ``[B, 1]`` int64, 0 to B - 1, to index texts by.
-        each: whatever else is known of the texts, by name: ``[B, ...]``, an entry for each.
+        each: whatever else is known of the texts, by name: ``[B, ...]``, an entry for each, as
+            :meth:`note` has put it down.
     """
 
     kv: Tensor
@@ -37,14 +54,19 @@ class KVCache:
             (layers, 2, batch, kv_heads, rows, head_dim), dtype=dtype, device=device
         )
         self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        self._numbers = torch.arange(batch, device=device).unsqueeze(1)
+        self._entries: dict[str, Tensor] = {}  # of ``each``, with room for all texts
+        self._tables: dict[Hashable, Any] = {}
+        #: The same object for as long as the tensors stay where they are.
+        self.memory = object()
         self.each: dict[str, Tensor] = {}
         self._hold(batch)
 
     def _hold(self, texts: int) -> None:
         self.kv = self._room[:, :, :texts]
         self.kv_len = self._lengths[:texts]
-        self.each = {name: entries[:texts] for name, entries in self.each.items()}
-        self.numbers = torch.arange(texts, device=self.kv.device).unsqueeze(1)
+        self.each = {name: self._entries[name][:texts] for name in self.each}
+        self.numbers = self._numbers[:texts]
         # Views made once: they are asked for in every layer of every pass.
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]
@@ -63,6 +85,23 @@ class KVCache:
     def rows(self) -> int:
         """S."""
         return self.kv.shape[4]
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Put down ``[B, ...]`` of the texts, over what was there by this name."""
+        self._entry(name, value).copy_(value)
+
+    def _entry(self, name: str, like: Tensor) -> Tensor:
+        if name not in self._entries:
+            self._entries[name] = like.new_empty((self.room, *like.shape[1:]))
+        if name not in self.each:
+            self.each[name] = self._entries[name][: self.texts]
+        return self.each[name]
+
+    def table(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What is made only once for this memory: buffers, and graphs that work on them."""
+        if name not in self._tables:
+            self._tables[name] = make()
+        return self._tables[name]
 
     def node_rows(self, nodes: int, above: int = 0) -> Tensor:
         """``[B, N]`` int64: the slab rows of tree nodes, behind ``above`` others of their tree."""
@@ -93,12 +132,27 @@ class KVCache:
         """Keep the accepted rows, in place, in every layer; ``kv_len`` grows by ``path_len``."""
         ops.kv_compact_(self.kv, self.kv_len, verdict.path, verdict.path_len)
 
+    # Texts that come and go. These read lengths on the host.
+
+    def serves(self, rows: int, grain: int) -> bool:
+        """Whether a text of so many rows could take this memory over, and not waste much of it."""
+        return self.room == 1 and rows <= self.rows <= rows + 8 * (grain - 1)
+
+    def again(self) -> KVCache:
+        """The same memory for another text. Whoever still holds this cache has no rows any more."""
+        cache = KVCache.__new__(KVCache)
+        cache.__dict__ = dict(self.__dict__)
+        cache.each = {}
+        cache.kv_len.zero_()
+        self._tables, self.memory = {}, object()
+        self.release()
+        return cache
+
     def release(self) -> None:
         """Give the memory back, whoever still holds this cache: from now on it has no rows."""
+        self._tables.clear()
         self._room = self._room[..., :0, :].clone()
         self._hold(self.texts)
-
-    # Texts that come and go. These read lengths on the host.
 
     def for_texts(self, most: int, rows: int) -> KVCache:
         """A cache of the same kind with room for ``most`` texts of ``rows`` rows, still empty."""
@@ -122,9 +176,7 @@ class KVCache:
         self.kv[:, :, text, :, :rows] = other.kv[:, :, which, :, :rows]
         self.kv_len[text] = rows
         for name, theirs in other.each.items():
-            new = theirs[which : which + 1]
-            mine = self.each.get(name, new[:0])
-            self.each[name] = torch.cat([mine[:text], new, mine[text + 1 :]])
+            self._entry(name, theirs)[text] = theirs[which]
 
     def drop(self, text: int) -> None:
         """Forget a text. The last one takes its number."""

@@ -47,7 +47,8 @@ class Stream:
             or one of ``hivis/policies/``. By default the cost model, which begins with a fixed
             size and goes on to what pays most for its time (``docs/policies.md``).
         until: is shown every token of the text in turn, and may end it there by saying true.
-        traced: keep every cycle as it was in the statistics (more reads of device values).
+        traced: keep every cycle as it was in the statistics (more device values are read).
+        graphs: whether cycles are replayed as CUDA graphs; by default where there is CUDA.
 
     Raises:
         HivisError: the text would not fit the model's positions, the drafter was made for another
@@ -61,6 +62,7 @@ class Stream:
     policy: Policy | None = None
     until: Callable[[int], bool] | None = None
     traced: bool = False
+    graphs: bool | None = None
     _result: Generation | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class Stream:
     def __iter__(self) -> Iterator[list[int]]:
         assert self.params is not None and self.policy is not None
         text = Progress(self.params, self.target.eos_token_ids, self.until)
-        loop = Loop(self.target, self.drafter, self.policy, traced=self.traced)
+        loop = Loop(self.target, self.drafter, self.policy, traced=self.traced, graphs=self.graphs)
         new = text.begin(loop.add(self.inputs, self.params, text.ends))
         while True:
             if new:

@@ -48,9 +48,10 @@ class Statistics:
         first_token_ms: to the first emitted token, from the beginning of the prefill.
         total_ms: to the last token. Of a stream that includes what its reader did in between.
         prepare_ms: what tokenizer and picture processor took before that, if they were part of it.
-        phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; and
-            measure, in the one text in which a policy measured its times. Empty for a text of a
-            batch, whose phases are those of all its texts.
+        phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; cycle
+            (one that was replayed as a whole) and record (before that); and measure, in the one
+            text in which a policy measured its times. Empty for a text of a batch, whose phases are
+            those of all its texts.
         trace: every cycle as it was, if that was asked for.
     """
 

@@ -10,6 +10,7 @@ import torch
 from hivis.draft_models import load_any_drafter
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
+from hivis.graphs import recorder_for
 from hivis.machine import choose_device, choose_dtype
 from hivis.model import Model
 from hivis.policies.named import policy_of
@@ -24,7 +25,8 @@ from hivis.tiny import paths
 def load(
     model: str | Path | None = None, drafter: str | Path | Drafter | None = None, *,
     dtype: str | torch.dtype = "auto", device: str | torch.device = "auto",
-    policy: str | Policy = "cost", device_map: None = None,
+    policy: str | Policy = "cost", graphs: bool | None = None, compile: bool = False,
+    device_map: None = None,
 ) -> Model:  # fmt: skip
     """Load a VLM and a drafter for it.
 
@@ -38,6 +40,11 @@ def load(
         device: ``"auto"`` is the GPU if there is one that hivis has kernels for.
         policy: how large the draft trees are: ``"cost"``, ``"confidence"``, ``"fixed"`` or a
             policy object (``docs/policies.md``). It cannot change the text.
+        graphs: whether cycles are recorded once and replayed as CUDA graphs; by default where
+            there is CUDA.
+        compile: let ``torch.compile`` make the model's pass over a tree. It is slow to begin with:
+            a minute or more for every size of trees and of the cache. Plain decoding goes through
+            it, too.
         device_map: refused: all of a model is on one device.
 
     Raises:
@@ -55,13 +62,16 @@ def load(
     chosen = policy_of(policy)
     if model is None:
         model, drafter = paths.TARGET, paths.HIVIS if drafter is None else drafter
+    recorder_for(place, graphs)  # whether it can be had, before anything is loaded
     target, processor = load_target(model, number, place)
-    return Model(target, processor, _drafter(drafter, target, processor), chosen)
+    if compile:
+        target.compile()
+    return Model(target, processor, _drafter(drafter, target, processor), chosen, graphs)
 
 
 def wrap(
     model: Any, drafter: str | Path | Drafter | None = None, processor: Any = None, *,
-    policy: str | Policy = "cost",
+    policy: str | Policy = "cost", graphs: bool | None = None, compile: bool = False,
 ) -> Model:  # fmt: skip
     """Use a Hugging Face model that is loaded already.
 
@@ -75,7 +85,7 @@ def wrap(
         drafter: as in :func:`load`.
         processor: the model's, as ``AutoProcessor`` loads it; by default it is loaded from where
             the model came from.
-        policy: as in :func:`load`.
+        policy, graphs, compile: as in :func:`load`.
 
     Raises:
         HivisError: no model of a supported family, or as :func:`load`.
@@ -86,6 +96,7 @@ def wrap(
         raise HivisError(f"model: wanted a Hugging Face model, got {type(model).__name__}")
     family = family_of(config.model_type)
     chosen = policy_of(policy)
+    recorder_for(model.device, graphs)
     if processor is None:
         name = getattr(config, "_name_or_path", "")
         if not name:
@@ -94,7 +105,9 @@ def wrap(
     else:
         prompts = PromptProcessor.of(processor, model)
     target = HuggingFaceTarget(model, family)
-    return Model(target, prompts, _drafter(drafter, target, prompts), chosen)
+    if compile:
+        target.compile()
+    return Model(target, prompts, _drafter(drafter, target, prompts), chosen, graphs)
 
 
 def _drafter(

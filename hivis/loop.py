@@ -1,21 +1,24 @@
-"""The cycle: draft, verify, accept, compact; of one text, or of several side by side."""
+"""Texts that move on together: how they join and leave, one of them or several side by side."""
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from hivis.cache import KVCache
 from hivis.clock import PhaseClock
+from hivis.cycle import Cycles
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
 from hivis.generation import Begun, Step
-from hivis.handoff import Verdict
+from hivis.graphs import lateness, recorder_for
 from hivis.policy import Planner, Policy, TreePolicy
-from hivis.sampling import SamplingParams, SamplingState, seen_tokens
+from hivis.sampling import SamplingParams, SamplingState, sampling_entries, seen_tokens
 from hivis.targets.base import Inputs, Target
-from hivis.tree import DraftTree
-from hivis.walk import accept, draw_first, read_steps
+from hivis.walk import Underway, draw_first
 
 #: A cache has room for so many texts at first, and for a multiple of so many rows.
 _FEW, _ROUND = 4, 64
@@ -35,16 +38,20 @@ class Loop:
         target, drafter, policy: see :class:`hivis.decode.Stream`.
         slots: how many texts there may be at a time.
         traced: keep every cycle as it was.
+        graphs: whether cycles are recorded and replayed as CUDA graphs; by default where there is
+            CUDA. Those of a policy that looks at the growing tree cannot be.
     """
 
     def __init__(
         self, target: Target, drafter: Drafter | None, policy: Policy, *,
-        slots: int = 1, traced: bool = False,
+        slots: int = 1, traced: bool = False, graphs: bool | None = None,
     ) -> None:  # fmt: skip
         self.target, self.drafter, self.policy = target, drafter, policy
-        self.slots, self.traced = slots, traced
+        self.slots = slots
         self._device = target.embedding.device
-        self.clock = PhaseClock(self._device)
+        self._late = lateness(self._device)
+        self._underway: deque[Underway] = deque()
+        self.cycles = Cycles(target, drafter, recorder_for(self._device, graphs), traced)
         self._models: list[Target | Drafter] = [target] if drafter is None else [target, drafter]
         self._caches: list[KVCache] = []
         self._params: list[SamplingParams] = []
@@ -54,14 +61,20 @@ class Loop:
         self._sampling: SamplingState
 
     @property
+    def clock(self) -> PhaseClock:
+        """Times the phases of all texts."""
+        return self.cycles.clock
+
+    @property
     def texts(self) -> int:
         """B."""
         return len(self._params)
 
     def rows(self, inputs: Inputs, params: SamplingParams) -> int:
-        """Cache rows that a text may need: a tree has to fit behind the last row it can reach."""
+        """Cache rows that a text may need: a tree has to fit behind the last row it can reach,
+        and as many for each cycle that is under way when the text turns out to have ended."""
         tree = 1 if self.drafter is None else self.policy.drafter_rows
-        return inputs.length + params.max_new_tokens + tree
+        return inputs.length + params.max_new_tokens + tree * (1 + self._late)
 
     @torch.inference_mode()
     def add(
@@ -105,43 +118,30 @@ class Loop:
 
     @torch.inference_mode()
     def cycle(self) -> list[Step]:
-        """Move every text on by at least one token."""
+        """Move every text on by at least one token: what the oldest cycle under way has brought.
+
+        Further cycles may be under way. Texts that have ended are in them, too: whoever drops one
+        of several calls :meth:`settle` first.
+        """
         self._check_alone()
-        planner, cache = self.planner, self.target.cache
-        token, position = cache.each["token"], cache.kv_len.long() + 1
-        if self.drafter is not None and planner.wants_times:
-            with self.clock.phase("measure"):
-                self._measure(token, position)
-        verdict, tree = self._advance(token, position, planner)
+        while len(self._underway) <= self._late:
+            planner = self.planner
+            if self.drafter is not None and planner.wants_times:
+                with self.clock.phase("measure"):
+                    self.cycles.measure(planner, self._sampling)
+            self._underway.append(self.cycles.launch(planner, self._sampling))
         with self.clock.phase("read"):
-            steps = read_steps(verdict, tree, planner.learns, self.traced)
+            steps = self._underway.popleft().steps()
         for step in steps:
-            planner.learn(step.outcome)
+            self.planner.learn(step.outcome)
         return steps
 
-    def _advance(
-        self, token: Tensor, position: Tensor, planner: Planner
-    ) -> tuple[Verdict, DraftTree]:
-        """Draft, verify, accept, compact and commit: all without a look at the device."""
-        target, drafter, clock, sampling = self.target, self.drafter, self.clock, self._sampling
-        cache = target.cache
-        with clock.phase("draft"):
-            if drafter is None:
-                tree = DraftTree.root_only(token)
-            else:
-                tree = drafter.grow(token, position, sampling, planner.choose())
-        with clock.phase("verify"):
-            verify = target.verify(tree)
-        with clock.phase("accept"):
-            verdict = accept(verify, tree, position, sampling)
-            sampling.note(verdict.emitted)
-            cache.each["token"] = verdict.next_token
-        with clock.phase("compact"):
-            cache.compact(verdict)
-        if drafter is not None:
-            with clock.phase("commit"):
-                drafter.commit(verify.hidden, tree, verdict)
-        return verdict, tree
+    def settle(self) -> Iterator[list[Step]]:
+        """What the cycles under way have brought, the oldest first; no further one is begun."""
+        while self._underway:
+            with self.clock.phase("read"):
+                steps = self._underway.popleft().steps()
+            yield steps
 
     @property
     def planner(self) -> Planner:
@@ -161,10 +161,13 @@ class Loop:
         if drafter is not None:
             drafter.bind(target.embedding, target.head)
         prefilled = target.prefill(inputs, "none" if drafter is None else drafter.rows, capacity)
-        each = target.cache.each
-        each["seen"] = seen_tokens(inputs.tokens, target.head.shape[0])
-        sampling = SamplingState.of_each([params], self._device, each["seen"])
-        each["token"] = token = draw_first(prefilled.logits, inputs.length, sampling)
+        cache = target.cache
+        cache.note("seen", seen_tokens(inputs.tokens, target.head.shape[0]))
+        for name, entry in sampling_entries([params], self._device).items():
+            cache.note(name, entry)
+        sampling = SamplingState.over(cache.each, [params])
+        token = draw_first(prefilled.logits, inputs.length, sampling)
+        cache.note("token", token)
         sampling.note(token.unsqueeze(1))
         if drafter is not None and prefilled.prompt is not None:
             # -1 (logits with a NaN) is refused when it is read; any row will do here.
@@ -207,25 +210,13 @@ class Loop:
         ends = tuple(sorted({end for own in self._ends for end in own}))
         if self._planned_for != (ends, self.texts):
             self._planner, self._planned_for = None, (ends, self.texts)
-        seen = self._caches[0].each["seen"] if self._params else None
-        self._sampling = SamplingState.of_each(self._params, self._device, seen)
+        if self._params:
+            self._sampling = SamplingState.over(self._caches[0].each, self._params)
 
     def _check_alone(self) -> None:
         ours = zip(self._models, self._caches, strict=False)
         if not self._caches or any(model.cache is not cache for model, cache in ours):
             raise AnotherText("text: wanted target and drafter to itself, got another text begun")
-
-    def _measure(self, token: Tensor, position: Tensor) -> None:
-        """Let the planner time the pair. Nothing is compacted or committed: no cache row stays."""
-        target, drafter, sampling = self.target, self.drafter, self._sampling
-        assert drafter is not None
-
-        def verify(tree: DraftTree) -> Verdict:
-            return accept(target.verify(tree), tree, position, sampling)
-
-        self.planner.measure(
-            lambda shape: drafter.grow(token, position, sampling, shape), verify, token.device
-        )
 
 
 def check_context(target: Target, inputs: Inputs, params: SamplingParams) -> None:

@@ -79,6 +79,7 @@ class Model:
     processor: PromptProcessor
     drafter: Drafter | None
     policy: Policy
+    graphs: bool | None = None
 
     def generate(
         self, prompt: Prompt, images: Pictures = (), *, streamer: Streamer | None = None,
@@ -147,7 +148,15 @@ class Model:
         prepare_ms = (time.perf_counter() - start) * 1e3
         params, writer = self._settle(inputs, given)
         return TextStream(
-            self.target, inputs, params, self.drafter, self.policy, writer, traced, prepare_ms
+            self.target,
+            inputs,
+            params,
+            self.drafter,
+            self.policy,
+            writer,
+            traced,
+            prepare_ms,
+            self.graphs,
         )
 
     def batch(
@@ -173,7 +182,7 @@ class Model:
         if isinstance(requests, (str, Inputs, Request)) or not isinstance(requests, Iterable):
             raise HivisError(f"requests: wanted several, got one {type(requests).__name__}")
         queue = self._wanted(requests, settings)
-        return _written(Batch(self.target, queue, slots, self.drafter, self.policy))
+        return _written(Batch(self.target, queue, slots, self.drafter, self.policy, self.graphs))
 
     def generate_batch(
         self, requests: Iterable[Request | Prompt], *, slots: int = 4, **settings: Any

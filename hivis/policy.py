@@ -24,7 +24,12 @@ class Governor(Protocol):
 
     An answer that needs the scores has to read them, which costs microseconds on a CPU and makes
     a GPU wait. An answer that does not look at them is free on both.
+
+    Attributes:
+        plan: N and depth of the next tree, where they are settled before it grows; else ``None``.
     """
+
+    plan: tuple[int, int] | None
 
     def deeper(self, level: int, best: Tensor) -> bool:
         """Whether to draft another level.

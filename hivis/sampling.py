@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -121,20 +121,18 @@ class SamplingState:
         seen: Tensor | None = None,
     ) -> SamplingState:  # fmt: skip
         """One sequence for each of ``params``; ``seen`` is used if any of them has a penalty."""
+        found = {} if seen is None else {"seen": seen}
+        return cls.over(sampling_entries(params, device) | found, params)
 
-        def each(name: str, dtype: torch.dtype) -> Tensor:
-            return torch.tensor([getattr(p, name) for p in params], dtype=dtype, device=device)
-
-        penal = seen is not None and any(p.repetition_penalty != 1 for p in params)
+    @classmethod
+    def over(cls, each: Mapping[str, Tensor], params: Sequence[SamplingParams]) -> SamplingState:
+        """The state that lies in ``each``: :func:`sampling_entries` of ``params``, and ``seen``."""
+        penal = "seen" in each and any(p.repetition_penalty != 1 for p in params)
         return cls(
-            seed=each("seed", torch.int64),
-            temperature=each("temperature", torch.float32),
-            top_k=each("top_k", torch.int32),
-            top_p=each("top_p", torch.float32),
-            min_p=each("min_p", torch.float32),
+            **{name: each[name] for name in _ENTRIES if name != "penalty"},
             greedy=all(p.temperature == 0 for p in params),
-            penalty=each("repetition_penalty", torch.float32) if penal else None,
-            seen=seen if penal else None,
+            penalty=each["penalty"] if penal else None,
+            seen=each["seen"] if penal else None,
         )
 
     def penalise(self, logits: Tensor, path: Tensor) -> Tensor:
@@ -157,6 +155,26 @@ class SamplingState:
         """Take note of ``[B, M]`` int64 tokens that joined the texts; -1 (no token) as any."""
         if self.seen is not None:
             self.seen.scatter_(1, tokens.clamp(min=0), True)
+
+
+_ENTRIES = {
+    "seed": ("seed", torch.int64),
+    "temperature": ("temperature", torch.float32),
+    "top_k": ("top_k", torch.int32),
+    "top_p": ("top_p", torch.float32),
+    "min_p": ("min_p", torch.float32),
+    "penalty": ("repetition_penalty", torch.float32),
+}
+
+
+def sampling_entries(
+    params: Sequence[SamplingParams], device: torch.device | str
+) -> dict[str, Tensor]:
+    """Every setting that the ops take, ``[B]`` each, on the device."""
+    return {
+        name: torch.tensor([getattr(p, own) for p in params], dtype=dtype, device=device)
+        for name, (own, dtype) in _ENTRIES.items()
+    }
 
 
 def seen_tokens(tokens: Tensor, vocab: int) -> Tensor:

@@ -105,9 +105,10 @@ class TextStream(Iterator[str]):
     def __init__(
         self, target: Target, inputs: Inputs, params: SamplingParams, drafter: Drafter | None,
         policy: Policy, writer: Writer, traced: bool = False, prepare_ms: float = 0.0,
+        graphs: bool | None = None,
     ) -> None:  # fmt: skip
         self._writer, self._prepare_ms = writer, prepare_ms
-        self._stream = Stream(target, inputs, params, drafter, policy, writer, traced)
+        self._stream = Stream(target, inputs, params, drafter, policy, writer, traced, graphs)
         self._chunks: Generator[Chunk, None, None] = self._run()
         self._result: TextGeneration | None = None
         self.inputs, self.params = inputs, params

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,47 +40,75 @@ def draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
     return accept(Verify(logits, logits), root, position, replace(sampling, seen=None)).next_token
 
 
-def read_steps(verdict: Verdict, tree: DraftTree, learns: bool, traced: bool) -> list[Step]:
-    """The tokens of one cycle and how its trees did, in the cycle's only read of device values.
+@dataclass(frozen=True)
+class Report:
+    """What the host gets to know of a cycle, in one small tensor.
 
-    That is one tensor. Where it takes scores along it is in float64, which holds token ids exactly.
+    Attributes:
+        values: ``[B, C]``, int64, or float64 (which holds token ids exactly) with scores among it.
+        columns: name and width of what lies side by side in there.
+        nodes, depth: of the trees.
     """
-    length, depth = verdict.path_len.unsqueeze(1), tree.max_depth
-    if not (learns and tree.scores is not None):
-        rows = torch.cat([length, verdict.emitted], 1).tolist()
-        found = [(row[1 : 1 + row[0]], Outcome(tree.nodes, depth, row[0])) for row in rows]
-    else:
-        parts = (length, verdict.emitted, verdict.path, tree.depths)
-        whole = torch.cat(parts, 1).double()
-        rows = torch.cat([whole, tree.scores.double()], 1).tolist()
-        found = [_outcome(row, verdict.emitted.shape[1], tree.nodes, depth) for row in rows]
-    traces: Sequence[CycleTrace | None] = [None] * len(found)
-    if traced:
-        traces = [_trace(tree, verdict, text) for text in range(len(found))]
-    return [
-        Step(drawn, outcome, trace) for (drawn, outcome), trace in zip(found, traces, strict=True)
-    ]
+
+    values: Tensor
+    columns: tuple[tuple[str, int], ...]
+    nodes: int
+    depth: int
+
+    @classmethod
+    def of(cls, verdict: Verdict, tree: DraftTree, learns: bool, traced: bool) -> Report:
+        """``learns``: a policy wants to know how the trees did; ``traced``: all of them is kept."""
+        parts = {"length": verdict.path_len.unsqueeze(1), "emitted": verdict.emitted}
+        scores = tree.scores if learns or traced else None
+        if scores is not None or traced:
+            parts |= {"path": verdict.path, "depths": tree.depths}
+        if traced:
+            parts |= {"tokens": tree.tokens, "parents": tree.parents}
+        values = torch.cat(list(parts.values()), 1)
+        if scores is not None:
+            parts["scores"] = scores
+            values = torch.cat([values.double(), scores.double()], 1)
+        columns = tuple((name, part.shape[1]) for name, part in parts.items())
+        return cls(values, columns, tree.nodes, tree.max_depth)
+
+    def steps(self, values: Tensor) -> list[Step]:
+        """What the cycle brought each text; ``values`` are those of :attr:`values`, on the host."""
+        return [self._step(row) for row in values.tolist()]
+
+    def _step(self, row: list[float]) -> Step:
+        found, at = {}, 0
+        for name, width in self.columns:
+            found[name] = row[at : at + width]
+            at += width
+        length = int(found["length"][0])
+        drawn = [int(token) for token in found["emitted"][:length]]
+        if "path" not in found:
+            return Step(drawn, Outcome(self.nodes, self.depth, length), None)
+        path = tuple(int(node) for node in found["path"][:length])
+        depths = tuple(int(level) for level in found["depths"])
+        scores = tuple(found["scores"]) if "scores" in found else None
+        outcome = Outcome(self.nodes, self.depth, length, path, depths, scores)
+        if "tokens" not in found:
+            return Step(drawn, outcome, None)
+        tokens = tuple(int(token) for token in found["tokens"])
+        parents = tuple(int(node) for node in found["parents"])
+        # What the text kept of the emitted tokens is not known here.
+        return Step(drawn, outcome, CycleTrace(tokens, parents, scores, path, ()))
 
 
-def _outcome(row: list[float], steps: int, nodes: int, depth: int) -> tuple[list[int], Outcome]:
-    length, depths = int(row[0]), 1 + 2 * steps
-    scores = depths + nodes
-    return [int(token) for token in row[1 : 1 + length]], Outcome(
-        nodes,
-        depth,
-        length,
-        path=tuple(int(node) for node in row[1 + steps : 1 + steps + length]),
-        depths=tuple(int(level) for level in row[depths:scores]),
-        scores=tuple(row[scores:]),
-    )
+class Underway:
+    """A cycle that was handed to the device, and whose report is on its way to the host."""
 
+    def __init__(self, report: Report) -> None:
+        self._report, self._event = report, None
+        # To pinned memory, so nobody waits; a copy, since the next replay fills the report anew.
+        self._values = report.values.to("cpu", non_blocking=True, copy=True)
+        if report.values.is_cuda:
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(report.values.device))
 
-def _trace(tree: DraftTree, verdict: Verdict, text: int) -> CycleTrace:
-    length = int(verdict.path_len[text])
-    return CycleTrace(
-        tokens=tuple(tree.tokens[text].tolist()),
-        parents=tuple(tree.parents[text].tolist()),
-        scores=None if tree.scores is None else tuple(tree.scores[text].tolist()),
-        path=tuple(verdict.path[text, :length].tolist()),
-        emitted=(),  # what the text kept of it is not known here
-    )
+    def steps(self) -> list[Step]:
+        """What the cycle brought each text. Waits for it."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._report.steps(self._values)

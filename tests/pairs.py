@@ -18,10 +18,10 @@ SIZES = {
 KINDS = ("hivis", "vispec", "draft-vlm")
 
 
-def pair(kind: str) -> tuple[HuggingFaceTarget, Drafter]:
-    target = random_target()
+def pair(kind: str, device: str = "cpu") -> tuple[HuggingFaceTarget, Drafter]:
+    target = random_target(device=device)
     if kind == "draft-vlm":
-        return target, bound(draft_model("vlm"))
+        return target, bound(draft_model("vlm", device=device))
     if kind == "vispec":
         config = ViSpecConfig(**SIZES, queries=3)
         return target, ViSpecDrafter(config, random_tensors(config, seed=1, scale=0.2))

@@ -273,7 +273,8 @@ def test_a_cache_of_several_keeps_each_text(seed: int) -> None:
         cache = KVCache(2, 1, 3, rows + make.randint(0, 4), 8, torch.float32, "cpu")
         cache.kv.normal_()
         cache.kv_len.fill_(rows)
-        cache.each = {"offset": torch.randn(1, 1), "output": torch.randn(1, 5)}
+        cache.note("offset", torch.randn(1, 1))
+        cache.note("output", torch.randn(1, 5))
         return cache
 
     cache = text().for_texts(most, 13)

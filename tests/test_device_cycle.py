@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from fake_cuda import fake_cuda, on_gpu
+from fake_cuda import CUDA, fake_cuda, on_gpu
 from families import RECIPES, config_of
 from models import llava_config
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from hivis.cache import KVCache
 from hivis.clock import PhaseClock
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.draft_vlm import DraftVLM
@@ -24,7 +23,7 @@ from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
 from hivis.policy import Policy, TreePolicy
-from hivis.sampling import SamplingParams
+from hivis.sampling import SamplingParams, sampling_entries
 from hivis.targets.draft_model import HuggingFaceDraft
 from hivis.targets.families import family_of
 from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget
@@ -66,28 +65,29 @@ def at_a_text(model: Any, texts: int, width: int, vocab: int) -> None:
     if isinstance(model, DraftVLM):
         at_a_text(model.model, texts, width, vocab)
         model.cache = model.model.cache
-        model.cache.each["logits"] = torch.empty(texts, vocab)
+        model.cache.note("logits", torch.empty(texts, vocab))
         model._vocab = vocab
     elif isinstance(model, HuggingFaceDecoder):
         model.cache = model._new_cache(texts, ROWS)
-        model.cache.each["offset"] = torch.empty(texts, 1, dtype=torch.int64)
+        model.cache.note("offset", torch.empty(texts, 1, dtype=torch.int64))
     else:
         model._allocate(texts, ROWS)
-        model.cache.each["output"] = torch.empty(texts, width)
-        model.cache.each["bias"] = torch.empty(texts, 1, width)
+        model.cache.note("output", torch.empty(texts, width))
+        model.cache.note("bias", torch.empty(texts, 1, width))
 
 
 def loop_of(
     target: HuggingFaceTarget, drafter: Any, policy: Policy, params: SamplingParams, texts: int
 ) -> Loop:
     loop = Loop(target, drafter, policy, slots=texts)
-    loop.clock = PhaseClock(torch.device("cpu"))
+    loop.cycles.clock = PhaseClock(torch.device("cpu"))
     vocab, width = target.head.shape
     for model in loop._models:
         at_a_text(model, texts, width, vocab)
-    each = target.cache.each
-    each["token"] = torch.empty(texts, dtype=torch.int64)
-    each["seen"] = torch.empty(texts, vocab, dtype=torch.bool)
+    target.cache.note("token", torch.empty(texts, dtype=torch.int64))
+    target.cache.note("seen", torch.empty(texts, vocab, dtype=torch.bool))
+    for name, entry in sampling_entries([params] * texts, CUDA).items():
+        target.cache.note(name, entry)
     loop._caches = [target.cache]
     loop._params, loop._ends = [params] * texts, [(2, 5)] * texts
     loop._regroup()
@@ -96,10 +96,8 @@ def loop_of(
 
 def advance(loop: Loop, cycles: int = 2) -> None:
     for _ in range(cycles):
-        cache: KVCache = loop.target.cache
-        position = cache.kv_len.long() + 1
-        verdict, _ = loop._advance(cache.each["token"], position, loop.planner)
-        assert verdict.emitted.device.type == "cuda"
+        report = loop.cycles.advance(loop._sampling, loop.planner.choose(), loop.planner.learns)
+        assert report.values.device.type == "cuda"
 
 
 SAMPLING = {
@@ -161,6 +159,6 @@ def test_a_read_would_be_noticed() -> None:
         target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
         drafter = drafter_of("hivis", target)
         loop = loop_of(target, drafter, TreePolicy(), SamplingParams(), 1)
-        loop.drafter = Looks(drafter)
+        loop.cycles.drafter = Looks(drafter)
         with pytest.raises(Exception, match="_local_scalar_dense|support for cuda"):
             advance(loop)

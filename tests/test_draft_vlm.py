@@ -59,15 +59,14 @@ def small_llama(vocab: int = VOCAB, positions: int = 256) -> LlamaForCausalLM:
     )))  # fmt: skip
 
 
-def draft_model(kind: str) -> HuggingFaceDraft:
-    if kind == "text":
-        return HuggingFaceDraft(small_llama(), TextModel())
-    return HuggingFaceDraft(small_llava(), Llava())
+def draft_model(kind: str, device: str = "cpu") -> HuggingFaceDraft:
+    model, family = (small_llama(), TextModel()) if kind == "text" else (small_llava(), Llava())
+    return HuggingFaceDraft(copy.deepcopy(model).to(device) if device != "cpu" else model, family)
 
 
 def bound(model: HuggingFaceDraft, vocab: int = VOCAB) -> DraftVLM:
     drafter = DraftVLM(model)
-    table = torch.empty(vocab, 1)
+    table = torch.empty(vocab, 1, device=model.device)
     drafter.bind(table, table)
     return drafter
 
@@ -343,7 +342,7 @@ def test_a_picture_changes_what_a_draft_vlm_says():
     said = []
     for inputs in (one, other):
         drafter.prefill(prompt_of(inputs, "all"), torch.tensor([5]), CAPACITY)
-        said.append(drafter.cache.each["logits"])
+        said.append(drafter.cache.each["logits"].clone())
     assert (said[0] - said[1]).norm() > 0.01 * said[0].norm()
 
 

@@ -34,13 +34,17 @@ ALLOWED = {
     "drafters": BASICS | {"ops", "cache", "drafters"},
     "training": BASICS | {"ops", "cache", "drafters", "training"},
     "walk": BASICS | {"ops", "generation"},
-    "loop": BASICS | {"cache", "generation", "targets.base", "drafters.base", "walk"},
+    "graphs": {"clock", "errors"},
+    "cycle": BASICS | {"cache", "graphs", "targets.base", "drafters.base", "walk"},
+    "loop": BASICS
+    | {"cache", "cycle", "generation", "graphs", "targets.base", "drafters.base", "walk"},
     "decode": BASICS | {"generation", "loop", "policies", "targets.base", "drafters.base"},
     "batch": BASICS | {"generation", "loop", "policies", "targets.base", "drafters.base"},
     "machine": {"errors", "ops"},
     "stream": BASICS | {"decode", "drafters.base", "generation", "targets.base", "text"},
     "model": BASICS | {"batch", "drafters.base", "loop", "settings", "stream", "targets", "text"},
     "loading": {
+        "graphs",
         "draft_models",
         "drafters.base",
         "errors",

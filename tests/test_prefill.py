@@ -193,12 +193,29 @@ def test_the_old_slab_is_gone_before_the_new_one_is_made(monkeypatch):
         rows.append(old.rows)
         return make(*args)
 
-    wanted = generate(random_target(), random_inputs(2), SAMPLED).tokens
+    inputs = random_inputs(2, text=15)
+    wanted = generate(random_target(), inputs, SAMPLED).tokens
     look = target.family.look
     monkeypatch.setattr(target.family, "look", lambda *args: rows.append(old.rows) or look(*args))
     monkeypatch.setattr(target, "_new_cache", new_cache)
-    assert generate(target, random_inputs(2), SAMPLED).tokens == wanted
+    assert generate(target, inputs, SAMPLED).tokens == wanted
     assert rows and not any(rows) and old.kv.untyped_storage().nbytes() == 0
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+        next(left)
+
+
+@pytest.mark.parametrize("grain", [1, 64])
+def test_a_slab_that_fits_is_taken_over(grain):
+    """No second one is made, and whoever still holds the old one has no rows of it."""
+    target = random_target()
+    target.grain = grain
+    left = iter(Stream(target, random_inputs(1), SAMPLED))
+    next(left)
+    old, place = target.cache, target.cache.kv.data_ptr()
+    inputs = random_inputs(2, text=9 + (grain > 1))
+    wanted = generate(random_target(), inputs, SAMPLED).tokens
+    assert generate(target, inputs, SAMPLED).tokens == wanted
+    assert target.cache.kv.data_ptr() == place and old.rows == 0
     with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         next(left)
 
@@ -255,7 +272,7 @@ def test_a_slab_that_does_not_fit_leaves_a_usable_target(monkeypatch):
 
         patch.setattr(target, "_new_cache", new_cache)
         with pytest.raises(torch.OutOfMemoryError):
-            generate(target, inputs, SAMPLED)
+            generate(target, random_inputs(1, text=15), SAMPLED)
     with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         next(left)
     assert generate(target, inputs, SAMPLED).tokens == wanted

@@ -40,6 +40,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--policy", type=one_of("cost", "confidence", "fixed"), default="cost",
         help="how large draft trees are: cost (default), confidence or fixed; the text is the same",
     )  # fmt: skip
+    add("--no-graphs", action="store_true", help="launch a GPU's operations one by one")
+    add(
+        "--compile", action="store_true",
+        help="let torch.compile make the model's passes: slow to begin with, then faster",
+    )  # fmt: skip
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +117,8 @@ def load_model(options: argparse.Namespace) -> Model:
         quiet()
         return load(
             options.model, options.drafter, dtype=options.dtype, device=options.device,
-            policy=options.policy,
+            policy=options.policy, graphs=False if options.no_graphs else None,
+            compile=options.compile,
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from hivis.drafters.base import PromptRows
 from hivis.drafters.growth import Grower, NodeScores
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
-from hivis.policy import TreePolicy
+from hivis.policy import MAX_NODES, TreePolicy
 from hivis.sampling import SamplingState
 from hivis.tree import DraftTree, pack_bits
 
@@ -75,7 +75,6 @@ class DraftVLM:
     def __init__(self, model: DraftModel) -> None:
         self.model = model
         self.rows = model.rows
-        self._grower: Grower | None = None
         # Of the tree that was grown last: tokens [B, K] and ancestor words [B, K, W] by level.
         self._drawn: list[Tensor] = []
         self._words: list[Tensor] = []
@@ -87,12 +86,16 @@ class DraftVLM:
 
     @cache.setter
     def cache(self, cache: KVCache) -> None:
-        device = cache.kv.device
+        def tables() -> tuple[Tensor, Tensor]:
+            device = cache.kv.device
+            # The second of two rows sees both.
+            pair = torch.tensor([1, 3], device=device).view(1, 2, 1)
+            return torch.arange(MAX_NODES, device=device), pair.repeat(cache.room, 1, 1)
+
         self.model.cache = cache
-        self._pair_depths = torch.arange(2, device=device).expand(cache.texts, -1)
-        # The second of two rows sees both.
-        pair = torch.tensor([1, 3], device=device).view(1, 2, 1)
-        self._pair_words = pair.repeat(cache.texts, 1, 1)
+        self._levels, pair_words = cache.table("levels", tables)
+        self._pair_depths = self._levels[:2].expand(cache.texts, -1)
+        self._pair_words = pair_words[: cache.texts]
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Check that the draft model speaks the target's vocabulary; nothing is shared.
@@ -128,14 +131,14 @@ class DraftVLM:
         logits = self._known(self.model.prefill(prompt, token, capacity))
         self.rows_read = prompt.rows
         self.cache = self.model.cache
-        self.cache.each["logits"] = logits
+        self.cache.note("logits", logits)
 
     @torch.inference_mode()
     def grow(
         self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
     ) -> DraftTree:
         """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
-        grower = self._grower_for(policy, token.shape[0])
+        grower = Grower.over(self.cache, policy, self._vocab)
         drawn, lineage = self._drawn, self._words = [], []
 
         def step(
@@ -172,7 +175,7 @@ class DraftVLM:
         ], 1)  # fmt: skip
         logits = self.model.extend(pair, self._pair_depths, self._pair_words)
         cache.kv_len += 2
-        cache.each["logits"] = self._known(logits[:, 1])
+        cache.note("logits", self._known(logits[:, 1]))
 
     def _rows_of(self, tokens: Tensor) -> Tensor:
         """``[B, levels]`` int32: which row of the draft tree each node of a path lies in.
@@ -192,11 +195,3 @@ class DraftVLM:
     def _known(self, logits: Tensor) -> Tensor:
         """Logits of the target's V tokens."""
         return logits[..., : self._vocab]
-
-    def _grower_for(self, policy: TreePolicy, batch: int) -> Grower:
-        device = self.model.device
-        grower = Grower.renewed(self._grower, policy, batch, self._vocab, device)
-        if grower is not self._grower:
-            self._grower = grower
-            self._levels = torch.arange(policy.depth - 1, device=device)
-        return grower

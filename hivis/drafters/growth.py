@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from hivis import ops
+from hivis.cache import KVCache
 from hivis.errors import HivisError
 from hivis.policy import MAX_NODES, TreePolicy, candidates
 from hivis.sampling import SamplingState
@@ -72,7 +73,7 @@ class _Frontier:
 
 
 class Grower:
-    """Grows trees of one policy. Holds the buffers; made once per (policy, batch)."""
+    """Grows trees of one policy. Holds the buffers; made once for a policy and its texts."""
 
     def __init__(self, policy: TreePolicy, batch: int, device: torch.device | str) -> None:
         self.policy, self.batch = policy, batch
@@ -113,28 +114,28 @@ class Grower:
         )
 
     @classmethod
-    def renewed(
-        cls, grower: Grower | None, policy: TreePolicy, batch: int, vocab: int,
-        device: torch.device,
-    ) -> Grower:  # fmt: skip
-        """``grower`` as it is if it was made for this policy and batch, else a new one.
+    def over(cls, cache: KVCache, policy: TreePolicy, vocab: int) -> Grower:
+        """The one for trees of this policy under the texts of ``cache``.
 
         Raises:
             HivisError: there are not ``vocab`` tokens to choose a level from, or more expanded
                 nodes than tree attention takes.
         """
-        if grower is not None and grower.policy == policy and grower.batch == batch:
-            return grower
-        if policy.top_k > vocab:
-            raise HivisError(
-                f"top_k of the tree: wanted at most the vocabulary, {vocab}, got {policy.top_k}"
-            )
-        expanded = (policy.depth - 1) * policy.top_k
-        if expanded > MAX_NODES:
-            raise HivisError(
-                f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, got {expanded}"
-            )
-        return cls(policy, batch, device)
+        batch, device = cache.texts, cache.kv.device
+
+        def make() -> Grower:
+            if policy.top_k > vocab:
+                raise HivisError(
+                    f"top_k of the tree: wanted at most the vocabulary, {vocab}, got {policy.top_k}"
+                )
+            expanded = (policy.depth - 1) * policy.top_k
+            if expanded > MAX_NODES:
+                raise HivisError(
+                    f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, got {expanded}"
+                )
+            return cls(policy, batch, device)
+
+        return cache.table((cls, policy, batch), make)
 
     def __call__(
         self, token: Tensor, logits: Tensor, output: Tensor, scores: NodeScores, step: Step

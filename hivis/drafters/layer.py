@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hivis import ops
-from hivis.cache import KVCache
+from hivis.cache import KVCache, grain_of
 from hivis.drafters import checkpoint
 from hivis.drafters.base import PromptRows
 from hivis.drafters.config import LayerConfig
@@ -37,6 +37,8 @@ class OneLayerDrafter(ABC):
     rows: PromptRows
     rows_read: int
     config: LayerConfig
+    #: Its caches have a multiple of so many rows; by default :func:`hivis.cache.grain_of`.
+    grain: int | None = None
 
     def __init__(self, config: LayerConfig, tensors: dict[str, Tensor]) -> None:
         checkpoint.check_tensors(config, tensors, "drafter weights")
@@ -54,10 +56,12 @@ class OneLayerDrafter(ABC):
 
     @cache.setter
     def cache(self, cache: KVCache) -> None:
-        device = cache.kv.device
+        def one_bit() -> Tensor:
+            return torch.ones(cache.room, 1, 1, dtype=torch.int64, device=cache.kv.device)
+
         self._cache = cache
         self._by_row = cache.kv[0].permute(1, 3, 0, 2, 4)
-        self._one_bit = torch.ones(cache.texts, 1, 1, dtype=torch.int64, device=device)
+        self._one_bit = cache.table("one bit", one_bit)[: cache.texts]
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Share the target's tables, both ``[V, E]``, and move to their device and dtype.
@@ -86,8 +90,9 @@ class OneLayerDrafter(ABC):
         self._qkv_bias = self._w.get("qkv_bias")
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
         self._scale = c.head_dim**-0.5
-        self._grower: Grower | None = None
         self._rope = self._head.new_empty(0, 0)
+        #: The cache that the last prefill was given. The next may take its memory over.
+        self._own: KVCache | None = None
 
     @property
     def embedding(self) -> Tensor:
@@ -114,10 +119,10 @@ class OneLayerDrafter(ABC):
         self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
     ) -> DraftTree:
         """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
-        grower = self._grower_for(policy, token.shape[0])
+        grower = Grower.over(self._cache, policy, self.config.vocab_size)
         kv_len, output = self._cache.kv_len, self._cache.each["output"]
         # Rows of one level share a position, so a cycle needs one rotation per level.
-        turns = self._turns_at(kv_len.unsqueeze(1) + self._levels)
+        turns = self._turns_at(kv_len.unsqueeze(1) + self._index[: max(policy.depth - 1, 1)])
 
         def step(
             level: int, tokens: Tensor, before: Tensor, words: Tensor
@@ -159,7 +164,7 @@ class OneLayerDrafter(ABC):
         query = qkv[:, :, : self._heads].flatten(2)
         query = query.gather(1, last.expand(-1, -1, query.shape[2])).unflatten(2, (self._heads, -1))
         kv_len += verdict.path_len
-        self._cache.each["output"] = self._finish(x, query, kv_len - 1, self._one_bit)[:, 0]
+        self._cache.note("output", self._finish(x, query, kv_len - 1, self._one_bit)[:, 0])
 
     def _predict(self, output: Tensor) -> Tensor:
         """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's own head."""
@@ -178,7 +183,7 @@ class OneLayerDrafter(ABC):
         self._by_row[:, :rows] = qkv[:, :, self._heads :].unflatten(2, (2, -1))
         kv_len = self._cache.kv_len.fill_(rows)
         out = self._finish(x[:, -1:], qkv[:, -1:, : self._heads], kv_len - 1, self._one_bit)
-        self._cache.each["output"] = out[:, 0]
+        self._cache.note("output", out[:, 0])
 
     def _qkv(self, x: Tensor, turn: Tensor) -> Tensor:
         """``[B, N, H + 2 Hkv, D]``: queries, keys and values, rotated to their positions.
@@ -221,7 +226,7 @@ class OneLayerDrafter(ABC):
         still = self._still.expand(batch, count, -1, self._kv_heads, -1)
         return torch.cat([turn.expand(-1, -1, -1, heads, -1), still], 3)
 
-    # Buffers of one text, and the tables of one kind of tree.
+    # Buffers of one text.
 
     def _allocate(self, batch: int, max_rows: int, gap: int = 0) -> None:
         """Room for ``max_rows`` cache rows, where those behind the prompt lie ``gap`` further on.
@@ -229,20 +234,20 @@ class OneLayerDrafter(ABC):
         ``gap`` is kept as a tensor: texts of a batch differ in it.
         """
         c, device, dtype = self.config, self._head.device, self._head.dtype
-        cache = KVCache(1, batch, c.num_key_value_heads, max_rows, c.head_dim, dtype, device)
-        cache.each["gap"] = torch.full((batch, 1), gap, dtype=torch.int32, device=device)
-        self.cache = cache
-        if self._rope.shape[0] < max_rows + gap:
-            self._rope = rope_table(max_rows + gap, c, device, dtype)
-            self._index = torch.arange(max_rows + gap, device=device)
+        grain, old = self.grain or grain_of(device), self._own
+        positions = max_rows + gap
+        if self._rope.shape[0] < positions:
+            positions += -positions % grain
+            self._rope = rope_table(positions, c, device, dtype)
+            self._index = torch.arange(positions, device=device)
             # The rotation that does nothing: cosine 1, sine 0.
             self._still = torch.ones(2, 1, c.head_dim, dtype=dtype, device=device)
             self._still[1] = 0
-
-    def _grower_for(self, policy: TreePolicy, batch: int) -> Grower:
-        device = self._head.device
-        grower = Grower.renewed(self._grower, policy, batch, self.config.vocab_size, device)
-        if grower is not self._grower:
-            self._grower = grower
-            self._levels = torch.arange(max(policy.depth - 1, 1), device=device)
-        return grower
+            old = None
+        if old is not None and batch == 1 and old.serves(max_rows, grain):
+            cache = old.again()
+        else:
+            max_rows += -max_rows % grain
+            cache = KVCache(1, batch, c.num_key_value_heads, max_rows, c.head_dim, dtype, device)
+        cache.note("gap", torch.full((batch, 1), gap, dtype=torch.int32, device=device))
+        self._own = self.cache = cache

@@ -103,7 +103,7 @@ class ViSpecDrafter(OneLayerDrafter):
         # A picture of fewer rows than the adaptor has queries makes the cache longer, not shorter.
         gap = rows - x.shape[1]
         self._allocate(batch, max_rows - gap, gap)
-        self.cache.each["bias"] = bias
+        self.cache.note("bias", bias)
         self._read(x, torch.tensor(positions, device=x.device))
 
     def _fuse_input(self, weight: Weight) -> dict[str, Tensor]:

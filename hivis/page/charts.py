@@ -19,6 +19,8 @@ ABOUT_PHASES = {
     "accept": "the walk through the tree",
     "compact": "cache rows of the path move together",
     "commit": "the drafter takes over what was accepted",
+    "cycle": "all of these at once, replayed from a recording",
+    "record": "a cycle is recorded, once for every size of trees",
     "read": "the host reads the new tokens",
     "measure": "the policy times target and drafter, once per model",
     "rest": "between the phases: text, terminal, keeping the trees for this page",

@@ -114,9 +114,15 @@ class ContinuedTarget:
 
     def _move(self, old: KVCache, capacity: int) -> None:
         """The kept rows into a cache of their own, so that no earlier stream goes on in it."""
-        cache = self.target._new_cache(1, capacity)
-        cache.kv[..., : self.kept, :] = old.kv[..., : self.kept, :]
+        target, offset = self.target, old.each["offset"]
+        if old is target._own and old.serves(capacity, target.grain):
+            target._forget(capacity)
+            cache = target._begin(1, capacity)
+        else:
+            kept = old.kv[..., : self.kept, :]
+            cache = target._new_cache(1, capacity)
+            cache.kv[..., : self.kept, :] = kept
+            target._forget()
+            target._go_on(cache)
         cache.kv_len.fill_(self.kept)
-        cache.each = dict(old.each)
-        self.target._forget()
-        self.target._begin(cache)
+        cache.note("offset", offset)

@@ -77,7 +77,7 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         """Read the prompt's rows and ``token`` ``[B]``: ``[B, V]`` logits after it."""
         if prompt.tokens is None:
             raise HivisError("prompt: wanted its tokens for the draft model, got none")
-        self._forget()
+        self._forget(capacity)
         inputs = Inputs(self._ids(prompt.tokens), dict(prompt.features))
         if self.shares_vision:
             seen = None if prompt.seen is None else prompt.seen.to(self.dtype)

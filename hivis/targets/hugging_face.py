@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hivis.cache import KVCache
+from hivis.cache import KVCache, grain_of
 from hivis.handoff import Prompt, Verify
 from hivis.targets import attention
 from hivis.targets.base import Inputs, Prefilled
 from hivis.targets.chunk import Chunk, chunk_rows
+from hivis.targets.compiled import Compiled
 from hivis.targets.family import Family
 from hivis.targets.slab import SlabCache
 from hivis.targets.supported import check_supported
 from hivis.tree import DraftTree
+
+#: Rows that the sizes of caches differ by at least where a size has to be compiled for.
+COMPILED_GRAIN = 512
 
 
 class HuggingFaceDecoder:
@@ -54,15 +58,18 @@ class HuggingFaceDecoder:
         self.head: Tensor = self._head.get_parameter("weight")
         #: How many prompt rows pass through the language model at once.
         self.chunk = chunk_rows(self.device)
+        #: Caches have a multiple of so many rows.
+        self.grain = grain_of(self.device)
         self._own: KVCache | None = None
+        self._spare: KVCache | None = None
         self._forget()
 
     @property
     def cache(self) -> KVCache:
         """Of the texts that it is at; another one can be put in its place.
 
-        The next prefill gives back the slab of the last one, unless another has been put in its
-        place, and never one from outside.
+        The next prefill gives back the slab of the last one, or takes it over, unless another has
+        been put in its place; and never one from outside.
         """
         return self._slab.cache
 
@@ -72,21 +79,38 @@ class HuggingFaceDecoder:
         if cache is not self._own:
             self._own = None
 
-    def _forget(self) -> None:
-        """Be at no text: before a new one takes memory, that of the last is given back."""
-        if self._own is not None:
-            self._own.release()
+    def _forget(self, rows: int = 0) -> None:
+        """Be at no text: before a new one takes memory, that of the last is given back.
+
+        Unless the new one needs ``rows`` of it and has the use of them: then it is left for
+        :meth:`_begin`.
+        """
+        old = self._own or self._spare
+        if old is not None and not (rows and old.serves(rows, self.grain)):
+            old.release()
+            old = None
         self.cache = self._new_cache(1, 0)
+        self._spare = old
+
+    def _begin(self, batch: int, rows: int) -> KVCache:
+        """Be at texts of at most so many rows, in a cache of its own. Nothing is in it yet."""
+        spare, self._spare = self._spare, None
+        if spare is not None and batch == 1 and spare.serves(rows, self.grain):
+            cache = spare.again()
+        else:
+            cache = self._new_cache(batch, rows)
+        return self._go_on(cache)
+
+    def _go_on(self, cache: KVCache) -> KVCache:
+        """Be at the texts of a cache that was made here."""
+        self._own = self.cache = cache
+        return cache
 
     def _new_cache(self, batch: int, rows: int) -> KVCache:
+        rows += -rows % self.grain
         return KVCache(
             self._layers, batch, self._kv_heads, rows, self._head_dim, self.dtype, self.device
         )
-
-    def _begin(self, cache: KVCache) -> None:
-        """Go on in a cache that was made here, and is given back by :meth:`_forget`."""
-        self._own = cache
-        self.cache = cache
 
     @property
     def device(self) -> torch.device:
@@ -106,12 +130,11 @@ class HuggingFaceDecoder:
         count the rows. Result and ``wanted`` as of :meth:`_read_on`.
         """
         batch, rows, _ = embeddings.shape
-        self._forget()
-        self._begin(self._new_cache(batch, capacity))
+        cache = self._begin(batch, capacity)
         if positions is None:
             positions = torch.arange(rows, device=self.device).unsqueeze(0)
         offset = positions.amax() + 1 - rows
-        self.cache.each["offset"] = offset.view(1, 1).expand(batch, 1)
+        cache.note("offset", offset.view(1, 1).expand(batch, 1))
         return self._read_on(embeddings, 0, positions, wanted)
 
     def _read_on(
@@ -185,12 +208,23 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         super().__init__(model, family)
         self.eos_token_ids = _eos_token_ids(model)
+        self._verify: Callable[..., tuple[Tensor, Tensor]] = self._verify_rows
+
+    def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """From now on let ``torch.compile`` make the pass over a tree.
+
+        It takes its time (a minute or more for a large model) for every size of trees, number of
+        texts, and size of the cache, which is kept to few. If it fails there is a warning, and the
+        model's own layers go on.
+        """
+        self.grain = max(self.grain, COMPILED_GRAIN)
+        self._verify = Compiled(self._verify_rows, backend)
 
     @torch.inference_mode()
     def prefill(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
     ) -> Prefilled:
-        self._forget()
+        self._forget(capacity)
         seen = self.family.look(self.model, inputs.features)
         embeddings = self.family.embed(self.model, inputs, seen)
         if rows == "none" or not self.family.shares_tower:
@@ -218,8 +252,14 @@ class HuggingFaceTarget(HuggingFaceDecoder):
 
     @torch.inference_mode()
     def verify(self, tree: DraftTree) -> Verify:
-        hidden = self._run(tree.tokens, tree.depths, tree.ancestors)
-        return Verify(self._head(hidden), hidden)
+        return Verify(*self._verify(tree.tokens, tree.depths, tree.ancestors))
+
+    def _verify_rows(
+        self, tokens: Tensor, depths: Tensor, words: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Logits ``[B, N, V]`` and hidden states ``[B, N, E]`` of a whole tree."""
+        hidden = self._run(tokens, depths, words)
+        return self._head(hidden), hidden
 
 
 def only_last(rows: int) -> list[bool]:

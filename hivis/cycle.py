@@ -1,0 +1,127 @@
+"""The cycle: draft, verify, accept, compact, commit; as it is, or replayed from a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+from hivis.clock import PhaseClock
+from hivis.drafters.base import Drafter
+from hivis.graphs import Graphs, Recorder
+from hivis.handoff import Verdict
+from hivis.policy import Planner, TreePolicy
+from hivis.sampling import SamplingState
+from hivis.targets.base import Target
+from hivis.tree import DraftTree
+from hivis.walk import Report, Underway, accept
+
+T = TypeVar("T")
+
+
+class Cycles:
+    """Runs the cycles of the texts that lie in the caches of target and drafter.
+
+    Args:
+        target, drafter: the pair; without a drafter a cycle is a step of plain decoding.
+        recorder: records what can be replayed, if anything does.
+        traced: keep every cycle as it was.
+
+    Attributes:
+        clock: is told the phases.
+        accept: walks the tree, as :func:`hivis.walk.accept` does.
+    """
+
+    def __init__(
+        self, target: Target, drafter: Drafter | None, recorder: Recorder | None, traced: bool
+    ) -> None:
+        self.target, self.drafter, self.traced = target, drafter, traced
+        self._recorder = recorder
+        self.clock = PhaseClock(target.embedding.device)
+        self.accept = accept
+
+    def launch(self, planner: Planner, sampling: SamplingState) -> Underway:
+        """Hand a cycle to the device."""
+        shape, learns = planner.choose(), planner.learns
+
+        def work() -> Report:
+            return self.advance(sampling, shape, learns)
+
+        if self._recorder is None or not _settled(shape):
+            return Underway(work())
+        name = self._name("cycle", sampling, shape, learns)
+        return Underway(self._graphs.run(name, work, self.clock))
+
+    def advance(self, sampling: SamplingState, shape: TreePolicy, learns: bool) -> Report:
+        """One cycle, without a look at the device, on tensors that have their place in the caches:
+        so this is what can be recorded."""
+        target, drafter, clock, cache = self.target, self.drafter, self.clock, self.target.cache
+        token, position = cache.each["token"], cache.kv_len.long() + 1
+        with clock.phase("draft"):
+            if drafter is None:
+                tree = DraftTree.root_only(token)
+            else:
+                tree = drafter.grow(token, position, sampling, shape)
+        with clock.phase("verify"):
+            verify = target.verify(tree)
+        with clock.phase("accept"):
+            verdict = self.accept(verify, tree, position, sampling)
+        with clock.phase("compact"):
+            cache.compact(verdict)
+        if drafter is not None:
+            with clock.phase("commit"):
+                drafter.commit(verify.hidden, tree, verdict)
+        with clock.phase("read"):
+            report = Report.of(verdict, tree, learns, self.traced)
+            # Last, for the tree may look at the token's own place.
+            sampling.note(verdict.emitted)
+            cache.note("token", verdict.next_token)
+        return report
+
+    def measure(self, planner: Planner, sampling: SamplingState) -> None:
+        """Let the planner time the pair. Nothing is compacted or committed: no cache row stays."""
+        target, drafter, cache = self.target, self.drafter, self.target.cache
+        assert drafter is not None
+
+        def run(name: Hashable, work: Callable[[], T]) -> T:
+            # What is replayed in a cycle is timed as a replay.
+            return work() if self._recorder is None else self._graphs.replay(name, work)
+
+        def draft(shape: TreePolicy) -> DraftTree:
+            def work() -> DraftTree:
+                token, position = cache.each["token"], cache.kv_len.long() + 1
+                return drafter.grow(token, position, sampling, shape)
+
+            return run(self._name("draft", sampling, shape), work) if _settled(shape) else work()
+
+        def verify(tree: DraftTree) -> Verdict:
+            def work() -> tuple[DraftTree, Verdict]:
+                verify = target.verify(tree)
+                return tree, self.accept(verify, tree, cache.kv_len.long() + 1, sampling)
+
+            return run(("verify", id(tree)), work)[1]
+
+        planner.measure(draft, verify, cache.kv.device)
+
+    @property
+    def _graphs(self) -> Graphs:
+        """What was recorded on the target's cache, of this text or an earlier one in its memory."""
+        recorder = self._recorder
+        assert recorder is not None
+        return self.target.cache.table(Graphs, lambda: Graphs(recorder))
+
+    def _name(
+        self, part: str, sampling: SamplingState, shape: TreePolicy, learns: bool = False
+    ) -> Hashable:
+        """All on which the operations of a cycle depend, beside what lies in the target's cache."""
+        texts = self.target.cache.texts
+        penal = sampling.seen is not None
+        if self.drafter is None:
+            return part, texts, sampling.greedy, penal, self.traced
+        plan = None if shape.governor is None else shape.governor.plan
+        memory = self.drafter.cache.memory
+        return part, texts, sampling.greedy, penal, self.traced, memory, shape, plan, learns
+
+
+def _settled(shape: TreePolicy) -> bool:
+    """Whether the sizes of the next tree are known before it grows."""
+    return shape.governor is None or getattr(shape.governor, "plan", None) is not None

@@ -1,0 +1,382 @@
+"""Cycles that are recorded and replayed, and read one late: the same texts and statistics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from guessers import Guesser
+from models import VOCAB, random_inputs, random_target
+from pairs import KINDS, pair
+from recorded import CpuRecorder
+from torch import Tensor
+
+import hivis
+from hivis.batch import Batch, Wanted
+from hivis.decode import Stream, generate
+from hivis.drafters.base import Drafter
+from hivis.errors import HivisError
+from hivis.generation import Generation
+from hivis.graphs import MOST, Graphs, recorder_for
+from hivis.policies.confidence import ConfidencePolicy
+from hivis.policies.cost import CostPolicy
+from hivis.policies.times import Times
+from hivis.policy import Policy, TreePolicy
+from hivis.sampling import SamplingParams
+from hivis.targets.continued import ContinuedTarget
+from hivis.targets.hugging_face import HuggingFaceTarget
+
+TREE = TreePolicy(12, 4, 3)
+TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
+GREEDY = SamplingParams(max_new_tokens=24)
+SAMPLING = {
+    "greedy": GREEDY,
+    "sampled": SamplingParams(temperature=0.8, top_k=20, seed=3, max_new_tokens=24),
+    "penal": SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=4, max_new_tokens=24),
+}
+PROMPTS = [random_inputs(seed, text=7 + seed, pictures=seed % 3) for seed in range(6)]
+GRAIN = 64
+
+
+class OnGpu:
+    """Texts as they are made on a GPU: recorded by ``recorder``, and read ``late`` cycles late."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.recorder: Any = CpuRecorder()
+        self.late = 1
+        patch.setattr("hivis.loop.recorder_for", lambda device, wanted: self.recorder)
+        patch.setattr("hivis.loop.lateness", lambda device: self.late)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    return OnGpu(monkeypatch)
+
+
+def roomy(target: HuggingFaceTarget, drafter: Drafter | None) -> None:
+    """Let caches serve texts of several lengths."""
+    for model in (target, drafter, getattr(drafter, "model", None)):
+        if model is not None:
+            model.grain = GRAIN
+
+
+def parts(made: Generation) -> tuple[Any, ...]:
+    """All that must not depend on how a text was made."""
+    s = made.statistics
+    return (
+        made.tokens, s.cycles, s.accepted_lengths, s.tree_sizes, s.prompt_rows, s.drafter_rows,
+        s.trace,
+    )  # fmt: skip
+
+
+def plainly(target: HuggingFaceTarget, inputs: Any, params: SamplingParams) -> tuple[int, ...]:
+    """The text of plain decoding on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hivis.loop.recorder_for", lambda device, wanted: None)
+        patch.setattr("hivis.loop.lateness", lambda device: 0)
+        return generate(target, inputs, params).tokens
+
+
+def all_plainly(params: SamplingParams) -> list[tuple[int, ...]]:
+    return [plainly(random_target(), inputs, params) for inputs in PROMPTS]
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_text_after_text(
+    kind: str, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Recorded once, replayed for every prompt that fits the memory: all is as without."""
+    params = SAMPLING[sampling]
+    wanted = all_plainly(params)
+
+    def texts() -> list[tuple[Any, ...]]:
+        target, drafter = (random_target(), None) if kind == "none" else pair(kind)
+        roomy(target, drafter)
+        return [parts(generate(target, inputs, params, drafter, TREE)) for inputs in PROMPTS]
+
+    before = texts()
+    gpu = OnGpu(monkeypatch)
+    after = texts()
+    assert [text[0] for text in after] == wanted
+    assert after == before
+    cycles = sum(text[1] for text in after)
+    assert gpu.recorder.recorded <= 2  # one memory serves all, or nearly
+    # One more per text is under way when it ends; of each recording, one cycle came before it.
+    assert gpu.recorder.replayed == cycles + len(PROMPTS) - gpu.recorder.recorded
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, 24])
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_the_end_is_exact(gpu: OnGpu, late: int, limit: int) -> None:
+    """At a limit, at an EOS in the middle of a cycle's tokens, and at the caller's word."""
+    gpu.late, params = late, replace(GREEDY, max_new_tokens=limit)
+    target, drafter = pair("hivis")
+    whole = plainly(random_target(), PROMPTS[1], GREEDY)
+    assert generate(target, PROMPTS[1], params, drafter, TREE).tokens == whole[:limit]
+    ends = whole[limit - 1]
+    until = whole[: whole.index(ends) + 1]
+    params = replace(GREEDY, eos_token_ids=(ends,))
+    made = generate(target, PROMPTS[1], params, drafter, TREE)
+    assert made.tokens == until
+    s = made.statistics
+    assert sum(s.accepted_lengths) + s.cycles + 1 == len(until)
+    stream = Stream(target, PROMPTS[1], GREEDY, drafter, TREE, until=lambda token: token == ends)
+    assert tuple(token for new in stream for token in new) == until
+
+
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+@pytest.mark.parametrize("slots", [2, 4])
+def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
+    """Texts join, end and leave while cycles are under way."""
+    target, drafter = (random_target(), None) if kind == "none" else pair(kind)
+    roomy(target, drafter)
+    queue, wanted, plain = [], {}, random_target()
+    for number in range(9):
+        inputs = PROMPTS[number % len(PROMPTS)]
+        params = replace(
+            SAMPLING["sampled"], seed=number, max_new_tokens=1 + 7 * number % 19,
+            temperature=number % 2,
+        )  # fmt: skip
+        wanted[number] = plainly(plain, inputs, params)
+        queue.append(Wanted(inputs, params, number))
+    made = dict(Batch(target, queue, slots, drafter, TREE))
+    assert {number: text.tokens for number, text in made.items()} == wanted
+    for text in made.values():
+        s = text.statistics
+        assert sum(s.accepted_lengths) + s.cycles + 1 == len(text.tokens)
+    assert gpu.recorder.replayed
+
+
+@pytest.mark.parametrize("policy", [
+    CostPolicy(times=TIMES, ahead=True), CostPolicy(times=TIMES), ConfidencePolicy(ahead=True),
+    TreePolicy(2, 1, 1), TreePolicy(60, 6, 8),
+])  # fmt: skip
+def test_policies(gpu: OnGpu, policy: Policy) -> None:
+    target, drafter = pair("hivis")
+    wanted = all_plainly(SAMPLING["sampled"])
+    roomy(target, drafter)
+    made = [generate(target, inputs, SAMPLING["sampled"], drafter, policy) for inputs in PROMPTS]
+    assert [text.tokens for text in made] == wanted
+    looks = isinstance(policy, CostPolicy) and policy.ahead is None
+    assert bool(gpu.recorder.replayed) != looks
+
+
+def test_what_is_measured_is_what_is_replayed(gpu: OnGpu) -> None:
+    """The cost model times the pair in a long text; that moves nothing of the text."""
+    target, drafter = pair("hivis")
+    params = replace(SAMPLING["sampled"], max_new_tokens=200)
+    policy = CostPolicy(ahead=True)
+    made = generate(target, PROMPTS[0], params, drafter, policy)
+    assert made.tokens == plainly(random_target(), PROMPTS[0], params)
+    assert "measure" in made.statistics.phases_ms
+    planner = policy.planner(target, drafter, torch.device("cpu"))
+    assert planner.times is not None and set(planner.times.verify) == {8, 16, 32, 60}  # type: ignore[attr-defined]
+
+
+def test_every_cycle_is_traced_as_it_was(gpu: OnGpu) -> None:
+    def traced() -> Generation:
+        target, drafter = pair("hivis")
+        stream = Stream(target, PROMPTS[2], SAMPLING["sampled"], drafter, TREE, traced=True)
+        for _ in stream:
+            pass
+        return stream.result
+
+    late = traced()
+    gpu.recorder, gpu.late = None, 0
+    assert parts(late) == parts(traced()) and late.statistics.trace
+
+
+def test_a_conversation(gpu: OnGpu) -> None:
+    """Rows that were kept for the next turn are those of the prompt, not of a thrown away cycle."""
+    _, drafter = pair("hivis")
+    continued, inputs, wanted = ContinuedTarget(random_target()), PROMPTS[1], random_target()
+    continued.target.grain = GRAIN
+    for turn in range(4):
+        made = generate(continued, inputs, GREEDY, drafter, TREE)  # type: ignore[arg-type]
+        assert made.tokens == plainly(wanted, inputs, GREEDY)
+        assert bool(continued.kept) == bool(turn)
+        new = torch.tensor([[*made.tokens[:9], 5 + turn]])
+        inputs = replace(inputs, tokens=torch.cat([inputs.tokens, new], 1))
+    assert gpu.recorder.replayed
+
+
+def test_other_memory_is_recorded_anew(gpu: OnGpu) -> None:
+    """A longer prompt, another drafter, a drafter that served another target: never stale."""
+    target, drafter = pair("hivis")
+    _, other = pair("vispec")
+    elsewhere = random_target(seed=5)
+    long = random_inputs(9, text=90)
+    plain, plain_elsewhere = random_target(), random_target(seed=5)
+    for inputs in (PROMPTS[0], long, PROMPTS[0]):
+        for at, drafts, truth in (
+            (target, drafter, plain), (target, other, plain),
+            (elsewhere, drafter, plain_elsewhere), (target, drafter, plain),
+            (target, None, plain),
+        ):  # fmt: skip
+            made = generate(at, inputs, GREEDY, drafts, TREE)
+            assert made.tokens == plainly(truth, inputs, GREEDY), (inputs.length,)
+    assert gpu.recorder.replayed
+
+
+class Refuses:
+    """A recorder that cannot."""
+
+    def record(self, work: Callable[[], Any]) -> Any:
+        raise torch.OutOfMemoryError("no memory for graphs\nsecond line")
+
+
+def test_what_cannot_be_recorded_is_done_as_it_is(gpu: OnGpu) -> None:
+    gpu.recorder = Refuses()
+    target, drafter = pair("hivis")
+    with pytest.warns(UserWarning, match="^cycle: wanted to record it.*no memory for graphs$"):
+        made = generate(target, PROMPTS[0], GREEDY, drafter, TREE)
+    assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once for this memory, and not tried again
+        generate(target, PROMPTS[0], GREEDY, drafter, TREE)
+
+
+def test_a_drafter_that_reads_on_the_host_is_not_recorded(gpu: OnGpu) -> None:
+    target = random_target()
+    with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
+        made = generate(target, PROMPTS[0], GREEDY, Peeks(), TREE)
+    assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
+    assert not gpu.recorder.recorded
+
+
+class Peeks(Guesser):
+    """Reads the root on the host; its cache has nothing in it."""
+
+    def __init__(self) -> None:
+        super().__init__(VOCAB)
+        self.cache = random_target().cache
+
+
+def test_logits_with_a_nan_end_the_text(gpu: OnGpu) -> None:
+    target, drafter = pair("hivis")
+    stream = iter(Stream(target, PROMPTS[0], GREEDY, drafter, TREE))
+    before = next(stream)
+    head = target.head.data.clone()
+    try:
+        target.head.data.fill_(float("nan"))
+        with pytest.raises(HivisError, match="^logits: wanted a finite candidate"):
+            for new in stream:
+                before += new
+    finally:
+        target.head.data.copy_(head)
+    assert tuple(before) == plainly(random_target(), PROMPTS[0], GREEDY)[: len(before)]
+
+
+def test_an_older_stream_ends(gpu: OnGpu) -> None:
+    """Though its cache's memory is the new one's now."""
+    target, drafter = pair("hivis")
+    roomy(target, drafter)
+    left = iter(Stream(target, PROMPTS[0], GREEDY, drafter, TREE))
+    for _ in range(3):
+        next(left)
+    wanted = plainly(random_target(), PROMPTS[1], GREEDY)
+    fresh = iter(Stream(target, PROMPTS[1], GREEDY, drafter, TREE))
+    got = next(fresh)
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+        for _ in left:
+            pass
+    for new in fresh:
+        got = got + new
+    assert tuple(got) == wanted
+
+
+# --- the book of recordings
+
+
+def test_the_oldest_recordings_are_forgotten() -> None:
+    recorder, cell = CpuRecorder(), torch.zeros(1)
+    graphs = Graphs(recorder)
+    for name in range(2 * MOST):
+        for _ in range(3):
+            graphs.run(name, lambda: cell.add_(1))
+    assert recorder.recorded == 2 * MOST and float(cell) == 6 * MOST
+    graphs.run(2 * MOST - 1, lambda: cell.add_(1))
+    assert recorder.recorded == 2 * MOST
+    graphs.run(0, lambda: cell.add_(1))
+    graphs.run(0, lambda: cell.add_(1))
+    assert recorder.recorded == 2 * MOST + 1
+
+
+def test_the_emulation_is_hostile() -> None:
+    """It notices a value from the host, a read, and memory that is not where it was."""
+    recorder = CpuRecorder()
+    for work in (
+        lambda: torch.ones(2).sum().item(),
+        lambda: torch.tensor([1.0]) + 1,
+        lambda: torch.ones(3).nonzero(),
+        lambda: torch.ones(3)[torch.ones(3) > 0],
+    ):
+        with pytest.raises(RuntimeError):
+            recorder.record(work)
+    state = {"x": torch.ones(1)}
+
+    def moves() -> Tensor:
+        state["x"] = state["x"] + 1
+        return state["x"]
+
+    result, replay = recorder.record(moves)
+    assert result.isnan().all()
+    for _ in range(3):
+        replay()
+    assert float(result) == 2  # and not 4: it starts anew from where it was recorded
+
+
+@pytest.mark.parametrize("wanted", [None, False])
+def test_there_are_no_graphs_on_a_cpu(wanted: bool | None) -> None:
+    assert recorder_for(torch.device("cpu"), wanted) is None
+    with pytest.raises(HivisError, match="^graphs: wanted a CUDA device"):
+        recorder_for(torch.device("cpu"), True)
+
+
+def test_a_model_is_loaded_with_or_without() -> None:
+    with pytest.raises(HivisError, match="^graphs: wanted a CUDA device to replay them, got cpu"):
+        hivis.load(device="cpu", graphs=True)
+    with pytest.raises(HivisError, match="^graphs: wanted a CUDA device"):
+        hivis.wrap(random_target().model, processor=object(), graphs=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_on_a_gpu(kind: str, sampling: str) -> None:
+    """Recorded and replayed by CUDA itself, alone and side by side: the texts of plain steps."""
+    target = random_target(device="cuda")
+    prompts = [
+        random_inputs(seed, text=7 + seed, pictures=seed % 3, device="cuda") for seed in range(6)
+    ]
+    params = SAMPLING[sampling]
+    drafter = None if kind == "none" else pair(kind, "cuda")[1]
+
+    def texts(drafter: Drafter | None, graphs: bool) -> list[tuple[Any, ...]]:
+        made = []
+        for inputs in prompts:
+            stream = Stream(target, inputs, params, drafter, TREE, graphs=graphs)
+            list(stream)
+            made.append(parts(stream.result))
+        return made
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wanted = [text[0] for text in texts(None, False)]
+        one_by_one, replayed = texts(drafter, False), texts(drafter, True)
+        assert [text[0] for text in replayed] == wanted and replayed == one_by_one
+        queue = [Wanted(inputs, params, n) for n, inputs in enumerate(prompts)]
+        batch = dict(Batch(target, queue, 3, drafter, TREE, graphs=True))
+    assert [batch[n].tokens for n in range(len(prompts))] == wanted
+
+
+@pytest.fixture(autouse=True)
+def no_stray_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="cycle: wanted to record")
+        yield
