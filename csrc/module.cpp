@@ -28,12 +28,13 @@ void kv_compact_(const Tensor& kv, const Tensor& kv_len, const Tensor& path,
   op.call(kv, kv_len, path, path_len);
 }
 
-std::tuple<Tensor, Tensor, Tensor> tree_accept(const Tensor& logits, const Tensor& tokens,
-                                               const Tensor& parents, const Tensor& seed,
-                                               const Tensor& position, const Tensor& temperature,
-                                               const Tensor& top_k, const Tensor& top_p,
-                                               const Tensor& min_p, int64_t max_depth) {
-  static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor>(
+std::tuple<Tensor, Tensor, Tensor, Tensor> tree_accept(const Tensor& logits, const Tensor& tokens,
+                                                       const Tensor& parents, const Tensor& seed,
+                                                       const Tensor& position,
+                                                       const Tensor& temperature,
+                                                       const Tensor& top_k, const Tensor& top_p,
+                                                       const Tensor& min_p, int64_t max_depth) {
+  static const auto op = find_op<std::tuple<Tensor, Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
       const Tensor&, const Tensor&, const Tensor&, int64_t)>("hivis::tree_accept");
   return op.call(logits, tokens, parents, seed, position, temperature, top_k, top_p, min_p,
@@ -124,7 +125,8 @@ the cache.)");
 logits: [B, N, V] f32, bf16 or f16. tokens: [B, N] i64. parents: [B, N] i32, -1 at the root.
 seed, position: [B] i64. temperature: [B] f32, 0 is greedy. top_k: [B] i32, 0 is off.
 top_p: [B] f32, 1 is off. min_p: [B] f32, 0 is off. max_depth: deepest level, M = max_depth + 1.
-Returns path [B, M] i32, path_len [B] i32, next_token [B] i64 (-1: NaN, or nothing finite).
+Returns path [B, M] i32, path_len [B] i32, next_token [B] i64 (-1: NaN, or nothing finite) and
+emitted [B, M] i64, the tokens drawn along the path, next_token to the end.
 Source: the Gumbel-max trick, with noise that depends on seed, position and token id only.
 Raises RuntimeError (name: wanted X, got Y) for a wrong rank, shape, dtype, device, stride or, on
 the CPU, value.)");

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
-
-from hivis.tree import DraftTree
 
 #: Half-open rows of one picture.
 Span = tuple[int, int]
@@ -65,7 +62,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The walk through the tree.
+    """The walk through the tree: what :func:`hivis.ops.tree_accept` returns, in its order.
 
     Attributes:
         path: ``[B, M]`` int32, the accepted nodes from the root on; after ``path_len`` entries the
@@ -81,14 +78,3 @@ class Verdict:
     path_len: Tensor
     next_token: Tensor
     emitted: Tensor
-
-    @classmethod
-    def of(cls, tree: DraftTree, path: Tensor, path_len: Tensor, next_token: Tensor) -> Verdict:
-        """Complete the three results of ``tree_accept`` for ``tree``."""
-        drawn = tree.tokens.gather(1, path[:, 1:].long())
-        emitted = torch.cat([drawn, next_token.unsqueeze(1)], dim=1)
-        step = torch.arange(path.shape[1], device=path.device, dtype=torch.int32)
-        past_end = step >= path_len.unsqueeze(1) - 1
-        return cls(
-            path, path_len, next_token, torch.where(past_end, next_token.unsqueeze(1), emitted)
-        )

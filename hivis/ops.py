@@ -156,7 +156,7 @@ def tree_accept(
     top_p: Tensor,
     min_p: Tensor,
     max_depth: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Walk a drafted tree along the target's own draws.
 
     At a visited node of depth d the target draws
@@ -185,7 +185,9 @@ def tree_accept(
         path [B, M] i32, accepted nodes from the root on, the last one repeated to the end;
         path_len [B] i32, accepted nodes, the root included;
         next_token [B] i64, or -1 if the last accepted node's logits hold a NaN, a +inf (also after
-        the division by the temperature), or nothing finite.
+        the division by the temperature), or nothing finite;
+        emitted [B, M] i64, what follows each node of the path: the token of the next accepted node,
+        next_token after the last, from there on repeated.
 
     Raises:
         RuntimeError: wrong rank, shape, dtype, device or stride; on the CPU also a sampling
@@ -208,7 +210,7 @@ def _tree_accept_fake(
     top_p: Tensor,
     min_p: Tensor,
     max_depth: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_devices(
         "logits", logits, tokens=tokens, parents=parents, seed=seed, position=position,
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
@@ -218,4 +220,5 @@ def _tree_accept_fake(
         parents.new_empty((batch, max_depth + 1)),
         parents.new_empty((batch,)),
         tokens.new_empty((batch,)),
+        tokens.new_empty((batch, max_depth + 1)),
     )

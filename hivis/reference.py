@@ -143,7 +143,7 @@ def tree_accept(
     top_p: Tensor,
     min_p: Tensor,
     max_depth: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The op `hivis.ops.tree_accept`, with the noise given instead of seed and position.
 
     Args:
@@ -153,8 +153,9 @@ def tree_accept(
     path = torch.zeros(batch, max_depth + 1, dtype=torch.int32)
     path_len = torch.zeros(batch, dtype=torch.int32)
     next_token = torch.zeros(batch, dtype=torch.int64)
+    emitted = torch.zeros(batch, max_depth + 1, dtype=torch.int64)
     for b in range(batch):
-        walk = [0]
+        walk, said = [0], []
         while True:
             node, depth = walk[-1], len(walk) - 1
             token = draw(
@@ -165,6 +166,7 @@ def tree_accept(
                 float(top_p[b]),
                 float(min_p[b]),
             )
+            said.append(token)
             children = [
                 n
                 for n in range(nodes)
@@ -173,10 +175,12 @@ def tree_accept(
             if not children or depth == max_depth:
                 break
             walk.append(children[0])
-        path[b] = torch.tensor(walk + [walk[-1]] * (max_depth + 1 - len(walk)))
+        rest = max_depth + 1 - len(walk)
+        path[b] = torch.tensor(walk + [walk[-1]] * rest)
         path_len[b] = len(walk)
         next_token[b] = token
-    return path, path_len, next_token
+        emitted[b] = torch.tensor(said + [token] * rest)
+    return path, path_len, next_token, emitted
 
 
 # --- tree_grow_ and tree_prune

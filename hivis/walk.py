@@ -23,12 +23,12 @@ def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: Sampling
     logits = verify.logits
     if sampling.seen is not None:
         logits = sampling.penalise(logits, tree.paths())
-    path, path_len, next_token = ops.tree_accept(
+    found = ops.tree_accept(
         logits, tree.tokens, tree.parents,
         sampling.seed, position, sampling.temperature, sampling.top_k, sampling.top_p,
         sampling.min_p, tree.max_depth,
     )  # fmt: skip
-    return Verdict.of(tree, path, path_len, next_token)
+    return Verdict(*found)
 
 
 def draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:

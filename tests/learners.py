@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from verdicts import verdict_of
 
 from hivis.drafters.layer import OneLayerDrafter
-from hivis.handoff import Prompt, Verdict
+from hivis.handoff import Prompt
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams, SamplingState
 from hivis.training.learner import Stage
@@ -114,7 +115,7 @@ def assert_passes_equal_inference(learner: Any, sample: Sample) -> None:
 
     tree = chain(0)
     path, length = torch.tensor([[0, 1, 2, 2]], dtype=torch.int32), torch.tensor([3]).int()
-    verdict = Verdict.of(tree, path, length, tokens[start + 3 : start + 4])
+    verdict = verdict_of(tree, path, length, tokens[start + 3 : start + 4])
     nodes = torch.full((1, 4, HIDDEN), float("nan"))
     nodes[0, :3] = sample.hidden[start : start + 3]
     drafter.commit(nodes, tree, verdict)

@@ -34,11 +34,11 @@ class Cycle:
     def run(self) -> tuple[Tensor, ...]:
         k, v = self.kv[1]
         out = ops.tree_attention(self.q, k, v, self.kv_len, self.ancestors, 0.1)
-        path, path_len, token = ops.tree_accept(
+        path, path_len, token, emitted = ops.tree_accept(
             self.logits, self.tokens, self.parents, self.seed, self.kv_len.long(), *self.rule, 4
         )
         ops.kv_compact_(self.kv, self.kv_len, path, path_len)
-        return out, path, path_len, token
+        return out, path, path_len, token, emitted
 
     def state(self, results: tuple[Tensor, ...]) -> list[Tensor]:
         return [t.clone() for t in (*results, self.kv, self.kv_len)]

@@ -12,11 +12,12 @@ from models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_targe
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
+from verdicts import verdict_of
 
 from hivis.decode import generate
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Verdict
+from hivis.handoff import Prompt
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams, SamplingState
 from hivis.targets.base import Inputs
@@ -185,7 +186,7 @@ class Watched:
         for b, p in enumerate(paths):
             self.texts[b] += [*tree.tokens[b, p[1:]].tolist(), int(self.root[b])]
         hidden = torch.full((self.batch, tree.nodes, 3), float("nan"))
-        self.drafter.commit(hidden, tree, Verdict.of(tree, path, length, self.root))
+        self.drafter.commit(hidden, tree, verdict_of(tree, path, length, self.root))
         self.poison()
 
 
@@ -373,7 +374,7 @@ def test_no_value_is_read_on_the_host(batch, temperature):
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, policy)
             path = torch.empty(batch, policy.depth + 1, dtype=torch.int32)
-            verdict = Verdict.of(tree, path, torch.empty(batch, dtype=torch.int32), token)
+            verdict = verdict_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
             drafter.commit(torch.empty(batch, policy.nodes, 1), tree, verdict)
 
 

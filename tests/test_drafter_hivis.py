@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from verdicts import verdict_of
 
 from hivis import ops
 from hivis.drafters import checkpoint
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Verdict
+from hivis.handoff import Prompt
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams, SamplingState
 from hivis.tree import DraftTree
@@ -129,7 +130,7 @@ class Text:
         path = torch.tensor([p + [p[-1]] * (width - len(p)) for p in paths], dtype=torch.int32)
         path_len = torch.tensor([len(p) for p in paths], dtype=torch.int32)
         next_token = self.tokens(self.batch)
-        verdict = Verdict.of(tree, path, path_len, next_token)
+        verdict = verdict_of(tree, path, path_len, next_token)
         hidden = self.hidden(self.batch, tree.nodes)
         for b, nodes in enumerate(paths):
             following = tree.tokens[b][nodes[1:]].tolist() + [int(next_token[b])]
@@ -290,7 +291,7 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, POLICY)
             path = torch.empty(batch, POLICY.depth + 1, dtype=torch.int32)
-            verdict = Verdict.of(tree, path, torch.empty(batch, dtype=torch.int32), token)
+            verdict = verdict_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
             drafter.commit(torch.empty(batch, POLICY.nodes, CONFIG.hidden_size), tree, verdict)
         with pytest.raises(Exception, match="_local_scalar_dense"):
             token[0].item()

@@ -12,6 +12,7 @@ from models import IMAGE_TOKEN, PICTURE_ROWS, VOCAB, random_inputs, random_targe
 from papers import Paper
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from verdicts import verdict_of
 
 from hivis.cache import KVCache
 from hivis.decode import generate
@@ -20,7 +21,7 @@ from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.load import load_drafter
 from hivis.drafters.vispec import ViSpecDrafter, picture_spans
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Verdict
+from hivis.handoff import Prompt
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams, SamplingState
 from hivis.tree import DraftTree
@@ -112,7 +113,7 @@ class Text:
         path = torch.tensor([p + [p[-1]] * (width - len(p)) for p in paths], dtype=torch.int32)
         path_len = torch.tensor([len(p) for p in paths], dtype=torch.int32)
         self.root = torch.randint(0, 101, (self.batch,), generator=self.make)
-        verdict = Verdict.of(tree, path, path_len, self.root)
+        verdict = verdict_of(tree, path, path_len, self.root)
         hidden = self.states(self.batch, tree.nodes)
         for b, taken in enumerate(paths):
             following = tree.tokens[b][taken[1:]].tolist() + [int(self.root[b])]
@@ -281,7 +282,7 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, POLICY)
             path = torch.empty(batch, POLICY.depth + 1, dtype=torch.int32)
-            verdict = Verdict.of(tree, path, torch.empty(batch, dtype=torch.int32), token)
+            verdict = verdict_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
             drafter.commit(torch.empty(batch, POLICY.nodes, 48), tree, verdict)
 
 

@@ -22,13 +22,14 @@ from papers import Paper
 from safetensors.torch import save_file
 from test_drafter_vispec import greedy, path_to, token_paths
 from torch import Tensor
+from verdicts import verdict_of
 
 from hivis.decode import generate
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Verdict
+from hivis.handoff import Prompt
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
 
@@ -178,7 +179,7 @@ def test_outputs_and_trees_are_those_of_the_paper(tmp_path: Path, name: str) -> 
         paper.commit([*tree.tokens[0, path[1:]].tolist(), int(token)], hidden[0, path])
         nodes = torch.tensor([path + path[-1:] * (6 - len(path))], dtype=torch.int32)
         length = torch.tensor([len(path)], dtype=torch.int32)
-        verdict = Verdict.of(tree, nodes, length, token)
+        verdict = verdict_of(tree, nodes, length, token)
         drafter.commit(hidden, tree, verdict)
 
 

@@ -26,6 +26,8 @@ RULES = [  # temperature, top_k, top_p, min_p
     (1.0, 1, 1e-6, 1.0),
 ]
 
+RESULTS = ("path", "path_len", "next_token", "emitted")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -45,19 +47,19 @@ class Case:
     def args(self) -> tuple:
         return tuple(vars(self).values())
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
+    def run(self) -> tuple[Tensor, ...]:
         return ops.tree_accept(*self.args())
 
-    def oracle(self) -> tuple[Tensor, Tensor, Tensor]:
+    def oracle(self) -> tuple[Tensor, ...]:
         args = [a.cpu() if isinstance(a, Tensor) else a for a in self.args()]
         vocab = self.logits.shape[-1]
         g = noise.gumbel(args[3], args[4], self.max_depth + 1, vocab)
         return reference.tree_accept(*args[:3], g, *args[5:])
 
-    def check(self) -> tuple[Tensor, Tensor, Tensor]:
+    def check(self) -> tuple[Tensor, ...]:
         """Runs the op, wherever the logits are; its result on the CPU, once it is the oracle's."""
         got, wanted = tuple(a.cpu() for a in self.run()), self.oracle()
-        for name, a, b in zip(("path", "path_len", "next_token"), got, wanted, strict=True):
+        for name, a, b in zip(RESULTS, got, wanted, strict=True):
             assert a.dtype == b.dtype and torch.equal(a, b), f"{name}: {a} is not {b}"
         return got
 
@@ -102,7 +104,7 @@ def drawn_tree(case: Case) -> Case:
     """The same tree, some children now carrying the drawn token, so that the walk is long."""
     tokens = case.tokens.clone()
     for _ in range(case.max_depth + 1):
-        path, path_len, token = replace(case, tokens=tokens).run()
+        path, path_len, token, _ = replace(case, tokens=tokens).run()
         for b in range(tokens.shape[0]):
             node = path[b, path_len[b] - 1]
             children = (case.parents[b] == node).nonzero().flatten()
@@ -124,7 +126,7 @@ def test_oracle(device: torch.device, rule: tuple, vocab: int, dtype: torch.dtyp
     parents = [random_parents(nodes, generator) for _ in range(batch)]
     tokens = torch.randint(vocab, (batch, nodes), generator=generator)
     case = drawn_tree(make(logits, tokens, parents, rule, max_depth=3))
-    path, path_len, _ = case.check()
+    path, path_len, *_ = case.check()
     assert path_len.max() > 1 and (path[:, 0] == 0).all()
 
 
@@ -214,39 +216,40 @@ def chain_logits(device: torch.device, vocab: int = 16) -> Tensor:
 
 
 def test_one_node(device: torch.device):
-    path, path_len, token = make(chain_logits(device)[:, 3:4], [[7]], [[-1]], max_depth=0).check()
-    assert path.tolist() == [[0]] and path_len.tolist() == [1] and token.tolist() == [4]
+    case = make(chain_logits(device)[:, 3:4], [[7]], [[-1]], max_depth=0)
+    assert [t.tolist() for t in case.check()] == [[[0]], [1], [4], [[4]]]
 
 
 def test_a_chain_longer_than_max_depth_stops_and_stays_exact(device: torch.device):
     case = make(chain_logits(device), list(range(16)), list(range(-1, 15)), max_depth=4)
-    path, path_len, token = case.check()
+    path, path_len, token, emitted = case.check()
     assert path.tolist() == [[0, 1, 2, 3, 4]] and path_len.tolist() == [5]
     assert token.tolist() == [5]  # what node 5 carries, too
+    assert emitted.tolist() == [[1, 2, 3, 4, 5]]
 
 
 def test_path_repeats_the_last_node(device: torch.device):
     tokens = [0, 1, 2, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]
     logits = chain_logits(device)
-    path, path_len, token = make(logits, tokens, list(range(-1, 15)), max_depth=5).check()
+    path, path_len, token, emitted = make(logits, tokens, list(range(-1, 15)), max_depth=5).check()
     assert path.tolist() == [[0, 1, 2, 2, 2, 2]] and path_len.tolist() == [3]
-    assert token.tolist() == [3]
+    assert token.tolist() == [3] and emitted.tolist() == [[1, 2, 3, 3, 3, 3]]
 
 
 def test_a_star_and_duplicate_siblings(device: torch.device):
     """The first child with the drawn token wins; its own children are the ones that count."""
     case = make(chain_logits(device), [0, 5, 1, 1, 4, 3, 3] + [-1] * 9,
                 [-1, 0, 0, 0, 3, 2, 3] + [0] * 9)  # fmt: skip
-    path, path_len, token = case.check()
+    path, path_len, token, emitted = case.check()
     assert path[0, :3].tolist() == [0, 2, 5] and path_len.tolist() == [3]
-    assert token.tolist() == [6]
+    assert token.tolist() == [6] and emitted.tolist() == [[1, 3, 6, 6, 6, 6]]
 
 
 def test_padding_nodes_never_match(device: torch.device):
     # The flag is -1 and so is the padding's token.
     logits = torch.full((1, 3, 4), -torch.inf, device=device)
-    path, path_len, token = make(logits, [0, -1, -1], [-1, 0, 0]).check()
-    assert path_len.tolist() == [1] and token.tolist() == [-1]
+    _, path_len, token, emitted = make(logits, [0, -1, -1], [-1, 0, 0]).check()
+    assert path_len.tolist() == [1] and token.tolist() == [-1] and (emitted == -1).all()
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -257,7 +260,7 @@ def test_unusable_logits_are_flagged_where_visited_only(device: torch.device, ru
     logits = torch.randn(1, 4, vocab, generator=torch.Generator().manual_seed(2)).to(device, dtype)
     case = make(logits, [0, 1, 2, 3], [-1, 0, 1, 0], rule, max_depth=3)
     case = drawn_tree(case)
-    path, path_len, token = case.check()
+    wanted = path, path_len, token, emitted = case.check()
     assert token >= 0 and path_len >= 2
     last = path[0, path_len - 1].item()
     unvisited = next(n for n in range(4) if n not in path[0].tolist())
@@ -270,10 +273,13 @@ def test_unusable_logits_are_flagged_where_visited_only(device: torch.device, ru
             spoilt[0, node, 133] = bad
         return replace(case, logits=spoilt)
 
-    for a, b in zip(spoil(unvisited).check(), (path, path_len, token), strict=True):
+    for a, b in zip(spoil(unvisited).check(), wanted, strict=True):
         assert torch.equal(a, b)
-    spoilt_path, spoilt_len, flag = spoil(last).check()
+    spoilt_path, spoilt_len, flag, spoilt_emitted = spoil(last).check()
     assert torch.equal(spoilt_path, path) and torch.equal(spoilt_len, path_len) and flag == -1
+    before = int(path_len) - 1
+    assert torch.equal(spoilt_emitted[:, :before], emitted[:, :before])
+    assert (spoilt_emitted[:, before:] == -1).all()
 
 
 def test_temperature_that_overflows_the_logits_is_flagged(device: torch.device):
@@ -370,9 +376,10 @@ def test_emitted_tokens_follow_the_filtered_softmax_whatever_is_drafted(rule: tu
     emitted = []
     for tokens in drafts:
         case = make(logits, tokens, [[-1, 0, 0, 0]] * draws, rule, max_depth=1)
-        path, path_len, token = case.run()
+        path, path_len, token, drawn = case.run()
         child = tokens.gather(1, path[:, 1:].long())[:, 0]
         emitted.append(torch.where(path_len > 1, child, token))
+        assert torch.equal(drawn, torch.stack([emitted[-1], token], 1))
     assert torch.equal(emitted[0], emitted[2]) and torch.equal(emitted[1], emitted[2])
     keep = reference.candidates(row, *rule)
     p = (row.double() / rule[0]).masked_fill(~keep, -torch.inf).softmax(0)
@@ -399,8 +406,8 @@ def test_any_tree_emits_what_plain_decoding_emits(device: torch.device, rule: tu
             tokens[0] = text[-1]
             logits = table[tokens][None].to(device)
             case = make(logits, tokens, parents, rule, position=len(text))
-            path, path_len, token = (a.cpu() for a in case.run())
-            text += tokens[path[0, 1 : path_len[0]].long()].tolist() + token.tolist()
+            _, path_len, _, emitted = (a.cpu() for a in case.run())
+            text += emitted[0, : path_len[0]].tolist()
             cycles += 1
         return text[:length], cycles
 
@@ -469,7 +476,7 @@ def test_bad_values_are_named_on_the_cpu(change: dict, message: str):
 
 def test_empty_batch(device: torch.device):
     empty = Case(*(a[:0] if isinstance(a, Tensor) else a for a in good_case(device).args()))
-    assert [t.shape for t in empty.run()] == [(0, 6), (0,), (0,)]
+    assert [t.shape for t in empty.run()] == [(0, 6), (0,), (0,), (0, 6)]
 
 
 def test_opcheck(device: torch.device):

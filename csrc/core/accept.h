@@ -75,26 +75,29 @@ HIVIS_HD int find_child(const int64_t* tokens, const int32_t* parents, int nodes
 }
 
 // Follows the drawn tokens from the root. draw(node, depth) returns a token id or kNoToken and is
-// called once per visited node. path has max_depth + 1 entries; those after the last accepted node
-// repeat it, so that a gather over the whole path stays in range.
+// called once per visited node. path and emitted have max_depth + 1 entries; those after the last
+// accepted node repeat it and what was drawn there, so that a gather over the path stays in range.
 template <class Draw>
 HIVIS_HD void accept_walk(const int64_t* tokens, const int32_t* parents, int nodes, int max_depth,
-                          const Draw& draw, int32_t* path, int32_t* path_len, int64_t* next_token) {
-  int node = 0, length = 1;
-  path[0] = 0;
+                          const Draw& draw, int32_t* path, int32_t* path_len, int64_t* next_token,
+                          int64_t* emitted) {
+  int node = 0, depth = 0;
+  int64_t token;
   for (;;) {
-    const int64_t token = draw(node, length - 1);
+    token = draw(node, depth);
     const int child =
-        token >= 0 && length <= max_depth ? find_child(tokens, parents, nodes, node, token) : -1;
-    if (child < 0) {
-      *next_token = token;
-      break;
-    }
-    path[length++] = child;
+        token >= 0 && depth < max_depth ? find_child(tokens, parents, nodes, node, token) : -1;
+    if (child < 0) break;
+    path[depth] = node;
+    emitted[depth++] = token;
     node = child;
   }
-  *path_len = length;
-  for (int i = length; i <= max_depth; ++i) path[i] = node;
+  *path_len = depth + 1;
+  *next_token = token;
+  for (int i = depth; i <= max_depth; ++i) {
+    path[i] = node;
+    emitted[i] = token;
+  }
 }
 
 }  // namespace hivis

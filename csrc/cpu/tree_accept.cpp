@@ -166,9 +166,11 @@ void accept_sequence(const TreeAcceptParams& params, int64_t b) {
     const float threshold = candidate_threshold(row, params.vocab, rule);
     return draw_sampled(row, threshold, noise_key(params.seed[b], params.position[b], depth));
   };
+  const int64_t first = b * (params.max_depth + 1);
   accept_walk(params.tokens + b * params.nodes, params.parents + b * params.nodes,
               static_cast<int>(params.nodes), static_cast<int>(params.max_depth), draw,
-              params.path + b * (params.max_depth + 1), params.path_len + b, params.next_token + b);
+              params.path + first, params.path_len + b, params.next_token + b,
+              params.emitted + first);
 }
 
 }  // namespace

@@ -34,6 +34,7 @@ struct TreeAcceptParams {
   int32_t* path;        // [B, max_depth + 1]
   int32_t* path_len;    // [B]
   int64_t* next_token;  // [B]
+  int64_t* emitted;     // [B, max_depth + 1], the token drawn at each node of the path
 };
 
 void tree_accept(const TreeAcceptParams& params);

@@ -144,7 +144,6 @@ __global__ void __launch_bounds__(kThreads) survey_kernel(const TreeAcceptParams
 
   // The last block of the sequence walks.
   if (!is_last_block(&p.tickets[b], gridDim.x * gridDim.y, &shared.scratch.last)) return;
-  if (threadIdx.x == 0) p.path[b * (p.max_depth + 1)] = 0;
   walk(p, b, 0, 0, &shared.scratch, [&](int node, int) {
     return token_of(
         row_best(work.best + (b * p.nodes + node) * work.spans, work.spans, &shared.scratch));

@@ -37,6 +37,7 @@ struct TreeAcceptParams {
   int32_t* path;        // [B, max_depth + 1]
   int32_t* path_len;    // [B]
   int64_t* next_token;  // [B]
+  int64_t* emitted;     // [B, max_depth + 1], the token drawn at each node of the path
 
   // workspace, device memory
   void* workspace;    // tree_accept_workspace bytes, aligned to 8; whatever they hold

@@ -219,9 +219,8 @@ struct PathEntry {
   float x;
 
   __device__ PathEntry(const TreeAcceptParams& p, int64_t b, int entry, float temperature) {
-    const int32_t* path = p.path + b * (p.max_depth + 1);
-    node = path[entry];
-    token = entry + 1 < p.path_len[b] ? p.tokens[b * p.nodes + path[entry + 1]] : p.next_token[b];
+    node = p.path[b * (p.max_depth + 1) + entry];
+    token = p.emitted[b * (p.max_depth + 1) + entry];
     x = token >= 0 ? row_of<T>(p, b, node, temperature).at(token) : 0.0f;
   }
 };

@@ -95,7 +95,7 @@ __device__ __forceinline__ uint64_t row_best(const uint64_t* of_span, int64_t sp
   return block_best(best, scratch);
 }
 
-// accept_walk of core/accept.h by a whole block, from a node on that the path ends with already.
+// accept_walk of core/accept.h by a whole block, from a node on that the path leads to already.
 // draw(node, depth) is called by every thread and returns the same token to each.
 template <class Draw>
 __device__ void walk(const TreeAcceptParams& p, int64_t b, int node, int depth, Scratch* scratch,
@@ -103,6 +103,7 @@ __device__ void walk(const TreeAcceptParams& p, int64_t b, int node, int depth, 
   const int64_t* tokens = p.tokens + b * p.nodes;
   const int32_t* parents = p.parents + b * p.nodes;
   int32_t* path = p.path + b * (p.max_depth + 1);
+  int64_t* emitted = p.emitted + b * (p.max_depth + 1);
   int64_t token;
   for (;;) {
     token = draw(node, depth);
@@ -116,11 +117,17 @@ __device__ void walk(const TreeAcceptParams& p, int64_t b, int node, int depth, 
     }
     found = block_best(found, scratch);
     if (found == 0) break;
+    if (threadIdx.x == 0) {
+      path[depth] = node;
+      emitted[depth] = token;
+    }
     node = kMaxNodes - static_cast<int>(found);
     ++depth;
-    if (threadIdx.x == 0) path[depth] = node;
   }
-  for (int i = depth + 1 + threadIdx.x; i <= p.max_depth; i += blockDim.x) path[i] = node;
+  for (int i = depth + threadIdx.x; i <= p.max_depth; i += blockDim.x) {
+    path[i] = node;
+    emitted[i] = token;
+  }
   if (threadIdx.x == 0) {
     p.path_len[b] = depth + 1;
     p.next_token[b] = token;

@@ -30,7 +30,7 @@ void check_values(const cpu::TreeAcceptParams& p) {
   }
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> tree_accept_cpu(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> tree_accept_cpu(
     const at::Tensor& logits, const at::Tensor& tokens, const at::Tensor& parents,
     const at::Tensor& seed, const at::Tensor& position, const at::Tensor& temperature,
     const at::Tensor& top_k, const at::Tensor& top_p, const at::Tensor& min_p, int64_t max_depth) {
@@ -39,14 +39,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> tree_accept_cpu(
   at::Tensor path = at::empty({shape.B, max_depth + 1}, parents.options());
   at::Tensor path_len = at::empty({shape.B}, parents.options());
   at::Tensor next_token = at::empty({shape.B}, tokens.options());
+  at::Tensor emitted = at::empty({shape.B, max_depth + 1}, tokens.options());
 
   cpu::TreeAcceptParams params{};
   set_tree_accept<cpu::LogitType>(shape, logits, tokens, parents, seed, position, temperature,
                                   top_k, top_p, min_p, max_depth, path, path_len, next_token,
-                                  &params);
+                                  emitted, &params);
   check_values(params);
   cpu::tree_accept(params);
-  return {path, path_len, next_token};
+  return {path, path_len, next_token, emitted};
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace hivis {
 constexpr char kTreeAcceptSchema[] =
     "tree_accept(Tensor logits, Tensor tokens, Tensor parents, Tensor seed, Tensor position, "
     "Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, int max_depth) "
-    "-> (Tensor path, Tensor path_len, Tensor next_token)";
+    "-> (Tensor path, Tensor path_len, Tensor next_token, Tensor emitted)";
 
 struct TreeAcceptShape {
   int64_t B, N, V;
@@ -54,7 +54,7 @@ void set_tree_accept(const TreeAcceptShape& shape, const at::Tensor& logits,
                      const at::Tensor& position, const at::Tensor& temperature,
                      const at::Tensor& top_k, const at::Tensor& top_p, const at::Tensor& min_p,
                      int64_t max_depth, const at::Tensor& path, const at::Tensor& path_len,
-                     const at::Tensor& next_token, Params* params) {
+                     const at::Tensor& next_token, const at::Tensor& emitted, Params* params) {
   const at::ScalarType dtype = logits.scalar_type();
   params->batch = shape.B;
   params->nodes = shape.N;
@@ -77,6 +77,7 @@ void set_tree_accept(const TreeAcceptShape& shape, const at::Tensor& logits,
   params->path = path.data_ptr<int32_t>();
   params->path_len = path_len.data_ptr<int32_t>();
   params->next_token = next_token.data_ptr<int64_t>();
+  params->emitted = emitted.data_ptr<int64_t>();
 }
 
 }  // namespace hivis

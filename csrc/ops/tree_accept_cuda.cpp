@@ -12,7 +12,7 @@
 namespace hivis {
 namespace {
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> tree_accept_cuda(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> tree_accept_cuda(
     const at::Tensor& logits, const at::Tensor& tokens, const at::Tensor& parents,
     const at::Tensor& seed, const at::Tensor& position, const at::Tensor& temperature,
     const at::Tensor& top_k, const at::Tensor& top_p, const at::Tensor& min_p, int64_t max_depth) {
@@ -24,11 +24,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> tree_accept_cuda(
   at::Tensor path = at::empty({shape.B, max_depth + 1}, parents.options());
   at::Tensor path_len = at::empty({shape.B}, parents.options());
   at::Tensor next_token = at::empty({shape.B}, tokens.options());
+  at::Tensor emitted = at::empty({shape.B, max_depth + 1}, tokens.options());
 
   cuda::TreeAcceptParams params{};
   set_tree_accept<cuda::LogitType>(shape, logits, tokens, parents, seed, position, temperature,
                                    top_k, top_p, min_p, max_depth, path, path_len, next_token,
-                                   &params);
+                                   emitted, &params);
   const at::Tensor workspace =
       at::empty({cuda::tree_accept_workspace(params)}, logits.options().dtype(at::kByte));
   const at::Tensor counters = tickets(logits.device(), stream, shape.B);
@@ -36,7 +37,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> tree_accept_cuda(
   params.tickets = static_cast<uint32_t*>(counters.data_ptr());
   const cudaError_t status = cuda::launch_tree_accept(params, stream);
   TORCH_CHECK(status == cudaSuccess, "tree_accept: launch failed: ", cudaGetErrorString(status));
-  return {path, path_len, next_token};
+  return {path, path_len, next_token, emitted};
 }
 
 }  // namespace

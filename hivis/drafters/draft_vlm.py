@@ -163,10 +163,8 @@ class DraftVLM:
         # again where it stands.
         last = cache.kv_len + (verdict.path_len - 2)
         if self._drawn:
-            tokens = tree.tokens.gather(1, verdict.path[:, 1:].long())
-            ops.kv_compact_(
-                cache.kv, cache.kv_len, self._rows_of(tokens), (verdict.path_len - 2).clamp(min=0)
-            )
+            rows = self._rows_of(verdict.emitted)
+            ops.kv_compact_(cache.kv, cache.kv_len, rows, (verdict.path_len - 2).clamp(min=0))
         cache.kv_len.copy_(last)
         # path repeats its last node to the end. A next token of -1 ends the text: any will do.
         pair = torch.stack([
@@ -180,7 +178,7 @@ class DraftVLM:
     def _rows_of(self, tokens: Tensor) -> Tensor:
         """``[B, levels]`` int32: which row of the draft tree each node of a path lies in.
 
-        ``tokens`` ``[B, depth]`` are the path's, from level 1 on; the levels are those that were
+        ``tokens`` ``[B, M]`` are the path's, from level 1 on; the levels are those that were
         expanded, ``depth - 1``. A row lies on the path if its token and those of all its ancestors
         are the path's at their levels, and at most one row of a level does. Levels that the path
         does not reach get some row of theirs.

@@ -104,6 +104,9 @@ class Grower:
         self._frontiers = [
             _Frontier(tokens[i], slots[i], scores[i], row_words[i]) for i in range(frontiers)
         ]
+        # Each level's words with rows that have no bit in front, for those of the levels above.
+        ends = [(i + 1) * k for i in range(frontiers)]
+        self._behind = [zeros((batch, end, -(-end // WORD_BITS)), torch.int64) for end in ends]
         self._carried = torch.empty(0)
         self._before: Sequence[Tensor] = ()
         self._ends = torch.tensor(policy.ends, dtype=torch.int64, device=device)
@@ -171,6 +174,17 @@ class Grower:
             before = self._before[level - 1]
             logits, output = step(level, frontier.tokens, before, frontier.words)
         return self._prune(depth)
+
+    def words_behind(self, level: int) -> Tensor:
+        """``[B, level * K, W]`` ancestor words over as many rows of the drafter's own tree.
+
+        They are those of the frontier of ``level``, the last K; rows of the levels above have no
+        bit, and W is no wider than it has to be.
+        """
+        whole = self._behind[level - 1]
+        words = self._frontiers[level - 1].words[..., : whole.shape[2]]
+        whole[:, -words.shape[1] :].copy_(words)
+        return whole
 
     def _room_for(self, output: Tensor) -> Tensor:
         """``[levels, B, K, E]`` buffers for what parents hand on of ``output`` ``[B, K, E]``."""

@@ -25,7 +25,7 @@ from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingState
-from hivis.tree import WORD_BITS, DraftTree
+from hivis.tree import DraftTree
 
 
 class OneLayerDrafter(ABC):
@@ -121,23 +121,25 @@ class OneLayerDrafter(ABC):
         """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
         grower = Grower.over(self._cache, policy, self.config.vocab_size)
         kv_len, output = self._cache.kv_len, self._cache.each["output"]
+        k, frontiers = policy.top_k, max(policy.depth - 1, 1)
+        rows = kv_len.unsqueeze(1) + self._index[: frontiers * k]
         # Rows of one level share a position, so a cycle needs one rotation per level.
-        turns = self._turns_at(kv_len.unsqueeze(1) + self._index[: max(policy.depth - 1, 1)])
+        turns = self._turns_at(rows[:, :frontiers])
+        heads, width = self._heads + 2 * self._kv_heads, self.config.head_dim
+        tree = output.new_empty(token.shape[0], frontiers * k, heads, width)
 
         def step(
             level: int, tokens: Tensor, before: Tensor, words: Tensor
         ) -> tuple[Tensor, Tensor]:
-            first = (level - 1) * policy.top_k
-            rows = kv_len.unsqueeze(1) + self._index[first : first + policy.top_k]
+            end = level * k
+            own = slice(end - k, end)
             x = self._join(F.embedding(tokens, self._embedding), before, level)
-            qkv = self._qkv(x, turns[:, level - 1 : level])
-            self._write(rows, qkv)
+            qkv = self._qkv(x, turns[:, level - 1 : level], tree[:, own])
+            self._write(rows[:, own], qkv)
             # The op takes as many queries as there are tree rows, and skips those without a bit:
             # nodes of the levels above stand in as such.
-            query = F.pad(qkv[:, :, : self._heads], (0, 0, 0, 0, first, 0))
-            spare = words.shape[2] - -(-query.shape[1] // WORD_BITS)
-            words = F.pad(words, (0, -spare, first, 0))
-            out = self._finish(x, query, kv_len, words)
+            query = tree[:, :end, : self._heads]
+            out = self._finish(x, query, kv_len, grower.words_behind(level))
             return self._predict(out), out
 
         scores = NodeScores.of(sampling, position, policy)
@@ -150,21 +152,19 @@ class OneLayerDrafter(ABC):
         All M rows of the path are written, whatever its length: what lies behind the accepted ones
         is never read, and the next tree overwrites it.
         """
-        path, kv_len = verdict.path.long(), self._cache.kv_len
-        depth = path.shape[1]
-        accepted = hidden.gather(1, path.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
-        # A next token of -1 marks logits that held a NaN; the text ends there, any row will do.
-        following = F.embedding(verdict.emitted.clamp(min=0), self._embedding)
-        x = self._join(following, accepted, 0)
-        rows = kv_len.unsqueeze(1) + self._index[:depth]
-        qkv = self._qkv(x, self._turns_at(rows))
-        self._write(rows, qkv)
-        last = (verdict.path_len - 1).long()[:, None, None]
-        x = x.gather(1, last.expand(-1, -1, x.shape[2]))
-        query = qkv[:, :, : self._heads].flatten(2)
-        query = query.gather(1, last.expand(-1, -1, query.shape[2])).unflatten(2, (self._heads, -1))
+        kv_len, path = self._cache.kv_len, verdict.path
+        accepted = hidden[self._cache.numbers, path]
+        # A next token of -1 marks logits that held a NaN; the text ends there, so the last row of
+        # the table, which is what -1 means here, will do.
+        x = self._join(self._embedding[verdict.emitted], accepted, 0)
+        rows = kv_len.unsqueeze(1) + self._index[: path.shape[1]]
         kv_len += verdict.path_len
-        self._cache.note("output", self._finish(x, query, kv_len - 1, self._one_bit)[:, 0])
+        last = kv_len - 1
+        # The path repeats its last node, and so its last row is that one's if it is at its place.
+        qkv = self._qkv(x, self._turns_at(torch.minimum(rows, last.unsqueeze(1))))
+        self._write(rows, qkv)
+        query = qkv[:, -1:, : self._heads]
+        self._cache.note("output", self._finish(x[:, -1:], query, last, self._one_bit)[:, 0])
 
     def _predict(self, output: Tensor) -> Tensor:
         """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's own head."""
@@ -185,16 +185,16 @@ class OneLayerDrafter(ABC):
         out = self._finish(x[:, -1:], qkv[:, -1:, : self._heads], kv_len - 1, self._one_bit)
         self._cache.note("output", out[:, 0])
 
-    def _qkv(self, x: Tensor, turn: Tensor) -> Tensor:
+    def _qkv(self, x: Tensor, turn: Tensor, out: Tensor | None = None) -> Tensor:
         """``[B, N, H + 2 Hkv, D]``: queries, keys and values, rotated to their positions.
 
         ``turn`` also has rows for the values, which leave them as they are: one pass over the
-        whole result is cheaper than taking it apart.
+        whole result is cheaper than taking it apart. It is written to ``out``, if given.
         """
         qkv = F.linear(x, self._w["qkv"], self._qkv_bias)
         qkv = qkv.unflatten(2, (self._heads + 2 * self._kv_heads, -1))
         swapped = qkv.roll(self.config.head_dim // 2, -1)
-        return torch.addcmul(qkv * turn[:, :, 0], swapped, turn[:, :, 1])
+        return torch.addcmul(qkv * turn[:, :, 0], swapped, turn[:, :, 1], out=out)
 
     def _finish(self, x: Tensor, query: Tensor, kv_len: Tensor, words: Tensor) -> Tensor:
         """Attention over the cache, then the MLP, for ``x`` ``[B, N, E]``.

@@ -96,7 +96,9 @@ def _verdict(tree: DraftTree, path: list[int], token: Tensor) -> Verdict:
     padded = path + [path[-1]] * (tree.max_depth + 1 - len(path))
     as_tensor = torch.tensor([padded], dtype=torch.int32, device=token.device)
     length = torch.tensor([len(path)], dtype=torch.int32, device=token.device)
-    return Verdict.of(tree, as_tensor, length, token)
+    drawn = tree.tokens[:, path[1:]]
+    rest = token.expand(1, len(padded) - drawn.shape[1])
+    return Verdict(as_tensor, length, token, torch.cat([drawn, rest], 1))
 
 
 def mean_accepted_length(

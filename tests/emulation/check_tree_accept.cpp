@@ -192,6 +192,10 @@ void check_bad_values() {
       for (const int32_t node : got.path) {
         expect(node >= 0 && node < c.nodes, "bad value: node %d", node);
       }
+      for (const int64_t token : got.emitted) {
+        expect(token >= -1 && token < c.vocab, "bad value: emitted %lld",
+               static_cast<long long>(token));
+      }
     });
   }
 }

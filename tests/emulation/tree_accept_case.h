@@ -65,7 +65,7 @@ T encode(float x) {
 
 struct Verdict {
   std::vector<int32_t> path, path_len;
-  std::vector<int64_t> next_token;
+  std::vector<int64_t> next_token, emitted;
 };
 
 // What a launch wrote.
@@ -73,9 +73,10 @@ struct Results {
   explicit Results(const Case& c)
       : path(c.batch * (c.max_depth + 1), "path", 4),
         path_len(c.batch, "path_len", 4),
-        next_token(c.batch, "next_token", 8) {}
+        next_token(c.batch, "next_token", 8),
+        emitted(c.batch * (c.max_depth + 1), "emitted", 8) {}
   Guarded<int32_t> path, path_len;
-  Guarded<int64_t> next_token;
+  Guarded<int64_t> next_token, emitted;
 };
 
 // One case in device memory, for both bodies.
@@ -113,12 +114,14 @@ class Run {
   }
 
   Verdict wanted() const {
-    Verdict verdict{std::vector<int32_t>(c.batch * (c.max_depth + 1)),
-                    std::vector<int32_t>(c.batch), std::vector<int64_t>(c.batch)};
+    const auto entries = static_cast<size_t>(c.batch * (c.max_depth + 1));
+    Verdict verdict{std::vector<int32_t>(entries), std::vector<int32_t>(c.batch),
+                    std::vector<int64_t>(c.batch), std::vector<int64_t>(entries)};
     auto params = inputs<hivis::cpu::TreeAcceptParams, hivis::cpu::LogitType>();
     params.path = verdict.path.data();
     params.path_len = verdict.path_len.data();
     params.next_token = verdict.next_token.data();
+    params.emitted = verdict.emitted.data();
     hivis::cpu::tree_accept(params);
     return verdict;
   }
@@ -158,6 +161,7 @@ class Run {
     params.path = got.path.data();
     params.path_len = got.path_len.data();
     params.next_token = got.next_token.data();
+    params.emitted = got.emitted.data();
     params.workspace = workspace.data();
     params.tickets = tickets.data();
     std::fill(tickets.begin(), tickets.end(), 0u);
@@ -165,6 +169,7 @@ class Run {
       got.path.fill_poison();
       got.path_len.fill_poison();
       got.next_token.fill_poison();
+      got.emitted.fill_poison();
       std::fill(workspace.begin(), workspace.end(), before);
       expect(launch_tree_accept(params, nullptr) == cudaSuccess, "launch failed");
       judge(got);
@@ -235,6 +240,9 @@ class Run {
     for (int64_t i = b * (c.max_depth + 1); i < (b + 1) * (c.max_depth + 1); ++i) {
       expect(got.path[i] == verdict.path[i], "%s: path[%d]: wanted %d, got %d", what,
              static_cast<int>(i), verdict.path[i], got.path[i]);
+      expect(got.emitted[i] == verdict.emitted[i], "%s: emitted[%d]: wanted %d, got %d", what,
+             static_cast<int>(i), static_cast<int>(verdict.emitted[i]),
+             static_cast<int>(got.emitted[i]));
     }
   }
 };

@@ -151,10 +151,10 @@ def _draw(row: Tensor, g: Tensor, by: Rule) -> int:
 def _compare(
     result: Any, walk: list[tuple[list[int], int]], args: list[Any], whole: bool
 ) -> str | None:
-    path, path_len, token = result
+    path, path_len, token, emitted = result
     batch, width = len(walk), args[9] + 1
     kinds = ((path, torch.int32, (batch, width)), (path_len, torch.int32, (batch,)),
-             (token, torch.int64, (batch,)))  # fmt: skip
+             (token, torch.int64, (batch,)), (emitted, torch.int64, (batch, width)))  # fmt: skip
     for t, dtype, shape in kinds:
         if t.dtype != dtype or tuple(t.shape) != shape:
             return f"got {t.dtype} {list(t.shape)}, wanted {dtype} {list(shape)}"
@@ -163,10 +163,15 @@ def _compare(
         wanted = (nodes + nodes[-1:] * (width - len(nodes)), len(nodes), drawn)
         if got != wanted and not _near(args, b, got):
             return f"sequence {b}: wanted {wanted[1:]} {wanted[0][:9]}, got {got[1:]} {got[0][:9]}"
+        # Of the path that was taken: the children's tokens, then the last draw to the end.
+        said = [int(args[1][b, n]) for n in got[0][1 : got[1]]]
+        said += [got[2]] * (width - len(said))
+        if emitted[b].tolist() != said:
+            return f"emitted[{b}]: wanted {said[:9]}, got {emitted[b].tolist()[:9]}"
     if whole and batch and width <= 32:
         g = noise.gumbel(args[3], args[4], width, args[0].shape[2])
         oracle = reference.tree_accept(*args[:3], g, *args[5:])
-        if [(p[:n].tolist(), int(t)) for p, n, t in zip(*oracle, strict=True)] != walk:
+        if [(p[:n].tolist(), int(t)) for p, n, t, _ in zip(*oracle, strict=True)] != walk:
             return "the walk of these tests is not the oracle's"
     return None
 

@@ -57,8 +57,15 @@ def writes_to_input(op: Op, logits: Any, tokens: Any, *rest: Any) -> Any:
 
 
 def hides_nothing_finite(op: Op, *args: Any) -> Any:
-    path, path_len, token = op(*args)
-    return path, path_len, token.clamp(min=0)
+    path, path_len, token, emitted = op(*args)
+    return path, path_len, token.clamp(min=0), emitted
+
+
+def says_nodes(op: Op, logits: Any, tokens: Any, *rest: Any) -> Any:
+    path, path_len, token, emitted = op(logits, tokens, *rest)
+    if path.device.type == "cpu":
+        emitted = tokens.gather(1, path.long())
+    return path, path_len, token, emitted
 
 
 def says_little(op: Op, *args: Any) -> Any:
@@ -88,6 +95,7 @@ FAULTS: dict[str, tuple[str, Op, str]] = {
     "a byte beside the lengths": ("kv_compact_", writes_beside, "kv_len: wanted"),
     "an input that is written to": ("tree_accept", writes_to_input, "tokens has changed"),
     "a token of no numbers": ("tree_accept", hides_nothing_finite, "wanted ("),
+    "the nodes and not what follows": ("tree_accept", says_nodes, "emitted"),
     "a message of another shape": ("kv_compact_", says_little, "wanted one line of name"),
     "a good argument refused": ("kv_compact_", refuses_views, "refused good arguments"),
     "noise off by one bit": ("shared_noise", one_bit, "other noise than"),
