@@ -9,6 +9,7 @@ from hivis.drafters.base import Drafter
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.load import folder_of, load_drafter
 from hivis.drafters.published import PICKLE_FILE
+from hivis.errors import HivisError
 from hivis.targets.draft_model import load_draft_model
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.prompts import PromptProcessor
@@ -26,8 +27,9 @@ def load_draft_vlm(
 
 
 def load_any_drafter(
-    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None
-) -> Drafter:
+    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
+    weights: str = "full",
+) -> Drafter:  # fmt: skip
     """Whatever drafter is at ``path``, ready to be used with ``target``.
 
     A drafter of ours says in its config of what ``type`` it is, a published one is known by the
@@ -37,16 +39,22 @@ def load_any_drafter(
         path: a folder or hub name.
         target: whose texts it shall draft.
         processor: the target's, to compare the tokenizer of a small model with.
+        weights: how coarse, see :func:`hivis.drafters.load.load_drafter`.
 
     Raises:
-        HivisError: there is nothing at ``path``, it is damaged, or made for another target.
+        HivisError: there is nothing at ``path``, it is damaged, or made for another target; or
+            weights are to be coarse of a small model, which is run as it is.
     """
     folder = folder_of(path)
     drafter: Drafter
     if _is_whole_model(folder):
+        if weights != "full":
+            raise HivisError(
+                f"drafter weights: wanted full for the small model at {path}, got {weights!r}"
+            )
         drafter = load_draft_vlm(path, target, processor)
     else:
-        drafter = load_drafter(folder)
+        drafter = load_drafter(folder, weights=weights)
     drafter.bind(target.embedding, target.head)
     return drafter
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hivis.commands.parser import number, one_of, whole
+from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError, first_line
 from hivis.settings import KNOWN, OWN
 from hivis.tiny import paths
@@ -34,6 +35,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--dtype", type=one_of("auto", "bfloat16", "float16", "float32"), default="auto",
         help="auto (default), bfloat16, float16 or float32",
+    )  # fmt: skip
+    add(
+        "--drafter-weights", type=one_of(*FORMATS), default="full",
+        help="how coarse the drafter's weights are: full (default), int8, int4 (int4-32, int4-128: "
+        "groups of as many inputs); the text is the same",
     )  # fmt: skip
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(
@@ -117,7 +123,8 @@ def load_model(options: argparse.Namespace) -> Model:
         quiet()
         return load(
             options.model, options.drafter, dtype=options.dtype, device=options.device,
-            policy=options.policy, graphs=False if options.no_graphs else None,
+            policy=options.policy, drafter_weights=options.drafter_weights,
+            graphs=False if options.no_graphs else None,
             compile=options.compile,
         )  # fmt: skip
 

@@ -18,20 +18,26 @@ from hivis import ops
 from hivis.cache import KVCache, grain_of
 from hivis.drafters import checkpoint
 from hivis.drafters.base import PromptRows
+from hivis.drafters.coarse import matrix
 from hivis.drafters.config import LayerConfig
 from hivis.drafters.fused import Weight, fuse_layer, rope_table
 from hivis.drafters.growth import Grower, NodeScores
+from hivis.drafters.quantize import format_of
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingState
 from hivis.tree import WORD_BITS, DraftTree
 
+#: What every level of a tree multiplies with, beside the head.
+MATRICES = ("fc", "qkv", "o", "gate_up", "down")
+
 
 class OneLayerDrafter(ABC):
     """A drafter of one layer for inference, as ``drafters/base.py`` describes it.
 
     Weights are fused when the drafter is bound: one matrix for q, k, v and one for gate and up.
+    They, ``fc`` and a copy of the head of its own may be coarse (``coarse.py``).
     """
 
     rows: PromptRows
@@ -44,6 +50,20 @@ class OneLayerDrafter(ABC):
         checkpoint.check_tensors(config, tensors, "drafter weights")
         self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._shared: tuple[Tensor, Tensor] | None = None
+        self.weights = "full"
+
+    def coarsen(self, weights: str) -> None:
+        """Let it be bound with ``weights`` of a format of ``hivis.drafters.quantize``.
+
+        What they were made of is not kept: once bound, it cannot be saved, or bound elsewhere.
+
+        Raises:
+            HivisError: no such format, or it is bound already.
+        """
+        format_of(weights)
+        if self._shared is not None:
+            raise HivisError("drafter: wanted one that is not bound yet, got a bound one")
+        self.weights = weights
 
     @property
     def cache(self) -> KVCache:
@@ -71,6 +91,8 @@ class OneLayerDrafter(ABC):
         """
         if self._shared is not None and self._shared[0] is embedding and self._shared[1] is head:
             return
+        if not self.tensors:
+            raise HivisError("drafter: wanted its own weights to bind it anew, got coarse ones")
         c = self.config
         for name, table in (("embedding", embedding), ("head", head)):
             wanted = (c.vocab_size, c.hidden_size)
@@ -79,14 +101,19 @@ class OneLayerDrafter(ABC):
                     f"target's {name}: wanted {list(wanted)} (this drafter's vocabulary and "
                     f"hidden size), got {list(table.shape)}"
                 )
-        self._shared = (embedding, head)
         self._embedding, self._head = embedding.detach(), head.detach()
 
         def weight(name: str) -> Tensor:
             return self.tensors[name].to(embedding.device, torch.float32)
 
         fused = self._fuse_input(weight) | fuse_layer(weight, c.attention_bias)
-        self._w = {name: part.to(embedding.dtype).contiguous() for name, part in fused.items()}
+        dtype = embedding.dtype
+        self._m = {name: matrix(fused.pop(name), self.weights, dtype) for name in MATRICES}
+        self._m["head"] = matrix(self._head, self.weights, dtype)
+        self._w = {name: part.to(dtype).contiguous() for name, part in fused.items()}
+        if self.weights != "full":
+            self.tensors = {}
+        self._shared = (embedding, head)
         self._qkv_bias = self._w.get("qkv_bias")
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
         self._scale = c.head_dim**-0.5
@@ -168,7 +195,7 @@ class OneLayerDrafter(ABC):
 
     def _predict(self, output: Tensor) -> Tensor:
         """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's own head."""
-        return F.linear(output, self._head)
+        return self._m["head"](output)
 
     # The layer, in the parts that prefill, grow and commit share.
 
@@ -191,7 +218,7 @@ class OneLayerDrafter(ABC):
         ``turn`` also has rows for the values, which leave them as they are: one pass over the
         whole result is cheaper than taking it apart.
         """
-        qkv = F.linear(x, self._w["qkv"], self._qkv_bias)
+        qkv = self._m["qkv"](x, self._qkv_bias)
         qkv = qkv.unflatten(2, (self._heads + 2 * self._kv_heads, -1))
         swapped = qkv.roll(self.config.head_dim // 2, -1)
         return torch.addcmul(qkv * turn[:, :, 0], swapped, turn[:, :, 1])
@@ -204,10 +231,10 @@ class OneLayerDrafter(ABC):
         keys, values = self._cache.keys[0], self._cache.values[0]
         attended = ops.tree_attention(query, keys, values, kv_len, words, self._scale)
         attended = attended[:, query.shape[1] - x.shape[1] :].flatten(2)
-        x = x + F.linear(attended, self._w["o"])
+        x = x + self._m["o"](attended)
         normed = F.rms_norm(x, x.shape[-1:], self._w["norm"], self.config.rms_norm_eps)
-        gate, up = F.linear(normed, self._w["gate_up"]).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, self._w["down"])
+        gate, up = self._m["gate_up"](normed).chunk(2, -1)
+        return x + self._m["down"](F.silu(gate) * up)
 
     def _write(self, rows: Tensor, qkv: Tensor) -> None:
         """Store keys and values of ``qkv`` at ``rows`` ``[B, N]`` of the slab."""

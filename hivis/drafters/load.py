@@ -15,8 +15,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_drafter(
-    path: str | Path, revision: str | None = None, config: str | Path | None = None
-) -> HiViSDrafter | ViSpecDrafter:
+    path: str | Path, revision: str | None = None, config: str | Path | None = None, *,
+    weights: str = "full",
+) -> HiViSDrafter | ViSpecDrafter:  # fmt: skip
     """Read a drafter: one of ours, or one that its authors published.
 
     Device and dtype are those of the target that it is bound to.
@@ -26,11 +27,21 @@ def load_drafter(
             is asked only where there is no such folder.
         revision: of a hub name: a branch, tag or commit.
         config: the ``config.json`` of a published checkpoint that comes without one.
+        weights: how coarse it shall be once it is bound: ``"full"`` is the target's dtype; the
+            others are in :mod:`hivis.drafters.quantize`.
 
     Raises:
         HivisError: folder missing and no such name on the hub, weights corrupt, a pickle that holds
-            more than tensors, of an unknown kind or wrong sizes.
+            more than tensors, of an unknown kind or wrong sizes, or no such format of weights.
     """
+    drafter = _read(path, revision, config)
+    drafter.coarsen(weights)
+    return drafter
+
+
+def _read(
+    path: str | Path, revision: str | None, config: str | Path | None
+) -> HiViSDrafter | ViSpecDrafter:
     folder = folder_of(path, revision)
     config_file = folder / checkpoint.CONFIG_FILE if config is None else Path(config)
     raw = checkpoint.read_json(config_file)
