@@ -28,7 +28,7 @@ def load_draft_vlm(
 
 def load_any_drafter(
     path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
-    weights: str = "full",
+    weights: str = "full", head: int | str | Path | None = None,
 ) -> Drafter:  # fmt: skip
     """Whatever drafter is at ``path``, ready to be used with ``target``.
 
@@ -40,21 +40,23 @@ def load_any_drafter(
         target: whose texts it shall draft.
         processor: the target's, to compare the tokenizer of a small model with.
         weights: how coarse, see :func:`hivis.drafters.load.load_drafter`.
+        head: how short, likewise.
 
     Raises:
         HivisError: there is nothing at ``path``, it is damaged, or made for another target; or
-            weights are to be coarse of a small model, which is run as it is.
+            a small model, which is run as it is, is to be coarse or short.
     """
     folder = folder_of(path)
     drafter: Drafter
     if _is_whole_model(folder):
-        if weights != "full":
+        if weights != "full" or head is not None:
             raise HivisError(
-                f"drafter weights: wanted full for the small model at {path}, got {weights!r}"
+                f"drafter: wanted a HiViS, EAGLE-2 or ViSpec one for coarse weights or a short "
+                f"head, got the small model at {path}"
             )
         drafter = load_draft_vlm(path, target, processor)
     else:
-        drafter = load_drafter(folder, weights=weights)
+        drafter = load_drafter(folder, weights=weights, head=head)
     drafter.bind(target.embedding, target.head)
     return drafter
 

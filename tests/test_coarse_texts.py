@@ -135,11 +135,11 @@ BAD = {
     "no drafter": ({"drafter_weights": "int5", "drafter": "none"}, "wanted one of full"),
     "small model": (
         {"drafter": paths.DRAFT_VLM, "drafter_weights": "int8"},
-        "wanted full for the small model at .*, got 'int8'",
+        "wanted a HiViS, EAGLE-2 or ViSpec one .*, got the small model at",
     ),
     "own kind": (
         {"drafter": Guesser(2688), "drafter_weights": "int8"},
-        "drafter_weights: wanted full for this drafter, .*, got 'int8'",
+        "drafter: wanted a HiViS, EAGLE-2 or ViSpec one .*, got Guesser",
     ),
 }
 

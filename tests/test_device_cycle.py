@@ -39,7 +39,8 @@ def small_llava(layers: int = 3) -> Any:
 
 
 def drafter_of(
-    kind: str, target: HuggingFaceTarget, small: Any = None, weights: str = "full"
+    kind: str, target: HuggingFaceTarget, small: Any = None, weights: str = "full",
+    short: bool = False,
 ) -> Any:  # fmt: skip
     vocab, hidden = target.head.shape
     sizes: dict[str, Any] = dict(
@@ -57,6 +58,8 @@ def drafter_of(
         drafter = HiViSDrafter(config, fake_tensors(config))
     if weights != "full":
         drafter.coarsen(weights)
+    if short:  # a list that is read is checked, which takes its values
+        drafter.head_ids = torch.empty(50, dtype=torch.int64)
     drafter.bind(target.embedding, target.head)
     return drafter
 
@@ -123,17 +126,18 @@ def test_a_cycle_reads_nothing_on_the_host(kind: str, sampling: str, texts: int)
         advance(loop_of(target, drafter, TreePolicy(), SAMPLING[sampling], texts))
 
 
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 def test_nor_does_a_coarse_drafter(
-    kind: str, weights: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, weights: str, packed: bool, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coarse, "has_kernel", lambda bits, device: packed)
     model = small_llava()
     with fake_cuda():
         target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
-        drafter = drafter_of(kind, target, weights=weights)
+        drafter = drafter_of(kind, target, weights=weights, short=short)
         used = {type(own).__name__ for own in drafter._m.values()}
         names = ("Packed8InPlanes", "Packed4") if packed else ("Dequantized8", "Dequantized4")
         assert used == {names[weights != "int8"]}

@@ -49,6 +49,7 @@ ALLOWED = {
         "drafters.base",
         "drafters.layer",
         "drafters.quantize",
+        "drafters.short_head",
         "errors",
         "machine",
         "model",
@@ -61,6 +62,7 @@ ALLOWED = {
     "options": set(),
     "collect": {"errors", "options", "targets", "training"},
     "train": {"errors", "options", "collect", "drafters", "targets", "training"},
+    "head_list": {"collect", "drafters", "errors", "targets", "training"},
     "chat": {"errors", "model", "stream", "targets"},
     "page": {
         "__version__",
@@ -83,6 +85,7 @@ ALLOWED = {
         "drafters.quantize",
         "errors",
         "generation",
+        "head_list",
         "loading",
         "machine",
         "model",

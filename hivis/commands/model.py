@@ -41,6 +41,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="how coarse the drafter's weights are: full (default), int8, int4 (int4-32, int4-128: "
         "groups of as many inputs); the text is the same",
     )  # fmt: skip
+    add(
+        "--drafter-head", type=_head, metavar="N|FILE",
+        help="draft only the target's N most frequent tokens, by the list beside the drafter, or "
+        "those of a list (see hivis head); default: all tokens; the text is the same",
+    )  # fmt: skip
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(
         "--policy", type=one_of("cost", "confidence", "fixed"), default="cost",
@@ -74,6 +79,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="another generation setting by its name in transformers, also to overrule one of the "
         "model's that hivis refuses (repeatable)",
     )  # fmt: skip
+
+
+def _head(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -124,8 +133,7 @@ def load_model(options: argparse.Namespace) -> Model:
         return load(
             options.model, options.drafter, dtype=options.dtype, device=options.device,
             policy=options.policy, drafter_weights=options.drafter_weights,
-            graphs=False if options.no_graphs else None,
-            compile=options.compile,
+            drafter_head=options.drafter_head, graphs=False if options.no_graphs else None, compile=options.compile,
         )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from hivis.drafters.config import LayerConfig
 from hivis.drafters.fused import Weight, fuse_layer, rope_table
 from hivis.drafters.growth import Grower, NodeScores
 from hivis.drafters.quantize import format_of
+from hivis.drafters.short_head import ShortHead, check_head_ids
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
 from hivis.policy import TreePolicy
@@ -51,19 +52,26 @@ class OneLayerDrafter(ABC):
         self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._shared: tuple[Tensor, Tensor] | None = None
         self.weights = "full"
+        self.head_ids: Tensor | None = None
 
-    def coarsen(self, weights: str) -> None:
+    def coarsen(self, weights: str, head_ids: Tensor | None = None) -> None:
         """Let it be bound with ``weights`` of a format of ``hivis.drafters.quantize``.
 
         What they were made of is not kept: once bound, it cannot be saved, or bound elsewhere.
 
+        Args:
+            head_ids: ``[n]`` int64, all that it shall ever draft (``short_head.py``); by default
+                the whole vocabulary.
+
         Raises:
-            HivisError: no such format, or it is bound already.
+            HivisError: no such format, no such list, or it is bound already.
         """
         format_of(weights)
+        if head_ids is not None:
+            check_head_ids(head_ids, self.config.vocab_size)
         if self._shared is not None:
             raise HivisError("drafter: wanted one that is not bound yet, got a bound one")
-        self.weights = weights
+        self.weights, self.head_ids = weights, head_ids
 
     @property
     def cache(self) -> KVCache:
@@ -109,7 +117,11 @@ class OneLayerDrafter(ABC):
         fused = self._fuse_input(weight) | fuse_layer(weight, c.attention_bias)
         dtype = embedding.dtype
         self._m = {name: matrix(fused.pop(name), self.weights, dtype) for name in MATRICES}
-        self._m["head"] = matrix(self._head, self.weights, dtype)
+        self._short, rows = None, self._head
+        if self.head_ids is not None:
+            self._short = ShortHead(self.head_ids.to(rows.device), len(rows))
+            rows = rows[self._short.ids]
+        self._m["head"] = matrix(rows, self.weights, dtype)
         self._w = {name: part.to(dtype).contiguous() for name, part in fused.items()}
         if self.weights != "full":
             self.tensors = {}
@@ -146,7 +158,8 @@ class OneLayerDrafter(ABC):
         self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
     ) -> DraftTree:
         """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
-        grower = Grower.over(self._cache, policy, self.config.vocab_size)
+        vocab = self.config.vocab_size if self._short is None else len(self._short.ids)
+        grower = Grower.over(self._cache, policy, vocab)
         kv_len, output = self._cache.kv_len, self._cache.each["output"]
         # Rows of one level share a position, so a cycle needs one rotation per level.
         turns = self._turns_at(kv_len.unsqueeze(1) + self._index[: max(policy.depth - 1, 1)])
@@ -194,8 +207,9 @@ class OneLayerDrafter(ABC):
         self._cache.note("output", self._finish(x, query, kv_len - 1, self._one_bit)[:, 0])
 
     def _predict(self, output: Tensor) -> Tensor:
-        """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's own head."""
-        return self._m["head"](output)
+        """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's head."""
+        logits = self._m["head"](output)
+        return logits if self._short is None else self._short.widen(logits, self._cache)
 
     # The layer, in the parts that prefill, grow and commit share.
 
