@@ -138,6 +138,11 @@ class OneLayerDrafter(ABC):
         """``[V, E]``, the target's; only once bound."""
         return self._embedding
 
+    @property
+    def level_bytes(self) -> int:
+        """What a level of a tree reads of weights, the head's included; only once bound."""
+        return sum(own.nbytes for own in self._m.values())
+
     @abstractmethod
     def _fuse_input(self, weight: Weight) -> dict[str, Tensor]:
         """The weights in front of the layer."""
