@@ -14,14 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.loading import Loaded, drafted_method
+from bench.loading import Loaded, drafted_method, load_coarse
 from bench.markdown import number
 from bench.methods import HIVIS, Method
 from bench.options import make_policy
 from bench.report import print_rows
 from bench.rows import Row, Series
 from hivis.drafters.config import HiViSConfig, LayerConfig
-from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
 from hivis.tiny import paths
 
@@ -63,7 +62,7 @@ def add_ablations(options: argparse.Namespace, loaded: Loaded) -> tuple[Labels, 
             where = "--ablations was not given" if given is None else f"no folder {given}"
             loaded.notes.append(f"HiViS {label} is left out: {where}")
             continue
-        drafter = load_drafter(given)
+        drafter = load_coarse(options, given)
         _check_lacks(name, given, drafter.config)
         parts[label] = _add(
             loaded, drafted_method(f"HiViS {label}", loaded.target, drafter, options)
@@ -71,7 +70,7 @@ def add_ablations(options: argparse.Namespace, loaded: Loaded) -> tuple[Labels, 
     if any(temperature > 0 for temperature in options.temperature):
         unaware = partial(make_policy, options, noise=False)
         parts[NO_NOISE] = _add(loaded, drafted_method(
-            f"HiViS {NO_NOISE}", loaded.target, load_drafter(folder), options, unaware,
+            f"HiViS {NO_NOISE}", loaded.target, load_coarse(options, folder), options, unaware,
             sampled_only=True,
         ))  # fmt: skip
     return parts, _add_policies(options, loaded, folder)
@@ -103,7 +102,7 @@ def _add_policies(options: argparse.Namespace, loaded: Loaded, folder: str | Pat
             continue
         changed = {"depth": DEPTH} | choice
         theirs = argparse.Namespace(**{**vars(options), **changed})
-        drafter = load_drafter(folder)
+        drafter = load_coarse(options, folder)
         method = drafted_method(f"HiViS, {label}", loaded.target, drafter, theirs)
         shown[label] = _add(loaded, method)
     return shown

@@ -23,6 +23,7 @@ from bench.methods import (
 from bench.options import DTYPES, make_policy
 from hivis.draft_models import load_draft_vlm
 from hivis.drafters.base import Drafter
+from hivis.drafters.layer import OneLayerDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
@@ -80,20 +81,26 @@ def _drafters(
 ) -> list[tuple[str, str | None, Path, Callable[[str | Path], Drafter]]]:
     """Name, the folder that was given, that of the embedded model, and how it is loaded."""
     draft_vlm = partial(load_draft_vlm, target=target, processor=processor)
-    eagle = (EAGLE, options.eagle, paths.EAGLE, load_drafter)
-    hivis = (HIVIS, options.drafter, paths.HIVIS, load_drafter)
+    one_layer = partial(load_coarse, options)
+    eagle = (EAGLE, options.eagle, paths.EAGLE, one_layer)
+    hivis = (HIVIS, options.drafter, paths.HIVIS, one_layer)
     if not options.compare:
         return [eagle, hivis]
     return [
         eagle,
-        (VISPEC, options.vispec, paths.VISPEC, _load_vispec),
+        (VISPEC, options.vispec, paths.VISPEC, partial(_load_vispec, options)),
         (SPEC_LLAVA, options.draft_vlm, paths.DRAFT_VLM, draft_vlm),
         hivis,
     ]
 
 
-def _load_vispec(folder: str | Path) -> Drafter:
-    drafter = load_drafter(folder)
+def load_coarse(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
+    """A one-layer drafter, as coarse as ``options`` say."""
+    return load_drafter(folder, weights=options.drafter_weights, head=options.drafter_head)
+
+
+def _load_vispec(options: argparse.Namespace, folder: str | Path) -> Drafter:
+    drafter = load_coarse(options, folder)
     if not isinstance(drafter, ViSpecDrafter):
         raise HivisError(f"--vispec {folder}: wanted a ViSpec drafter, got another kind")
     return drafter

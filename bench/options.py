@@ -10,6 +10,7 @@ import torch
 
 from bench.prefill import QUESTION
 from hivis.commands.parser import Parser
+from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
@@ -77,6 +78,16 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--ablations", type=Path, metavar="DIR",
         help="HiViS drafters to ablate with: no-hiding, no-residual and stage-1 in this folder",
     )  # fmt: skip
+    model.add_argument(
+        "--drafter-weights", choices=FORMATS, default="full",
+        help="how coarse the weights of one-layer drafters are (default: full, as the target's)",
+    )  # fmt: skip
+    model.add_argument(
+        "--drafter-head",
+        type=int,
+        metavar="N",
+        help="tokens that these draft, the most frequent of the list beside them (default: all)",
+    )
     model.add_argument("--device", default="cpu")
     model.add_argument(
         "--dtype", choices=DTYPES, help="default: bfloat16 where the device has it, else float32"

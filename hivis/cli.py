@@ -53,4 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
         "capture", training.add_capture,
         "let the target answer the data's questions, for the training of several drafters",
     )  # fmt: skip
+    add(
+        "head", training.add_head,
+        "count the tokens that a target says most often, for drafters with a short head",
+    )  # fmt: skip
     return parser

@@ -9,6 +9,7 @@ from hivis.drafters.base import Drafter
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.load import folder_of, load_drafter
 from hivis.drafters.published import PICKLE_FILE
+from hivis.errors import HivisError
 from hivis.targets.draft_model import load_draft_model
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.targets.prompts import PromptProcessor
@@ -26,8 +27,9 @@ def load_draft_vlm(
 
 
 def load_any_drafter(
-    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None
-) -> Drafter:
+    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
+    weights: str = "full", head: int | str | Path | None = None,
+) -> Drafter:  # fmt: skip
     """Whatever drafter is at ``path``, ready to be used with ``target``.
 
     A drafter of ours says in its config of what ``type`` it is, a published one is known by the
@@ -37,16 +39,24 @@ def load_any_drafter(
         path: a folder or hub name.
         target: whose texts it shall draft.
         processor: the target's, to compare the tokenizer of a small model with.
+        weights: how coarse, see :func:`hivis.drafters.load.load_drafter`.
+        head: how short, likewise.
 
     Raises:
-        HivisError: there is nothing at ``path``, it is damaged, or made for another target.
+        HivisError: there is nothing at ``path``, it is damaged, or made for another target; or
+            a small model, which is run as it is, is to be coarse or short.
     """
     folder = folder_of(path)
     drafter: Drafter
     if _is_whole_model(folder):
+        if weights != "full" or head is not None:
+            raise HivisError(
+                f"drafter: wanted a HiViS, EAGLE-2 or ViSpec one for coarse weights or a short "
+                f"head, got the small model at {path}"
+            )
         drafter = load_draft_vlm(path, target, processor)
     else:
-        drafter = load_drafter(folder)
+        drafter = load_drafter(folder, weights=weights, head=head)
     drafter.bind(target.embedding, target.head)
     return drafter
 

@@ -9,6 +9,9 @@ import torch
 
 from hivis.draft_models import load_any_drafter
 from hivis.drafters.base import Drafter
+from hivis.drafters.layer import OneLayerDrafter
+from hivis.drafters.quantize import format_of
+from hivis.drafters.short_head import read_head_ids
 from hivis.errors import HivisError
 from hivis.graphs import recorder_for
 from hivis.machine import choose_device, choose_dtype
@@ -25,7 +28,8 @@ from hivis.tiny import paths
 def load(
     model: str | Path | None = None, drafter: str | Path | Drafter | None = None, *,
     dtype: str | torch.dtype = "auto", device: str | torch.device = "auto",
-    policy: str | Policy = "cost", graphs: bool | None = None, compile: bool = False,
+    policy: str | Policy = "cost", drafter_weights: str = "full",
+    drafter_head: int | str | Path | None = None, graphs: bool | None = None, compile: bool = False,
     device_map: None = None,
 ) -> Model:  # fmt: skip
     """Load a VLM and a drafter for it.
@@ -40,6 +44,11 @@ def load(
         device: ``"auto"`` is the GPU if there is one that hivis has kernels for.
         policy: how large the draft trees are: ``"cost"``, ``"confidence"``, ``"fixed"`` or a
             policy object (``docs/policies.md``). It cannot change the text.
+        drafter_weights: ``"full"`` (as the target's), ``"int8"`` or ``"int4"``, with groups of 32
+            to 128 inputs also ``"int4-32"`` and ``"int4-128"``: how coarse the weights of a HiViS,
+            EAGLE-2 or ViSpec drafter are (``docs/performance.md``). It cannot change the text.
+        drafter_head: how many of the target's most frequent tokens such a drafter guesses, by
+            the list beside it, or a file with a list; by default all. It cannot change the text.
         graphs: whether cycles are recorded once and replayed as CUDA graphs; by default where
             there is CUDA.
         compile: let ``torch.compile`` make the model's pass over a tree. It is slow to begin with:
@@ -66,12 +75,14 @@ def load(
     target, processor = load_target(model, number, place)
     if compile:
         target.compile()
-    return Model(target, processor, _drafter(drafter, target, processor), chosen, graphs)
+    ready = _drafter(drafter, target, processor, drafter_weights, drafter_head)
+    return Model(target, processor, ready, chosen, graphs)
 
 
 def wrap(
     model: Any, drafter: str | Path | Drafter | None = None, processor: Any = None, *,
-    policy: str | Policy = "cost", graphs: bool | None = None, compile: bool = False,
+    policy: str | Policy = "cost", drafter_weights: str = "full",
+    drafter_head: int | str | Path | None = None, graphs: bool | None = None, compile: bool = False,
 ) -> Model:  # fmt: skip
     """Use a Hugging Face model that is loaded already.
 
@@ -85,7 +96,7 @@ def wrap(
         drafter: as in :func:`load`.
         processor: the model's, as ``AutoProcessor`` loads it; by default it is loaded from where
             the model came from.
-        policy, graphs, compile: as in :func:`load`.
+        policy, drafter_weights, drafter_head, graphs, compile: as in :func:`load`.
 
     Raises:
         HivisError: no model of a supported family, or as :func:`load`.
@@ -107,17 +118,28 @@ def wrap(
     target = HuggingFaceTarget(model, family)
     if compile:
         target.compile()
-    return Model(target, prompts, _drafter(drafter, target, prompts), chosen, graphs)
+    ready = _drafter(drafter, target, prompts, drafter_weights, drafter_head)
+    return Model(target, prompts, ready, chosen, graphs)
 
 
 def _drafter(
-    drafter: str | Path | Drafter | None, target: HuggingFaceTarget, processor: PromptProcessor
-) -> Drafter | None:
+    drafter: str | Path | Drafter | None, target: HuggingFaceTarget, processor: PromptProcessor,
+    weights: str, head: int | str | Path | None,
+) -> Drafter | None:  # fmt: skip
+    format_of(weights)
     if drafter is None or drafter == "none":
         return None
     if isinstance(drafter, (str, Path)):
-        return load_any_drafter(drafter, target, processor)
+        return load_any_drafter(drafter, target, processor, weights=weights, head=head)
     if not callable(getattr(drafter, "bind", None)):
         raise HivisError(f"drafter: wanted a path, a name or a drafter, got {drafter!r:.60}")
+    if weights != "full" or head is not None:
+        if not isinstance(drafter, OneLayerDrafter) or isinstance(head, int):
+            raise HivisError(
+                "drafter: wanted a HiViS, EAGLE-2 or ViSpec one (by its folder, for a number of "
+                "its frequent tokens) for coarse weights or a short head, "
+                f"got {type(drafter).__name__}"
+            )
+        drafter.coarsen(weights, None if head is None else read_head_ids(Path(head)))
     drafter.bind(target.embedding, target.head)
     return drafter

@@ -264,7 +264,9 @@ def test_bench_is_that_of_the_checkout(capsys, monkeypatch, tmp_path):
         main(["bench"])
 
 
-@pytest.mark.parametrize("command", ["", "generate", "chat", "info", "train", "capture", "bench"])
+@pytest.mark.parametrize(
+    "command", ["", "generate", "chat", "info", "train", "capture", "head", "bench"]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command.split(), "--help"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from hivis.clock import PhaseClock
+from hivis.drafters import coarse
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
@@ -37,7 +38,10 @@ def small_llava(layers: int = 3) -> Any:
     return LlavaForConditionalGeneration(llava_config(layers=layers))
 
 
-def drafter_of(kind: str, target: HuggingFaceTarget, small: Any = None) -> Any:
+def drafter_of(
+    kind: str, target: HuggingFaceTarget, small: Any = None, weights: str = "full",
+    short: bool = False,
+) -> Any:  # fmt: skip
     vocab, hidden = target.head.shape
     sizes: dict[str, Any] = dict(
         hidden_size=hidden, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
@@ -52,6 +56,10 @@ def drafter_of(kind: str, target: HuggingFaceTarget, small: Any = None) -> Any:
         more = {"rows": "all", "residual_rows": 0} if kind == "eagle" else {}
         config = HiViSConfig(**sizes, **more)
         drafter = HiViSDrafter(config, fake_tensors(config))
+    if weights != "full":
+        drafter.coarsen(weights)
+    if short:  # a list that is read is checked, which takes its values
+        drafter.head_ids = torch.empty(50, dtype=torch.int64)
     drafter.bind(target.embedding, target.head)
     return drafter
 
@@ -116,6 +124,24 @@ def test_a_cycle_reads_nothing_on_the_host(kind: str, sampling: str, texts: int)
         target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
         drafter = None if kind == "none" else drafter_of(kind, target, small)
         advance(loop_of(target, drafter, TreePolicy(), SAMPLING[sampling], texts))
+
+
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("weights", ["int8", "int4-32"])
+@pytest.mark.parametrize("kind", ["hivis", "vispec"])
+def test_nor_does_a_coarse_drafter(
+    kind: str, weights: str, packed: bool, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coarse, "has_kernel", lambda bits, device: packed)
+    model = small_llava()
+    with fake_cuda():
+        target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
+        drafter = drafter_of(kind, target, weights=weights, short=short)
+        used = {type(own).__name__ for own in drafter._m.values()}
+        names = ("Packed8InPlanes", "Packed4") if packed else ("Dequantized8", "Dequantized4")
+        assert used == {names[weights != "int8"]}
+        advance(loop_of(target, drafter, TreePolicy(), SAMPLING["sampled"], 2))
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))

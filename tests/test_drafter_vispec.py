@@ -17,6 +17,7 @@ from verdicts import verdict_of
 from hivis.cache import KVCache
 from hivis.decode import generate
 from hivis.drafters.checkpoint import random_tensors
+from hivis.drafters.coarse import Dense
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.load import load_drafter
 from hivis.drafters.vispec import ViSpecDrafter, picture_spans
@@ -272,6 +273,7 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
             if isinstance(value, Tensor):
                 state[name] = mode.from_tensor(value)
         drafter._w = {name: mode.from_tensor(value) for name, value in drafter._w.items()}
+        drafter._m = {name: Dense(mode.from_tensor(own.weight)) for name, own in drafter._m.items()}
         made = drafter.cache
         layers, _, _, heads, rows, width = made.kv.shape
         drafter.cache = KVCache(layers, batch, heads, rows, width, made.kv.dtype, "cpu")

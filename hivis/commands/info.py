@@ -45,6 +45,7 @@ def collect() -> dict[str, dict[str, Any]]:
         from hivis import _C, ops
     except ImportError as error:
         raise HivisError(f"hivis._C: wanted the compiled extension, got: {error}") from error
+    from hivis.drafters import coarse
     from hivis.machine import choose_device, choose_dtype, device_name, versions
     from hivis.targets.chunk import prefill_attention
 
@@ -62,6 +63,9 @@ def collect() -> dict[str, dict[str, Any]]:
             kind: {"without": names} if names else "all" for kind, names in missing.items()
         },
         "prompts": {"read by": prefill_attention()},
+        "coarse drafters": {
+            str(device): coarse.products(torch.device(device)) for device in ("cpu", chosen)
+        },
         "other packages (none is needed)": {name: _version(name) for name in OTHERS},
         "embedded models": {
             folder.name: _size(folder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hivis.commands.parser import number, one_of, whole
+from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError, first_line
 from hivis.settings import KNOWN, OWN
 from hivis.tiny import paths
@@ -34,6 +35,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--dtype", type=one_of("auto", "bfloat16", "float16", "float32"), default="auto",
         help="auto (default), bfloat16, float16 or float32",
+    )  # fmt: skip
+    add(
+        "--drafter-weights", type=one_of(*FORMATS), default="full",
+        help="how coarse the drafter's weights are: full (default), int8, int4 (int4-32, int4-128: "
+        "groups of as many inputs); the text is the same",
+    )  # fmt: skip
+    add(
+        "--drafter-head", type=_head, metavar="N|FILE",
+        help="draft only the target's N most frequent tokens, by the list beside the drafter, or "
+        "those of a list (see hivis head); default: all tokens; the text is the same",
     )  # fmt: skip
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(
@@ -68,6 +79,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="another generation setting by its name in transformers, also to overrule one of the "
         "model's that hivis refuses (repeatable)",
     )  # fmt: skip
+
+
+def _head(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -117,8 +132,8 @@ def load_model(options: argparse.Namespace) -> Model:
         quiet()
         return load(
             options.model, options.drafter, dtype=options.dtype, device=options.device,
-            policy=options.policy, graphs=False if options.no_graphs else None,
-            compile=options.compile,
+            policy=options.policy, drafter_weights=options.drafter_weights,
+            drafter_head=options.drafter_head, graphs=False if options.no_graphs else None, compile=options.compile,
         )  # fmt: skip
 
 

@@ -24,6 +24,11 @@ CAPTURE_EXAMPLES = """examples:
   python -m hivis capture --method hivis vispec --target llava-hf/llava-1.5-7b-hf \\
     --data llava_v1_5_mix665k.json --images pictures/ --out answers/ --device cuda"""
 
+HEAD_EXAMPLES = """examples:
+  python -m hivis head --target llava-hf/llava-1.5-7b-hf --data drafter/answers --out drafter
+  python -m hivis generate --prompt "What is this?" --image cat.png --drafter-head 8000 \\
+    --model llava-hf/llava-1.5-7b-hf --drafter drafter"""
+
 
 def add_capture(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_capture)
@@ -70,6 +75,15 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add("--fp32", action="store_true", help="no autocast to bfloat16")
 
 
+def add_head(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_head)
+    parser.epilog = HEAD_EXAMPLES
+    add = parser.add_argument
+    add("--target", required=True, help="folder or hub name of the VLM")
+    add("--data", required=True, type=Path, help="folder of its captured answers")
+    add("--out", required=True, type=Path, help="the file, or the drafter's folder")
+
+
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--seed", type=int, default=0)
@@ -92,6 +106,12 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     add("--max-new-tokens", "where an answer is cut off", type=int)
     add("--answer-batch", "prompts answered at a time", type=int)
     add("--dtype", "of the target while it answers", choices=("bfloat16", "float16", "float32"))
+
+
+def _head(options: argparse.Namespace) -> None:
+    from hivis.head_list import write_head_list
+
+    write_head_list(options.target, options.data, options.out)
 
 
 def _capture(options: argparse.Namespace) -> None:

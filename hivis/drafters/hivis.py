@@ -103,4 +103,4 @@ class HiViSDrafter(OneLayerDrafter):
     def _join(self, following: Tensor, hidden: Tensor, step: int) -> Tensor:
         """``fc`` over the next token's embedding, the hidden state and the step's residual."""
         bias = self._step_bias[min(step, len(self._step_bias) - 1)]
-        return F.linear(torch.cat([following, hidden], -1), self._w["fc"], bias)
+        return self._m["fc"](torch.cat([following, hidden], -1), bias)

@@ -18,20 +18,27 @@ from hivis import ops
 from hivis.cache import KVCache, grain_of
 from hivis.drafters import checkpoint
 from hivis.drafters.base import PromptRows
+from hivis.drafters.coarse import matrix
 from hivis.drafters.config import LayerConfig
 from hivis.drafters.fused import Weight, fuse_layer, rope_table
 from hivis.drafters.growth import Grower, NodeScores
+from hivis.drafters.quantize import format_of
+from hivis.drafters.short_head import ShortHead, check_head_ids
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingState
 from hivis.tree import DraftTree
 
+#: What every level of a tree multiplies with, beside the head.
+MATRICES = ("fc", "qkv", "o", "gate_up", "down")
+
 
 class OneLayerDrafter(ABC):
     """A drafter of one layer for inference, as ``drafters/base.py`` describes it.
 
     Weights are fused when the drafter is bound: one matrix for q, k, v and one for gate and up.
+    They, ``fc`` and a copy of the head of its own may be coarse (``coarse.py``).
     """
 
     rows: PromptRows
@@ -44,6 +51,27 @@ class OneLayerDrafter(ABC):
         checkpoint.check_tensors(config, tensors, "drafter weights")
         self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._shared: tuple[Tensor, Tensor] | None = None
+        self.weights = "full"
+        self.head_ids: Tensor | None = None
+
+    def coarsen(self, weights: str, head_ids: Tensor | None = None) -> None:
+        """Let it be bound with ``weights`` of a format of ``hivis.drafters.quantize``.
+
+        What they were made of is not kept: once bound, it cannot be saved, or bound elsewhere.
+
+        Args:
+            head_ids: ``[n]`` int64, all that it shall ever draft (``short_head.py``); by default
+                the whole vocabulary.
+
+        Raises:
+            HivisError: no such format, no such list, or it is bound already.
+        """
+        format_of(weights)
+        if head_ids is not None:
+            check_head_ids(head_ids, self.config.vocab_size)
+        if self._shared is not None:
+            raise HivisError("drafter: wanted one that is not bound yet, got a bound one")
+        self.weights, self.head_ids = weights, head_ids
 
     @property
     def cache(self) -> KVCache:
@@ -71,6 +99,8 @@ class OneLayerDrafter(ABC):
         """
         if self._shared is not None and self._shared[0] is embedding and self._shared[1] is head:
             return
+        if not self.tensors:
+            raise HivisError("drafter: wanted its own weights to bind it anew, got coarse ones")
         c = self.config
         for name, table in (("embedding", embedding), ("head", head)):
             wanted = (c.vocab_size, c.hidden_size)
@@ -79,14 +109,23 @@ class OneLayerDrafter(ABC):
                     f"target's {name}: wanted {list(wanted)} (this drafter's vocabulary and "
                     f"hidden size), got {list(table.shape)}"
                 )
-        self._shared = (embedding, head)
         self._embedding, self._head = embedding.detach(), head.detach()
 
         def weight(name: str) -> Tensor:
             return self.tensors[name].to(embedding.device, torch.float32)
 
         fused = self._fuse_input(weight) | fuse_layer(weight, c.attention_bias)
-        self._w = {name: part.to(embedding.dtype).contiguous() for name, part in fused.items()}
+        dtype = embedding.dtype
+        self._m = {name: matrix(fused.pop(name), self.weights, dtype) for name in MATRICES}
+        self._short, rows = None, self._head
+        if self.head_ids is not None:
+            self._short = ShortHead(self.head_ids.to(rows.device), len(rows))
+            rows = rows[self._short.ids]
+        self._m["head"] = matrix(rows, self.weights, dtype)
+        self._w = {name: part.to(dtype).contiguous() for name, part in fused.items()}
+        if self.weights != "full":
+            self.tensors = {}
+        self._shared = (embedding, head)
         self._qkv_bias = self._w.get("qkv_bias")
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
         self._scale = c.head_dim**-0.5
@@ -98,6 +137,11 @@ class OneLayerDrafter(ABC):
     def embedding(self) -> Tensor:
         """``[V, E]``, the target's; only once bound."""
         return self._embedding
+
+    @property
+    def level_bytes(self) -> int:
+        """What a level of a tree reads of weights, the head's included; only once bound."""
+        return sum(own.nbytes for own in self._m.values())
 
     @abstractmethod
     def _fuse_input(self, weight: Weight) -> dict[str, Tensor]:
@@ -119,7 +163,8 @@ class OneLayerDrafter(ABC):
         self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
     ) -> DraftTree:
         """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
-        grower = Grower.over(self._cache, policy, self.config.vocab_size)
+        vocab = self.config.vocab_size if self._short is None else len(self._short.ids)
+        grower = Grower.over(self._cache, policy, vocab)
         kv_len, output = self._cache.kv_len, self._cache.each["output"]
         k, frontiers = policy.top_k, max(policy.depth - 1, 1)
         rows = kv_len.unsqueeze(1) + self._index[: frontiers * k]
@@ -167,8 +212,9 @@ class OneLayerDrafter(ABC):
         self._cache.note("output", self._finish(x[:, -1:], query, last, self._one_bit)[:, 0])
 
     def _predict(self, output: Tensor) -> Tensor:
-        """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's own head."""
-        return F.linear(output, self._head)
+        """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's head."""
+        logits = self._m["head"](output)
+        return logits if self._short is None else self._short.widen(logits, self._cache)
 
     # The layer, in the parts that prefill, grow and commit share.
 
@@ -191,7 +237,7 @@ class OneLayerDrafter(ABC):
         ``turn`` also has rows for the values, which leave them as they are: one pass over the
         whole result is cheaper than taking it apart. It is written to ``out``, if given.
         """
-        qkv = F.linear(x, self._w["qkv"], self._qkv_bias)
+        qkv = self._m["qkv"](x, self._qkv_bias)
         qkv = qkv.unflatten(2, (self._heads + 2 * self._kv_heads, -1))
         swapped = qkv.roll(self.config.head_dim // 2, -1)
         return torch.addcmul(qkv * turn[:, :, 0], swapped, turn[:, :, 1], out=out)
@@ -204,10 +250,10 @@ class OneLayerDrafter(ABC):
         keys, values = self._cache.keys[0], self._cache.values[0]
         attended = ops.tree_attention(query, keys, values, kv_len, words, self._scale)
         attended = attended[:, query.shape[1] - x.shape[1] :].flatten(2)
-        x = x + F.linear(attended, self._w["o"])
+        x = x + self._m["o"](attended)
         normed = F.rms_norm(x, x.shape[-1:], self._w["norm"], self.config.rms_norm_eps)
-        gate, up = F.linear(normed, self._w["gate_up"]).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, self._w["down"])
+        gate, up = self._m["gate_up"](normed).chunk(2, -1)
+        return x + self._m["down"](F.silu(gate) * up)
 
     def _write(self, rows: Tensor, qkv: Tensor) -> None:
         """Store keys and values of ``qkv`` at ``rows`` ``[B, N]`` of the slab."""

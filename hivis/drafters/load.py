@@ -8,6 +8,7 @@ from pathlib import Path
 from hivis.drafters import checkpoint, published
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.short_head import head_ids_of
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
 
@@ -15,8 +16,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_drafter(
-    path: str | Path, revision: str | None = None, config: str | Path | None = None
-) -> HiViSDrafter | ViSpecDrafter:
+    path: str | Path, revision: str | None = None, config: str | Path | None = None, *,
+    weights: str = "full", head: int | str | Path | None = None,
+) -> HiViSDrafter | ViSpecDrafter:  # fmt: skip
     """Read a drafter: one of ours, or one that its authors published.
 
     Device and dtype are those of the target that it is bound to.
@@ -26,12 +28,23 @@ def load_drafter(
             is asked only where there is no such folder.
         revision: of a hub name: a branch, tag or commit.
         config: the ``config.json`` of a published checkpoint that comes without one.
+        weights: how coarse it shall be once it is bound: ``"full"`` is the target's dtype; the
+            others are in :mod:`hivis.drafters.quantize`.
+        head: how many of the target's most frequent tokens it drafts, by the list beside it, or a
+            file with a list (:mod:`hivis.drafters.short_head`); ``None``: all tokens.
 
     Raises:
         HivisError: folder missing and no such name on the hub, weights corrupt, a pickle that holds
-            more than tensors, of an unknown kind or wrong sizes.
+            more than tensors, of an unknown kind or wrong sizes, no such format of weights, or no
+            such list.
     """
     folder = folder_of(path, revision)
+    drafter = _read(folder, config)
+    drafter.coarsen(weights, None if head is None else head_ids_of(folder, head))
+    return drafter
+
+
+def _read(folder: Path, config: str | Path | None) -> HiViSDrafter | ViSpecDrafter:
     config_file = folder / checkpoint.CONFIG_FILE if config is None else Path(config)
     raw = checkpoint.read_json(config_file)
     # Every config of ours says what it is; published ones are told apart by their tensors.

@@ -136,7 +136,7 @@ class ViSpecDrafter(OneLayerDrafter):
 
     def _mix(self, following: Tensor, hidden: Tensor, bias: Tensor) -> Tensor:
         """``fc`` over the next token's embedding and the hidden state that g was mixed into."""
-        return F.linear(torch.cat([following, hidden], -1), self._w["fc"]) + bias
+        return self._m["fc"](torch.cat([following, hidden], -1)) + bias
 
     def _adapt(self, picture: Tensor) -> Tensor:
         """``[B, n, E]`` embeddings of a picture -> ``[B, Q, E]``.

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from hivis.drafters.short_head import HEAD_FILE
 from hivis.errors import HivisError, run_cli
 from hivis.tiny.paths import DRAFT_VLM, EAGLE, HIVIS, TARGET, VISPEC, WEIGHTS
 
@@ -23,7 +24,7 @@ TARGET_FILES = (
 )  # fmt: skip
 WEIGHTS_FILE = "model.safetensors"
 DRAFTERS = {
-    HIVIS: ("config.json",), VISPEC: ("config.json",), EAGLE: ("config.json",),
+    **dict.fromkeys((HIVIS, VISPEC, EAGLE), ("config.json", HEAD_FILE)),
     DRAFT_VLM: ("config.json", "tokenizer.json", "tokenizer_config.json"),
 }  # fmt: skip
 #: Megabytes that all weights together may have.

@@ -1,0 +1,69 @@
+"""The list of a short head: counted on a target's own answers, written beside a drafter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hivis.collect import local_model
+from hivis.drafters.short_head import HEAD_FILE, save_head_ids
+from hivis.errors import HivisError, first_line
+from hivis.targets.sizes import read_sizes
+from hivis.training.capture_settings import fingerprint, settings_of
+from hivis.training.frequent import count_tokens, rank_tokens
+from hivis.training.samples import Capture, Columns
+
+
+def write_head_list(target: str, data: Path, out: Path) -> Path:
+    """Count the tokens of captured answers, write them, and say how much the first ones cover.
+
+    Args:
+        target: folder or hub name of the VLM whose answers they are.
+        data: folder of its captured answers.
+        out: the file, or the folder of a drafter, for a list beside it.
+
+    Returns:
+        The file.
+
+    Raises:
+        HivisError: no such target, no answers of its, or nowhere to write. A capture that was ended
+            early will do.
+    """
+    folder = local_model(target)
+    wanted, got = fingerprint(folder), settings_of(data)["sources"].get("target")
+    if got != wanted:
+        raise HivisError(f"--data {data}: wanted answers of the target {wanted}, got of {got}")
+    capture = Capture(data, Columns())
+    counts = count_tokens(capture, read_sizes(folder).layer["vocab_size"])
+    ids = rank_tokens(counts, ends_of(folder))
+    path = out / HEAD_FILE if out.is_dir() else out
+    try:
+        save_head_ids(path, ids)
+    except Exception as error:  # safetensors wraps what the system said in a kind of its own
+        raise HivisError(
+            f"--out: wanted a file that can be written, got {path} ({first_line(error)})"
+        ) from None
+    console, total = Console(), int(counts.sum())
+    console.print(
+        f"{len(capture)} answers, {total} tokens, {len(ids)} of them different: {path}",
+        soft_wrap=True,
+    )
+    covered = counts[ids].cumsum(0)
+    for size in [2**power for power in range(6, 20) if 2**power < len(ids)]:
+        console.print(f"the first {size}: {int(covered[size - 1]) / max(total, 1):.2%}")
+    return path
+
+
+def ends_of(folder: Path) -> list[int]:
+    """The tokens that end a text, as the files of the model in ``folder`` say."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        for entry in (config, config.get("text_config") or {}):
+            found = entry.get("eos_token_id")
+            if found is not None:
+                return [found] if isinstance(found, int) else list(found)
+    return []
