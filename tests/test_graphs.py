@@ -178,6 +178,16 @@ def test_what_is_measured_is_what_is_replayed(gpu: OnGpu) -> None:
     assert planner.times is not None and set(planner.times.verify) == {8, 16, 32, 60}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_coarse_drafter_with_a_short_head(gpu: OnGpu, weights: str) -> None:
+    target, drafter = pair("hivis")
+    drafter.coarsen(weights, torch.arange(0, VOCAB, 2))  # type: ignore[attr-defined]
+    roomy(target, drafter)
+    params = SAMPLING["sampled"]
+    made = [generate(target, inputs, params, drafter, TREE).tokens for inputs in PROMPTS]
+    assert made == all_plainly(params) and gpu.recorder.replayed
+
+
 def test_every_cycle_is_traced_as_it_was(gpu: OnGpu) -> None:
     def traced() -> Generation:
         target, drafter = pair("hivis")
