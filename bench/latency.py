@@ -4,6 +4,9 @@
     python bench/latency.py --model PATH --drafter PATH --dtype bfloat16
     python bench/latency.py --image cat.png --prompt "What is in the picture?"
     python bench/latency.py --compare --ablate       all drafters, and what each part brings
+    python bench/latency.py --shape llava-1.5-7b --device cuda --accepted 3.0
+                                                     a model of real size with random weights, and
+                                                     simulated acceptance
 
 Every prompt is run by every method in turn, in an order that rotates from prompt to prompt, so that
 a machine that slows down slows all of them. Both baselines and hivis see the same token ids, count
@@ -26,6 +29,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench import shape_run
 from bench.cases import Case, load_cases
 from bench.compare import compare
 from bench.loading import Loaded, load_methods
@@ -48,21 +52,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_up(options.device, options.threads)
     if options.dtype is None:
         options.dtype = "bfloat16" if has_fast_bfloat16(options.device) else "float32"
+    header = make_header(options)
+    if options.shape is not None:
+        document = {**header, **shaped(options, header, console)}
+    else:
+        document = {**header, **written(options, header, console)}
+    if options.json:
+        write_json(options.json, document)
+    if options.plot:
+        from bench import compare_plot, plot, shape_plot
+
+        drawn = shape_plot if options.shape else compare_plot if options.compare else plot
+        drawn.draw(document, options.plot)
+
+
+def shaped(
+    options: argparse.Namespace, header: dict[str, Any], console: Console
+) -> dict[str, Any]:  # fmt: skip
+    """A model of real size with random weights."""
+    print_machine(header, console)
+    console.print(
+        f"{options.shape}, {options.dtype}, T = 0, a {options.drafter} drafter, trees of "
+        f"{options.nodes} nodes, depth {options.depth}"
+    )
+    print_trial(options, console)
+    return shape_run.run(options, console)
+
+
+def written(
+    options: argparse.Namespace, header: dict[str, Any], console: Console
+) -> dict[str, Any]:  # fmt: skip
+    """A model with weights that were trained, and the texts that it writes."""
     settings = sampling_settings(options)
     loaded = load_methods(options)
     cases = load_cases(options, loaded.processor)
     for case in cases:  # a text that does not fit should be known before the others are measured
         check_context(loaded.target, case.inputs, settings[0])
-    header = make_header(options)
     print_header(header, options, cases, console)
     run = compare if options.compare else latency
-    document = {**header, **run(options, loaded, cases, settings, console)}
-    if options.json:
-        write_json(options.json, document)
-    if options.plot:
-        from bench import compare_plot, plot
-
-        (compare_plot if options.compare else plot).draw(document, options.plot)
+    return run(options, loaded, cases, settings, console)
 
 
 def latency(
@@ -95,8 +123,7 @@ def print_header(
     header: dict[str, Any], options: argparse.Namespace, cases: Sequence[Case], console: Console
 ) -> None:
     """On what, by what and of what the figures are."""
-    console.print(f"{header['device']}, commit {header['commit']}")
-    console.print(", ".join(f"{name} {number}" for name, number in header["versions"].items()))
+    print_machine(header, console)
     console.print(
         f"{options.model or 'embedded model'}, {options.dtype}, {len(cases)} prompts, at most "
         f"{options.max_new_tokens} new tokens, "
@@ -106,6 +133,15 @@ def print_header(
             else f"trees by {options.policy}"
         )
     )
+    print_trial(options, console)
+
+
+def print_machine(header: dict[str, Any], console: Console) -> None:
+    console.print(f"{header['device']}, commit {header['commit']}")
+    console.print(", ".join(f"{name} {number}" for name, number in header["versions"].items()))
+
+
+def print_trial(options: argparse.Namespace, console: Console) -> None:
     if options.quick:
         console.print("A trial run: too short for its figures to be quoted.")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.prefill import QUESTION
+from bench.shape_options import add_shape, check_shape
 from hivis.commands.parser import Parser
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError
@@ -26,6 +27,8 @@ DEFAULTS = {
     (False, True): (2, 1, 16),
     (True, True): (1, 1, 16),
 }
+#: The same with --shape, by quick.
+SHAPE_DEFAULTS = {False: (1, 3, 256), True: (1, 1, 16)}
 
 
 def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -33,10 +36,12 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     parser = Parser(prog="bench/latency.py", description=description)
     _add_what(parser)
     _add_how(parser)
+    add_shape(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--json", type=Path, help="write everything here")
     out.add_argument("--plot", type=Path, help="draw the rows here (.png, .svg, .pdf)")
     options = parser.parse_args(arguments)
+    check_shape(options)
     if options.ablate and not options.compare:
         raise HivisError("--ablate: wanted --compare with it, got none")
     for name in ("vispec", "draft_vlm"):
@@ -45,11 +50,16 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     if options.ablations is not None and not options.ablate:
         raise HivisError("--ablations: wanted --ablate with it, got none")
     defaults = DEFAULTS[options.compare, options.quick]
+    if options.shape is not None:
+        defaults = SHAPE_DEFAULTS[options.quick]
     for name, value in zip(("count", "repeat", "max_new_tokens"), defaults, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)
     if options.policy is None:
         options.policy = "cost" if options.compare else "fixed"
+    for name, value in (("nodes", TREE.nodes), ("depth", TREE.depth), ("tree_top_k", TREE.top_k)):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     for name in ("count", "repeat", "question"):
         if getattr(options, name) < 1:
             raise HivisError(f"--{name}: wanted at least 1, got {getattr(options, name)}")
@@ -70,7 +80,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--no-hf", action="store_true", help="leave out the Hugging Face rows")
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="folder or hub name of a VLM (default: the embedded one)")
-    model.add_argument("--drafter", help="folder of a HiViS drafter (default: the embedded one)")
+    model.add_argument("--drafter", help="folder of a HiViS drafter (default: the embedded "
+                       "one); with --shape hivis or vispec (default: hivis)")  # fmt: skip
     model.add_argument("--eagle", help="folder of an EAGLE-2 style drafter that sees the picture")
     model.add_argument("--vispec", help="folder of a ViSpec drafter (with --compare)")
     model.add_argument("--draft-vlm", help="folder of a small VLM that drafts (with --compare)")
@@ -101,9 +112,14 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--policy", choices=("fixed", "confidence", "cost"),
         help="how the size of every tree is chosen (default: fixed; with --compare cost)",
     )  # fmt: skip
-    tree.add_argument("--nodes", type=int, default=TREE.nodes, help="N, the root included")
-    tree.add_argument("--depth", type=int, default=TREE.depth)
-    tree.add_argument("--tree-top-k", type=int, default=TREE.top_k, help="nodes expanded per level")
+    tree.add_argument(
+        "--nodes", type=int, help=f"N, the root included (default: {TREE.nodes}; with --shape 60)"
+    )
+    tree.add_argument("--depth", type=int, help=f"default: {TREE.depth}; with --shape 6")
+    tree.add_argument(
+        "--tree-top-k", type=int,
+        help=f"nodes expanded per level (default: {TREE.top_k}; with --shape 10)",
+    )  # fmt: skip
     tree.add_argument(
         "--sharpness", type=float, default=TREE.sharpness, help="of path scores at T > 0"
     )

@@ -41,6 +41,11 @@ def read_sizes(path: str | Path) -> TargetSizes:
         raise HivisError(
             f"target {path}: wanted its config.json, got: {first_line(error)}"
         ) from None
+    return sizes_of(config)
+
+
+def sizes_of(config: Any) -> TargetSizes:
+    """The same of a configuration; HivisError if it is of an unsupported family."""
     family_of(config.model_type)
     text = config.get_text_config()
     heads = text.num_attention_heads

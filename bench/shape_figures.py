@@ -1,0 +1,135 @@
+"""What follows from the times of a model of real size: floors, speed-ups, goals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bench.cuda_run import judged, measure
+from bench.kernel_cases import Setting
+from bench.shape_loops import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
+from bench.shape_parts import PASS
+from bench.targets import Target, at_least, at_most
+from bench.timing import time_together
+from hivis.drafters.config import LayerConfig
+from hivis.policy import TreePolicy
+
+CPU_COPY_BYTES = 2**27
+#: Accepted length, and what a cycle is to gain at it.
+AT = 3.0
+#: `draft` counts all of it, what the loop does in between included.
+GOALS: dict[str, Target] = {
+    "verify over plain step": at_most("verify over plain step", 1.10),
+    "draft over its weights": at_most("draft over its weights", 1.3),
+    "neither model's pass, of verify": at_most("neither model's pass, of verify", 0.05),
+    "over plain": at_least("over plain", 2.65),
+    "over Hugging Face": at_least("over Hugging Face", 5.0),
+}
+
+
+def copy_gb_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """Bytes read plus bytes written by a large copy."""
+    if device.type == "cuda":
+        return measure(Setting(device, True, [dtype])).copy_gb_per_s
+    halves = torch.empty(2, CPU_COPY_BYTES // 2, dtype=torch.uint8)
+    us = time_together({"copy": lambda: halves[0].copy_(halves[1])}, device)["copy"]
+    return CPU_COPY_BYTES / us / 1e3
+
+
+def streamed_bytes(
+    config: Any, drafter: LayerConfig, policy: TreePolicy, rows: int, accepted: float, size: int
+) -> dict[str, float]:
+    """Bytes that each phase of a cycle has to read (compaction: and to write).
+
+    A pass reads all weights of the language model but the embedding, of which it looks up a few
+    rows, and the cache. A level of a tree reads the drafter's layer and the target's head.
+
+    Args:
+        config: of the target.
+        drafter: of its drafter.
+        policy: the trees.
+        rows: in the target's cache.
+        accepted: the mean accepted length.
+        size: bytes of a number.
+    """
+    text = config.get_text_config()
+    e, heads = text.hidden_size, text.num_attention_heads
+    keys = text.num_key_value_heads * (e // heads)
+    biases = e + 2 * keys if config.model_type.startswith("qwen") else 0
+    layer = e * (2 * e + 2 * keys + 3 * text.intermediate_size + 2) + biases
+    head = text.vocab_size * e
+    row = 2 * text.num_hidden_layers * keys
+    # The layer, and fc: its residual columns became a bias.
+    drafting = sum(torch.Size(shape).numel() for shape in LayerConfig.shapes(drafter).values())
+    drafting += 2 * e * e
+    numbers = {
+        "verify": text.num_hidden_layers * layer + e + head + rows * row,
+        "draft": (policy.depth - 1) * (drafting + head) + head,
+        "accept": policy.nodes * text.vocab_size,
+        "compact": 2 * (accepted + 1) * row,
+        "commit": drafting,
+    }
+    return {phase: size * count for phase, count in numbers.items()}
+
+
+def speedups(
+    cycles: Mapping[tuple[str, str], Cycles], theirs_ms: float | None, lengths: Sequence[float]
+) -> list[dict[str, Any]]:
+    """By accepted length and mode: ``(length + 1) * step / cycle``."""
+    rows = []
+    for length in lengths:
+        for (kind, mode), cycle in cycles.items():
+            if kind != DRAFTED:
+                continue
+            per_token = cycle.ms / (length + 1)
+            rows.append({
+                "accepted_length": length,
+                "mode": mode,
+                "over_plain": cycles[PLAIN, mode].ms / per_token,
+                "over_hf": None if theirs_ms is None else theirs_ms / per_token,
+            })  # fmt: skip
+    return rows
+
+
+def goals(
+    cycles: Mapping[tuple[str, str], Cycles], parts: Mapping[str, Mapping[str, float]],
+    floors: Mapping[str, float], theirs_ms: float | None, nodes: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What was to be reached on a GPU, in graphs where there are any."""
+    mode = GRAPH if (DRAFTED, GRAPH) in cycles else EAGER
+    part, step, cycle = parts[mode], cycles[PLAIN, mode].ms, cycles[DRAFTED, mode].ms
+    values: dict[str, float] = {
+        "over plain": (AT + 1) * step / cycle,
+    }
+    if theirs_ms is not None:
+        values["over Hugging Face"] = (AT + 1) * theirs_ms / cycle
+    verify = part.get(PASS.format(nodes))
+    if verify is not None:
+        values["verify over plain step"] = verify / step
+    if "draft" in part:
+        values["draft over its weights"] = part["draft"] / floors["draft"]
+    if verify is not None and {"draft", "growth", "commit"} <= part.keys():
+        passes = verify + part["draft"] - part["growth"] + part["commit"]
+        values["neither model's pass, of verify"] = (cycle - passes) / verify
+    return [{"mode": mode, **judged(goal, values)} for goal in GOALS.values()]
+
+
+def checks(
+    cycles: Mapping[tuple[str, str], Cycles], texts: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Whole texts against the formula: by mode, how much sooner tokens after the first came, and
+    what :func:`speedups` says of the accepted length that the text had."""
+    by_key = {(row["method"], row["mode"]): row for row in texts}
+    found = []
+    for (method, mode), row in by_key.items():
+        if method == DRAFTED:
+            step, cycle = cycles[PLAIN, mode].ms, cycles[DRAFTED, mode].ms
+            found.append({
+                "mode": mode,
+                "accepted_length": row["accepted_length"],
+                "by_texts": by_key[PLAIN, mode]["ms_per_token"] / row["ms_per_token"],
+                "by_formula": (row["accepted_length"] + 1) * step / cycle,
+            })  # fmt: skip
+    return found

@@ -1,0 +1,132 @@
+"""The loops of a model with random weights, and what their cycles take."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from rich.progress import Progress as Bar
+
+from bench.accepted import mean_of
+from bench.simulated import Replay, TreeShape
+from hivis.clock import PhaseClock
+from hivis.drafters.layer import OneLayerDrafter
+from hivis.loop import Loop
+from hivis.sampling import SamplingParams
+from hivis.targets.base import Inputs
+from hivis.targets.hugging_face import HuggingFaceTarget
+
+PLAIN, DRAFTED = "plain", "drafted"
+EAGER, GRAPH = "eager", "graph"
+#: What a loop of a mode is made with.
+MODES: dict[str, dict[str, Any]] = {EAGER: {"graphs": False}, GRAPH: {"graphs": True}}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and its drafter, and what their loops have in common."""
+
+    target: HuggingFaceTarget
+    drafter: OneLayerDrafter
+    shape: TreeShape
+    replay: Replay
+
+    @property
+    def device(self) -> torch.device:
+        return self.target.device
+
+    def loop(self, kind: str, mode: str) -> Loop:
+        """A new loop; a drafted one begins the list of accepted lengths anew."""
+        drafted = kind == DRAFTED
+        loop = Loop(
+            self.target, self.drafter if drafted else None, self.shape.policy, **MODES[mode]
+        )
+        if drafted:
+            self.replay.restart()
+            loop.cycles.accept = self.replay.accept
+        return loop
+
+    def park(self) -> None:
+        """Keep the target's next prefill from taking the slab of the text before."""
+        self.target.cache = self.target.cache.for_texts(0, 0)
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def modes(device: torch.device) -> list[str]:
+    """How loops can be run there."""
+    return [mode for mode in MODES if mode == EAGER or device.type == "cuda"]
+
+
+class Running:
+    """A loop in the middle of a text, which goes back to where it was before every round.
+
+    One of each kind may share a target: its caches are put in their place when its turn comes.
+    """
+
+    def __init__(self, pair: Pair, kind: str, mode: str, inputs: Inputs, params: SamplingParams):
+        pair.park()
+        self.pair = pair
+        self.loop = pair.loop(kind, mode)
+        self.loop.add(inputs, params, ())
+        models: list[Any] = [pair.target] + ([pair.drafter] if kind == DRAFTED else [])
+        self._places = [(model, model.cache, model.cache.kv_len.clone()) for model in models]
+
+    @torch.inference_mode()
+    def back(self) -> None:
+        for model, cache, lengths in self._places:
+            model.cache = cache
+            cache.kv_len.copy_(lengths)
+
+    def round(self, cycles: int) -> tuple[float, dict[str, float], list[int]]:
+        """Milliseconds of a cycle, likewise by phase, and the accepted lengths."""
+        self.back()
+        self.loop.cycles.clock = PhaseClock(self.pair.device)
+        accepted = []
+        self.pair.wait()
+        start = time.perf_counter()
+        for _ in range(cycles):
+            (step,) = self.loop.cycle()
+            accepted.append(step.outcome.emitted - 1)
+        self.pair.wait()
+        spent = (time.perf_counter() - start) * 1e3 / cycles
+        phases = {name: ms / cycles for name, ms in self.loop.clock.totals().items()}
+        return spent, phases, accepted
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """What a cycle takes: medians over rounds in ms, and what it accepted on average."""
+
+    ms: float
+    phases_ms: Mapping[str, float]
+    accepted_length: float
+
+
+def measure_cycles(
+    running: Mapping[str, Running], cycles: int, rounds: int, bar: Bar
+) -> dict[str, Cycles]:
+    """Rounds of all loops in turn, in a new random order each time; the first does not count."""
+    order, names = random.Random(0), list(running)
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for turn in bar.track(range(rounds + 1), description="cycles"):
+        order.shuffle(names)
+        for name in names:
+            done = running[name].round(cycles)
+            if turn:
+                found[name].append(done)
+    return {name: _typical(done) for name, done in found.items()}
+
+
+def _typical(rounds: Sequence[tuple[float, dict[str, float], list[int]]]) -> Cycles:
+    names = dict.fromkeys(name for _, part, _ in rounds for name in part)
+    phases = {name: median(part.get(name, 0.0) for _, part, _ in rounds) for name in names}
+    accepted = [length for _, _, lengths in rounds for length in lengths]
+    return Cycles(median(ms for ms, _, _ in rounds), phases, mean_of(accepted))

@@ -1,0 +1,28 @@
+"""A target and a drafter of scaled real sizes with random weights, for simulated acceptance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from bench.random_models import drafter_config, random_target, random_tensors
+from bench.shape_loops import Pair
+from bench.shapes import shape_of
+from bench.simulated import Replay, TreeShape, shaped_drafter
+from hivis.policy import TreePolicy
+
+CPU = torch.device("cpu")
+LENGTHS = [3, 0, 6, 1, 1, 5, 2, 4, 0, 6]
+POLICY = TreePolicy(24, 6, 4)
+
+
+def pair_of(
+    name: str = "llava-1.5-7b", kind: str = "hivis", lengths: Sequence[int] = LENGTHS
+) -> Pair:
+    shape = shape_of(name, "tiny")
+    target = random_target(shape, torch.float32, CPU)
+    config = drafter_config(shape, kind)
+    form = TreeShape.of(POLICY, CPU)
+    drafter = shaped_drafter(config, random_tensors(config, torch.float32, CPU), form)
+    return Pair(target, drafter, form, Replay(lengths, form))

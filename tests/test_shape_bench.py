@@ -1,0 +1,303 @@
+"""bench/latency.py --shape: configurations, figures, and the whole command."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from random_pairs import CPU, POLICY, pair_of
+from rich.console import Console
+
+from bench import latency, shape_plot
+from bench.accepted import Accepted, mean_of
+from bench.random_models import (
+    drafter_config,
+    picture_rows,
+    random_model,
+    random_prompt,
+    random_target,
+    random_tensors,
+)
+from bench.shape_figures import GOALS, goals, speedups, streamed_bytes
+from bench.shape_loops import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
+from bench.shape_options import DEPTH, NODES, PROMPT_ROWS, TOP_K
+from bench.shape_tables import print_prompt, print_run
+from bench.shape_texts import STATIC
+from bench.shapes import SHAPES, shape_of
+from bench.simulated import LABEL
+from hivis.errors import HivisError
+from hivis.policy import TreePolicy
+from hivis.targets.hugging_face import HuggingFaceTarget
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# --- shapes
+
+
+def test_sizes_are_those_that_were_published():
+    """Parameters of the language models, from the configurations without making any weight."""
+    billions = {}
+    for name in SHAPES:
+        text = shape_of(name).config.get_text_config()
+        head_dim = text.hidden_size // text.num_attention_heads
+        kv = text.num_key_value_heads * head_dim
+        layer = text.hidden_size * (2 * text.hidden_size + 2 * kv + 3 * text.intermediate_size)
+        tables = 2 * text.vocab_size * text.hidden_size
+        billions[name] = round((text.num_hidden_layers * layer + tables) / 1e9, 2)
+    assert billions == {
+        "llava-1.5-7b": 6.74, "llava-1.5-13b": 13.02, "llava-next-7b": 6.74, "qwen2.5-vl-7b": 7.62
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_scaled_model_says_so_and_keeps_its_family_and_its_groups(name):
+    real, tiny = shape_of(name), shape_of(name, "tiny", layers=3)
+    assert real.scaled is None
+    assert tiny.scaled is not None and "tiny" in tiny.scaled and "3 layers" in tiny.scaled
+    assert tiny.config.model_type == real.config.model_type
+    groups = [
+        text.num_attention_heads // text.num_key_value_heads
+        for text in (shape.config.get_text_config() for shape in (real, tiny))
+    ]
+    assert groups[0] == groups[1]
+    assert tiny.config.get_text_config().num_hidden_layers == 3
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_prompts_have_the_rows_that_were_asked_for(name):
+    shape = shape_of(name, "tiny")
+    target = random_target(shape, torch.float32, CPU)
+    largest = random_prompt(shape, target, 200)
+    assert largest.length == 200
+    rows = picture_rows(target, largest)
+    assert rows == sum(target.family.picture_rows(target.model, largest.tokens, largest.features))
+    # Without room for the picture: a smaller one, or none.
+    smaller = random_prompt(shape, target, rows + 11)
+    assert smaller.length == rows + 11 and picture_rows(target, smaller) < rows
+    assert random_prompt(shape, target, rows + 12).features.keys() == largest.features.keys()
+    with pytest.raises(HivisError, match="--prompt-rows: wanted at least 12, got 11"):
+        random_prompt(shape, target, 11)
+
+
+def test_real_sizes_are_made_where_they_are_for():
+    """The 13 B model on a device without memory: nothing is on the host, or in another dtype."""
+    shape, meta = shape_of("llava-1.5-13b"), torch.device("meta")
+    model = random_model(shape, torch.bfloat16, meta)
+    drafter = random_tensors(drafter_config(shape, "vispec"), torch.bfloat16, meta)
+    weights = [*model.parameters(), *drafter.values()]
+    assert sum(weight.numel() for weight in weights) > 13e9
+    assert {weight.device for weight in weights} == {meta}
+    assert {weight.dtype for weight in weights} == {torch.bfloat16}
+
+
+# --- figures
+
+
+def cycles_of(step: float, cycle: float) -> dict[tuple[str, str], Cycles]:
+    return {(PLAIN, EAGER): Cycles(step, {}, 0.0), (DRAFTED, EAGER): Cycles(cycle, {}, 3.0)}
+
+
+def test_speedups_follow_from_step_and_cycle():
+    (row,) = speedups(cycles_of(4.0, 5.0), 10.0, [3.0])
+    assert row == {"accepted_length": 3.0, "mode": EAGER, "over_plain": 3.2, "over_hf": 8.0}
+    (row,) = speedups(cycles_of(4.0, 5.0), None, [0.0])
+    assert row["over_plain"] == 0.8 and row["over_hf"] is None
+
+
+def test_goals_are_judged_by_what_was_measured():
+    parts = {EAGER: {"verify 60": 4.2, "draft": 1.3, "growth": 0.1, "commit": 0.2, "accept": 0.1}}
+    found = goals(cycles_of(4.0, 5.9), parts, {"draft": 1.2}, 24.0, 60)
+    got = {goal["figure"]: goal["got"] for goal in found}
+    assert set(got) == set(GOALS)
+    assert got["verify over plain step"] == pytest.approx(1.05)
+    assert got["draft over its weights"] == pytest.approx(1.3 / 1.2)
+    # 5.9 less the passes: 4.2, 1.3 without the growth, 0.2
+    assert got["neither model's pass, of verify"] == pytest.approx(0.3 / 4.2)
+    assert got["over plain"] == pytest.approx(4 * 4.0 / 5.9)
+    assert got["over Hugging Face"] == pytest.approx(4 * 24.0 / 5.9)
+    assert [goal["reached"] for goal in found] == [True, True, False, True, True]
+    missing = goals(cycles_of(4.0, 5.9), {EAGER: {}}, {"draft": 1.2}, None, 60)
+    assert [goal["reached"] for goal in missing] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["hivis", "vispec"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_streamed_bytes_are_those_of_the_weights(name, kind):
+    pair, shape = pair_of(name, kind), shape_of(name, "tiny")
+    pair.target.prefill(random_prompt(shape, pair.target, 40), "none", 50)
+    streamed = streamed_bytes(shape.config, drafter_config(shape, kind), POLICY, 40, 3.0, 4)
+    model = pair.target.model
+    read = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters(),
+            *model.model.language_model.norm.parameters()]  # fmt: skip
+    row = pair.target.cache.kv[..., 0, :].numel()
+    assert streamed["verify"] == 4 * (sum(w.numel() for w in read) + 40 * row)
+    assert streamed["compact"] == 4 * 2 * 4 * row
+    pair.drafter.bind(pair.target.embedding, pair.target.head)
+    layer = ("fc", "qkv", "qkv_bias", "o", "norm", "gate_up", "down")
+    fused = sum(w.numel() for key, w in pair.drafter._w.items() if key in layer)
+    assert streamed["commit"] == 4 * fused
+    head = pair.target.head.numel()
+    assert streamed["draft"] == 4 * (5 * (fused + head) + head)
+    assert streamed["accept"] == 4 * POLICY.nodes * len(pair.target.head)
+
+
+def test_the_floors_in_the_documents_are_those_of_the_configurations():
+    """H100: 3.35 TB/s. At accepted length 3, with the drafter's weights as they are or coarse."""
+    page = (ROOT / "docs" / "performance.md").read_text()
+    policy = TreePolicy(NODES, DEPTH, TOP_K)
+    for name in SHAPES:
+        shape = shape_of(name)
+        for rows in PROMPT_ROWS:
+            drafter = drafter_config(shape, "hivis")
+            streamed = streamed_bytes(shape.config, drafter, policy, rows, 3.0, 2)
+            ms = {phase: size / 3.35e9 for phase, size in streamed.items()}
+            drafting = ms["draft"] + ms["commit"]
+            rest = ms["verify"] + ms["accept"] + ms["compact"]
+            gains = [4 * ms["verify"] / (rest + drafting / coarse) for coarse in (1, 2, 4)]
+            cells = [f"{ms[phase]:.2f} ms" for phase in ("verify", "draft", "commit")]
+            cells += [f"{sum(ms.values()):.2f} ms", *(f"{gain:.2f}x" for gain in gains)]
+            line = f"| {rows:,} | {' | '.join(cells)} |"
+            assert any(name in row and line in row for row in page.splitlines()), line
+
+
+# --- the command
+
+FIELDS = {
+    "prompt_rows", "picture_rows", "nodes", "texts", "cycles", "parts_ms", "failed",
+    "streamed_bytes", "floors_ms", "speedups", "checks", "memory_bytes", "goals",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("shape")
+    latency.main([
+        "--shape", "llava-next-7b", "--scale", "tiny", "--quick", "--accepted", "4",
+        "--dtype", "float32", "--json", str(folder / "out.json"), "--plot", str(folder / "out.png"),
+    ])  # fmt: skip
+    assert (folder / "out.png").read_bytes()[:4] == b"\x89PNG"
+    return json.loads((folder / "out.json").read_text())
+
+
+def test_the_document_says_that_acceptance_is_simulated(document):
+    assert document["label"] == LABEL == "simulated acceptance"
+    assert document["shape"]["scaled"] == "scaled to tiny"
+    assert {"device", "versions", "commit", "settings", "published"} <= document.keys()
+    assert document["accepted"]["mean"] == pytest.approx(4)
+    assert document["accepted"]["drawn_mean"] == pytest.approx(4, abs=0.1)
+    assert "geometric" in document["accepted"]["source"]
+
+
+def test_the_document_has_every_figure(document):
+    lengths = Accepted("", tuple(document["accepted"]["shares"])).draw(4096)
+    assert [found["prompt_rows"] for found in document["prompts"]] == [48, 96]
+    for found in document["prompts"]:
+        assert set(found) == FIELDS and not found["goals"] and not found["failed"]
+        assert [row["method"] for row in found["texts"]] == ["HF generate", PLAIN, DRAFTED]
+        for row in found["texts"]:
+            assert row["tokens"] == 16 and 0 < row["first_token_ms"] < row["total_ms"]
+        parts = found["parts_ms"][EAGER]
+        sizes = {f"verify {nodes}" for nodes in (1, 8, 16, 32, 60, 64, 128)}
+        assert set(parts) == sizes | {"draft", "growth", "accept", "compact", "commit"}
+        assert min(parts.values()) > 0 and min(found["floors_ms"].values()) > 0
+        plain, drafted = found["cycles"]
+        assert (plain["loop"], drafted["loop"]) == (PLAIN, DRAFTED)
+        assert {"draft", "verify", "accept", "compact", "commit", "read"} == set(
+            drafted["phases_ms"]
+        )
+        # a warm-up round of 5, then two that count
+        assert drafted["accepted_length"] == pytest.approx(mean_of(lengths[5:15]))
+        for row in found["speedups"]:
+            wanted = (row["accepted_length"] + 1) * plain["ms"] / drafted["ms"]
+            assert row["over_plain"] == pytest.approx(wanted)
+        assert found["checks"][0]["by_texts"] > 0
+
+
+def test_compiled_passes_and_a_static_cache(tmp_path, monkeypatch, capsys):
+    """What torch.compile would make is run as it is."""
+    plainly = HuggingFaceTarget.compile
+    monkeypatch.setattr(HuggingFaceTarget, "compile", lambda target: plainly(target, "eager"))
+    path = tmp_path / "out.json"
+    latency.main([
+        "--shape", "llava-1.5-7b", "--scale", "tiny", "--quick", "--compile", "--hf-static",
+        "--no-hf", "--nodes", "16", "--prompt-rows", "40", "--json", str(path),
+    ])  # fmt: skip
+    (found,) = json.loads(path.read_text())["prompts"]
+    passes = {name for name in found["parts_ms"][EAGER] if name.startswith("verify")}
+    assert passes == {"verify 1", "verify 16"}
+    assert [row["method"] for row in found["texts"]] == [STATIC, PLAIN, DRAFTED]
+    assert all(row["over_hf"] is None for row in found["speedups"])
+
+
+def with_graphs(document: Any) -> Any:
+    """The document as it would be of a GPU."""
+    made = copy.deepcopy(document)
+    for found in made["prompts"]:
+        found["parts_ms"][GRAPH] = dict(found["parts_ms"][EAGER])
+        del found["parts_ms"][GRAPH]["commit"]
+        found["failed"] = {"commit": "[a reason]"}
+        for name in ("cycles", "speedups"):
+            found[name] += [
+                {**row, "mode": GRAPH, "phases_ms": {"cycle": 1}} for row in found[name]
+            ]
+        cycles = {(row["loop"], row["mode"]): Cycles(row["ms"], {}, 1.0) for row in found["cycles"]}
+        found["goals"] = goals(cycles, found["parts_ms"], found["floors_ms"], 24.0, 60)
+    return made
+
+
+@pytest.mark.parametrize("change", [copy.deepcopy, with_graphs])
+def test_tables_and_picture_carry_the_label(document, tmp_path, change):
+    made = change(document)
+    console = Console(width=80, record=True)
+    print_run(made, console)
+    for found in made["prompts"]:
+        print_prompt(found, console)
+    text = console.export_text()
+    assert text.count(LABEL) >= 9 and "NOT of that size: scaled to tiny" in text
+    for one in made["published"]:
+        assert f"{one['speedup']:.2f}x" in text
+    if change is with_graphs:
+        assert text.count("reached") + text.count("SHORT") == 2 * len(GOALS)
+        assert "no graph of commit: [a reason]" in text
+    shape_plot.draw(made, tmp_path / "out.svg")
+    drawn = (tmp_path / "out.svg").read_text()  # its words are comments there
+    assert LABEL in drawn and "scaled to tiny" in drawn
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--shape", "gpt"), "--shape: wanted one of llava-1.5-7b"),
+        (("--accepted", "3"), "--accepted: wanted --shape"),
+        (("--layers", "3"), "--layers: wanted --shape"),
+        (("--hf-static",), "--hf-static: wanted --shape"),
+        (("--compile",), "--compile: wanted --shape"),
+        (("--shape", "llava-1.5-7b", "--layers", "0"), "--layers: wanted at least 1, got 0"),
+        (("--shape", "llava-1.5-7b", "--compare"), "--shape: wanted no --compare"),
+        (("--shape", "llava-1.5-7b", "--model", "x"), "--shape: wanted no --model"),
+        (("--shape", "llava-1.5-7b", "--policy", "cost"), "--policy: wanted fixed"),
+        (("--shape", "llava-1.5-7b", "--drafter", "x"), "--drafter: wanted hivis or vispec"),
+        (("--shape", "llava-1.5-7b", "--accepted", "7"), "--accepted: wanted a mean of 0 to 6"),
+        (("--shape", "llava-1.5-7b", "--nodes", "6"), "--nodes: wanted at least 7"),
+        (("--shape", "llava-1.5-7b", "--nodes", "999"), "nodes: wanted 2..256"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_made(monkeypatch, arguments, says):
+    monkeypatch.setattr("bench.shape_run.random_target", lambda *_: pytest.fail("made"))
+    with pytest.raises(HivisError) as error:
+        latency.main(["--quick", *arguments])
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_prompts_that_do_not_fit_are_refused():
+    with pytest.raises(HivisError, match="context: wanted at most 4096 positions"):
+        latency.main(["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny",
+                      "--prompt-rows", "4090"])  # fmt: skip
+    with pytest.raises(HivisError, match="--prompt-rows: wanted at least 12, got 3"):
+        latency.main(["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny",
+                      "--prompt-rows", "3"])  # fmt: skip
