@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import latency
+from bench.shapes import SHAPES
+from hivis.errors import HivisError
 from tools import gpu_check, gpu_smoke
 from tools.stages import NOT_FOUND, TIMED_OUT, Stage, Step, run_stages, summary
 
@@ -33,6 +36,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(
         gpu_check, "bench", lambda out, more: stage("bench", f"print('{{}}'); print({more!r})")
     )
+    monkeypatch.setattr(gpu_check, "shape", lambda out, names: stage("shape", f"print({names!r})"))
 
 
 # --- stages
@@ -108,7 +112,8 @@ def test_one_failed_stage_fails_the_check(machine, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "FAILED: test" in lines and any(line.startswith("sanitize") for line in lines)
     names = [step["name"] for step in json.loads((tmp_path / "summary.json").read_text())["steps"]]
-    assert names == ["build", "test", "sanitize", "bench"]
+    assert names == ["build", "test", "sanitize", "bench", "shape"]
+    assert any("llava-1.5-13b" in line for line in lines)
 
 
 @pytest.mark.parametrize("stages", ["build,tests", "", ","])
@@ -116,6 +121,15 @@ def test_unknown_stages_are_refused(stages, capsys):
     with pytest.raises(SystemExit) as stopped:
         gpu_check.parse(["--stages", stages])
     assert stopped.value.code == 2 and "--stages: wanted" in capsys.readouterr().err
+
+
+def test_shapes_are_chosen_too(machine, tmp_path, capsys):
+    arguments = ["--stages", "shape", "--shapes", "qwen2.5-vl-7b", "--out", str(tmp_path)]
+    assert gpu_check.main(arguments) == 0
+    assert "['qwen2.5-vl-7b']" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        gpu_check.parse(["--shapes", "gpt"])
+    assert "--shapes: wanted" in capsys.readouterr().err
 
 
 def test_a_machine_without_a_gpu_is_told_so(monkeypatch, capsys):
@@ -181,6 +195,20 @@ def test_the_sanitizer_watches_hivis_alone_and_every_tensor_apart(monkeypatch):
     monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: None)
     made = gpu_check.sanitize()
     assert made.steps == [] and "no compute-sanitizer" in made.note
+
+
+def test_shapes_are_those_of_the_bench(tmp_path, monkeypatch):
+    assert sorted(gpu_check.SHAPES) == sorted(SHAPES)
+    steps = gpu_check.shape(tmp_path, gpu_check.SHAPES).steps
+    for name, step in zip(gpu_check.SHAPES, steps, strict=True):
+        assert step.command[1:6] == ["bench/latency.py", "--device", "cuda", "--shape", name]
+        assert str(tmp_path / f"{name}.json") in step.command and "--plot" in step.command
+        # options that the bench knows, which complains of the machine alone
+        with pytest.raises(HivisError, match="^--device: wanted"):
+            latency.main([*step.command[2:]])
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
+    made = gpu_check.shape(tmp_path, gpu_check.SHAPES)
+    assert made.steps == [] and made.note == "skipped: transformers is not installed"
 
 
 def test_the_smoke_test_passes_on_a_cpu(monkeypatch, capsys):

@@ -1,12 +1,14 @@
-"""What to run on a machine with an NVIDIA GPU: build, tests, compute-sanitizer, benchmark.
+"""What to run on a machine with an NVIDIA GPU: build, tests, compute-sanitizer, benchmarks.
 
-    python3 -m tools.gpu_check [--stages build,test,sanitize,bench] [--out FOLDER] [--total SECONDS]
+    python3 -m tools.gpu_check [--stages build,test,sanitize,bench,shape] [--out FOLDER]
+                               [--total SECONDS] [--shapes llava-1.5-7b]
 
 Uses the python3 that runs it, with the torch (2.10 or newer, a CUDA build) that is installed there,
 CMake, Ninja and nvcc. Nothing is fetched from a network and nothing is installed: the extension is
 built into this checkout, for this machine's GPU alone. Every stage has a time limit, a stage that
 fails does not keep the later ones from running, and the exit status is 1 if any failed. Logs,
-summary.json and kernels.json go to the output folder.
+summary.json, kernels.json and a file for each shape (a model of real size with random weights, see
+bench/latency.py --shape) go to the output folder.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from tools.kernel_gate import find_nvcc
 from tools.stages import Stage, Step, run_stages, summary
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS_S = {"build": 300, "test": 300, "sanitize": 300, "bench": 400}
+LIMITS_S = {"build": 300, "test": 300, "sanitize": 300, "bench": 400, "shape": 1200}
+#: Of bench/shapes.py, which cannot be asked without transformers.
+SHAPES = ("llava-1.5-7b", "qwen2.5-vl-7b", "llava-1.5-13b", "llava-next-7b")
 # The emulation of the kernels on a CPU says nothing about a GPU, and CI runs it anyway.
 NOT_FOR_A_GPU = ("test_emulat*.py",)
 PROCESSES = 8  # of pytest: each has its own context on the one GPU
@@ -182,6 +186,21 @@ def bench(out: Path, arguments: Sequence[str]) -> Stage:
     return Stage("bench", LIMITS_S["bench"], [Step("bench", command, environment())])
 
 
+def shape(out: Path, names: Sequence[str]) -> Stage:
+    """Whole cycles of models of real size; the picture is drawn where matplotlib is installed."""
+    if find_spec("transformers") is None:
+        note = "skipped: transformers is not installed"
+        return Stage("shape", LIMITS_S["shape"], [], note)
+    steps = []
+    for name in names:
+        command = [sys.executable, "bench/latency.py", "--device", "cuda", "--shape", name]
+        command += ["--json", str(out / f"{name}.json")]
+        if find_spec("matplotlib") is not None:
+            command += ["--plot", str(out / f"{name}.png")]
+        steps.append(Step(name, command, environment()))
+    return Stage("shape", LIMITS_S["shape"], steps)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -190,12 +209,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check")
     parser.add_argument("--total", type=float, default=float("inf"), metavar="SECONDS",
                         help="stop whatever runs then, and say how far it came")  # fmt: skip
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="of these, in this order")
     parser.add_argument("--bench", default="", metavar="ARGUMENTS", help="more for the benchmark")
     options = parser.parse_args(arguments)
-    options.stages = [name for name in options.stages.split(",") if name]
-    unknown = set(options.stages) - set(LIMITS_S)
-    if unknown or not options.stages:
-        parser.error(f"--stages: wanted some of {', '.join(LIMITS_S)}, got {sorted(unknown)}")
+    for option, known in (("stages", LIMITS_S), ("shapes", SHAPES)):
+        names = [name for name in getattr(options, option).split(",") if name]
+        unknown = set(names) - set(known)
+        if unknown or not names:
+            parser.error(f"--{option}: wanted some of {', '.join(known)}, got {sorted(unknown)}")
+        setattr(options, option, names)
     return options
 
 
@@ -214,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "test": test,
         "sanitize": sanitize,
         "bench": lambda: bench(out, options.bench.split()),
+        "shape": lambda: shape(out, options.shapes),
     }
     stages = [make[name]() for name in LIMITS_S if name in options.stages]
     outcomes = run_stages(stages, out, ROOT, options.total)
