@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 #: Spans that are kept at most before those that the device is done with are added up.
 _KEPT = 512
+
+
+class _Wall:
+    """Adds up the wall clock's milliseconds. Made once a phase: it is entered in every cycle."""
+
+    __slots__ = ("_start", "ms")
+
+    def __init__(self) -> None:
+        self._start, self.ms = 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.ms += (time.perf_counter() - self._start) * 1e3
 
 
 class PhaseClock:
@@ -23,17 +39,21 @@ class PhaseClock:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._cuda = device.type == "cuda"
+        self._walls: dict[str, _Wall] = {}
         self._sums: dict[str, float] = {}
         self._spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """A span of this phase; spans of one phase do not lie within each other."""
+        if self._cuda:
+            return self._recorded(name)
+        if name not in self._walls:
+            self._walls[name] = _Wall()
+        return self._walls[name]
+
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def _recorded(self, name: str) -> Iterator[None]:
         self._sums.setdefault(name, 0.0)
-        if not self._cuda:
-            start = time.perf_counter()
-            yield
-            self._sums[name] += (time.perf_counter() - start) * 1e3
-            return
         if torch.cuda.is_current_stream_capturing():
             yield
             return
@@ -49,7 +69,7 @@ class PhaseClock:
     def totals(self) -> dict[str, float]:
         """Milliseconds by phase, as far as the device has come."""
         self._add_up()
-        return dict(self._sums)
+        return {**self._sums, **{name: wall.ms for name, wall in self._walls.items()}}
 
     def _add_up(self) -> None:
         """Add up the spans that the device has passed."""

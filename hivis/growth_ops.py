@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hivis import _C  # noqa: F401  (registers the ops)
+from hivis import _C
 
 
 def check_devices(name: str, first: Tensor, **others: Tensor) -> None:
@@ -87,7 +87,8 @@ def tree_grow_(
         RuntimeError: wrong rank, shape, dtype, device, stride, level or sharpness; on the CPU also
             a temperature out of range.
     """
-    torch.ops.hivis.tree_grow_.default(
+    op = torch.ops.hivis.tree_grow_.default if torch.compiler.is_compiling() else _C.tree_grow_
+    op(
         logits, seed, position, temperature, ends, output, pool_scores, pool_tokens, pool_parents,
         nodes, slots, tokens, scores, words, carried, level, sharpness, noise,
     )  # fmt: skip
@@ -151,9 +152,8 @@ def tree_prune(
         RuntimeError: wrong rank, shape, dtype, device or stride, or a number out of range; on the
             CPU also a parent that does not come first.
     """
-    return torch.ops.hivis.tree_prune.default(
-        pool_scores, pool_tokens, pool_parents, children, depth, nodes
-    )
+    op = torch.ops.hivis.tree_prune.default if torch.compiler.is_compiling() else _C.tree_prune
+    return op(pool_scores, pool_tokens, pool_parents, children, depth, nodes)
 
 
 @torch.library.register_fake("hivis::tree_prune")

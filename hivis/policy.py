@@ -43,6 +43,8 @@ class Governor(Protocol):
     def keep(self, depth: int, ranked: Tensor) -> int:
         """N, the root included; at most what the pool of this depth holds.
 
+        Not asked where there is a plan.
+
         Args:
             depth: the levels that were drafted.
             ranked: ``[B, at most N - 1]`` fp32 path scores of the pool, the best first, no root.

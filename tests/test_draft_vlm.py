@@ -256,6 +256,8 @@ def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
 class Until:
     """A governor that ends every tree at one level and one size."""
 
+    plan = None
+
     def __init__(self, depth: int, nodes: int) -> None:
         self.depth, self.nodes = depth, nodes
 

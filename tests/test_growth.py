@@ -248,6 +248,8 @@ def test_nothing_is_expanded_after_an_end(ends: tuple[int, ...]) -> None:
 
 def test_a_governor_ends_growth_and_sets_n() -> None:
     class Stops:
+        plan = None
+
         def deeper(self, level: int, best: Tensor) -> bool:
             assert best.shape == (2, 4)
             return level < 3

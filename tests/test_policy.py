@@ -223,8 +223,12 @@ def test_confidence_keeps_what_is_above_the_threshold():
 
 
 def test_planning_ahead_looks_at_no_score_of_the_growing_tree():
+    def unasked(*_: object) -> None:
+        raise AssertionError("asked about a tree whose size is settled")
+
     for policy in (CostPolicy(times=times(), ahead=True), ConfidencePolicy(ahead=True)):
         planner = planner_of(policy)
+        planner.go_on = planner.keep = unasked
         for _ in range(20):
             shape = planner.choose()
             nodes, depth = planner.plan
@@ -232,7 +236,6 @@ def test_planning_ahead_looks_at_no_score_of_the_growing_tree():
             assert [shape.governor.deeper(level, unreadable) for level in range(1, 12)] == [
                 level < depth for level in range(1, 12)
             ]
-            assert shape.governor.keep(depth, unreadable) == nodes
             tree = grow(shape, torch.Generator().manual_seed(1), 5.0)
             assert (tree.nodes, tree.max_depth) == (nodes, depth)
             planner.learn(walk(tree, random.Random(1)))

@@ -107,7 +107,8 @@ class Grower:
         # Each level's words with rows that have no bit in front, for those of the levels above.
         ends = [(i + 1) * k for i in range(frontiers)]
         self._behind = [zeros((batch, end, -(-end // WORD_BITS)), torch.int64) for end in ends]
-        self._carried = torch.empty(0)
+        self._state = (self._scores, self._tokens, self._parents, *self._rows)
+        self._carried: Tensor | None = None
         self._before: Sequence[Tensor] = ()
         self._ends = torch.tensor(policy.ends, dtype=torch.int64, device=device)
         self._greedy = (
@@ -157,10 +158,14 @@ class Grower:
         self._root.copy_(token)
         path = None if scores.penal is None else token.new_empty(token.shape[0], 1, 0)
         logits, output = logits.unsqueeze(1), output.unsqueeze(1)
+        rule, carried = self._rule_of(scores), self._room_for(output)
         for level in range(1, depth + 1):
             if scores.penal is not None and path is not None:
                 logits = scores.penal.penalise(logits, path)
-            self._grow(logits, output, scores, level)
+            ops.tree_grow_(
+                logits, *rule, self._ends, output, *self._state, carried, level,
+                self.policy.sharpness, scores.noise is not None,
+            )  # fmt: skip
             if level == depth:
                 break
             frontier = self._frontiers[level - 1]
@@ -187,25 +192,19 @@ class Grower:
         return whole
 
     def _room_for(self, output: Tensor) -> Tensor:
-        """``[levels, B, K, E]`` buffers for what parents hand on of ``output`` ``[B, K, E]``."""
-        shape = (*self._rows[0].shape, output.shape[2])
-        if self._carried.shape != shape or self._carried.dtype != output.dtype:
-            self._carried = output.new_empty(shape)
-            self._before = self._carried.unbind(0)
-        return self._carried
+        """``[levels, B, K, E]`` buffers for what parents hand on of ``output`` ``[B, 1, E]``."""
+        width, carried = output.shape[2], self._carried
+        if carried is None or carried.shape[3] != width or carried.dtype != output.dtype:
+            carried = self._carried = output.new_empty((*self._rows[0].shape, width))
+            self._before = carried.unbind(0)
+        return carried
 
-    def _grow(self, logits: Tensor, output: Tensor, scores: NodeScores, level: int) -> None:
-        """The children of the frontier whose logits and output these are; the next frontier."""
+    def _rule_of(self, scores: NodeScores) -> tuple[Tensor, Tensor, Tensor]:
+        """Seed, position and temperature, as the op takes them."""
         seed, position, temperature = self._greedy
         if scores.sampling is not None:
             seed, temperature = scores.sampling.seed, scores.sampling.temperature
-        noise = scores.noise is not None
-        if scores.noise is not None:
-            position = scores.noise
-        ops.tree_grow_(
-            logits, seed, position, temperature, self._ends, output, self._scores, self._tokens,
-            self._parents, *self._rows, self._room_for(output), level, self.policy.sharpness, noise,
-        )  # fmt: skip
+        return seed, position if scores.noise is None else scores.noise, temperature
 
     def _prune(self, depth: int) -> DraftTree:
         """The root and the N - 1 best of the pool, as a tree."""
@@ -214,8 +213,10 @@ class Grower:
             # The root is the first: nobody's score is above 0.
             pool = self._scores[:, : 1 + candidates(depth, self._children)]
             n = min(n, pool.shape[1])
-            ranked = pool.topk(n).values[:, 1:]
-            n = min(governor.keep(depth, ranked), n)
+            if governor.plan is not None:
+                n = min(governor.plan[0], n)
+            else:
+                n = min(governor.keep(depth, pool.topk(n).values[:, 1:]), n)
         tokens, parents, depths, ancestors, scores = ops.tree_prune(
             self._scores, self._tokens, self._parents, self._children, depth, n
         )

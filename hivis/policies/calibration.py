@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
 
@@ -35,6 +36,7 @@ class Calibration:
                 raise HivisError(f"{name} of the calibration: wanted more than 0, got {value!r}")
         self._fade = math.exp(-1 / memory)
         self._prior = prior
+        self._believed = [prior * centre for centre in _CENTRES]
         self._seen = [0.0] * len(_CENTRES)
         self._accepted = [0.0] * len(_CENTRES)
         #: The acceptance of each bin, from improbable to probable; never decreasing.
@@ -48,10 +50,9 @@ class Calibration:
 
     def observe(self, scores: Iterable[float], accepted: Collection[int]) -> None:
         """Learn from the nodes of one cycle: their path scores, and which of them were accepted."""
-        fade, seen, right = self._fade, self._seen, self._accepted
-        for b in range(len(seen)):
-            seen[b] *= fade
-            right[b] *= fade
+        fade = self._fade
+        self._seen = seen = [count * fade for count in self._seen]
+        self._accepted = right = [count * fade for count in self._accepted]
         for node, score in enumerate(scores):
             if score > -math.inf:
                 b = bisect_right(_LOG_EDGES, score)
@@ -63,9 +64,10 @@ class Calibration:
     def _rebuild(self) -> None:
         """Pool neighbours that are out of order (isotonic regression by weights)."""
         prior = self._prior
+        rights = map(operator.add, self._accepted, self._believed)
         blocks: list[tuple[float, float, int]] = []  # accepted, seen, bins
-        for centre, right, seen in zip(_CENTRES, self._accepted, self._seen, strict=True):
-            a, n, bins = right + prior * centre, seen + prior, 1
+        for a, seen in zip(rights, self._seen, strict=True):
+            n, bins = seen + prior, 1
             while blocks and blocks[-1][0] * n > a * blocks[-1][1]:
                 before = blocks.pop()
                 a, n, bins = a + before[0], n + before[1], bins + before[2]

@@ -168,7 +168,8 @@ class CostPlanner(SizedPlanner):
     def go_on(self, level: int, best: list[list[float]]) -> bool:
         """A level adds at most one token, if the target gets as far as the nodes it expands."""
         assert self.times is not None
-        reach = sum(min(1.0, sum(self.calibration.rates(row))) for row in best) / len(best)
+        rates = self.calibration.rates
+        reach = sum([min(1.0, sum(rates(row))) for row in best]) / len(best)
         return reach > self.rate * self.times.level
 
     def pick(self, depth: int, ranked: list[list[float]]) -> int:

@@ -65,8 +65,6 @@ class SizedPlanner(Planner, ABC):
 
     def keep(self, depth: int, ranked: Tensor) -> int:
         """See :class:`hivis.policy.Governor`."""
-        if self.plan is not None:
-            return self.plan[0]
         return self.pick(depth, ranked.tolist())
 
     @abstractmethod
