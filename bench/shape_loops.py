@@ -52,8 +52,10 @@ class Pair:
         return loop
 
     def park(self) -> None:
-        """Keep the target's next prefill from taking the slab of the text before."""
+        """Keep the next prefill from taking the slabs of the text before."""
         self.target.cache = self.target.cache.for_texts(0, 0)
+        if hasattr(self.drafter, "_cache"):
+            self.drafter.cache = self.drafter.cache.for_texts(0, 0)
 
     def wait(self) -> None:
         if self.device.type == "cuda":

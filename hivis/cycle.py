@@ -124,4 +124,4 @@ class Cycles:
 
 def _settled(shape: TreePolicy) -> bool:
     """Whether the sizes of the next tree are known before it grows."""
-    return shape.governor is None or getattr(shape.governor, "plan", None) is not None
+    return shape.governor is None or shape.governor.plan is not None

@@ -51,6 +51,7 @@ class OneLayerDrafter(ABC):
         checkpoint.check_tensors(config, tensors, "drafter weights")
         self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._shared: tuple[Tensor, Tensor] | None = None
+        self._own: KVCache | None = None
         self.weights = "full"
         self.head_ids: Tensor | None = None
 
@@ -78,7 +79,8 @@ class OneLayerDrafter(ABC):
         """Of the texts that it drafts; ``each`` holds what else it knows of them.
 
         ``output`` ``[B, E]`` is the layer's at the last row, and ``gap`` ``[B, 1]`` how far rows
-        behind the prompt lie before their positions.
+        behind the prompt lie before their positions. The next prefill may take its memory over,
+        unless another has been put in its place; and never that of one from outside.
         """
         return self._cache
 
@@ -88,6 +90,8 @@ class OneLayerDrafter(ABC):
             return torch.ones(cache.room, 1, 1, dtype=torch.int64, device=cache.kv.device)
 
         self._cache = cache
+        if cache is not self._own:
+            self._own = None
         self._by_row = cache.kv[0].permute(1, 3, 0, 2, 4)
         self._one_bit = cache.table("one bit", one_bit)[: cache.texts]
 
@@ -130,8 +134,7 @@ class OneLayerDrafter(ABC):
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
         self._scale = c.head_dim**-0.5
         self._rope = self._head.new_empty(0, 0)
-        #: The cache that the last prefill was given. The next may take its memory over.
-        self._own: KVCache | None = None
+        self._own = None
 
     @property
     def embedding(self) -> Tensor:
@@ -296,4 +299,5 @@ class OneLayerDrafter(ABC):
             max_rows += -max_rows % grain
             cache = KVCache(1, batch, c.num_key_value_heads, max_rows, c.head_dim, dtype, device)
         cache.note("gap", torch.full((batch, 1), gap, dtype=torch.int32, device=device))
-        self._own = self.cache = cache
+        self._own = cache
+        self.cache = cache
