@@ -72,7 +72,8 @@ def shaped(
     """A model of real size with random weights."""
     print_machine(header, console)
     console.print(
-        f"{options.shape}, {options.dtype}, T = 0, a {options.drafter} drafter, trees of "
+        f"{options.shape}, {options.dtype}, T = 0, a {options.drafter} drafter (weights "
+        f"{options.drafter_weights}, head of {options.drafter_head or 'all'} tokens), trees of "
         f"{options.nodes} nodes, depth {options.depth}"
     )
     print_trial(options, console)

@@ -71,6 +71,19 @@ def random_tensors(
     return made
 
 
+def random_head(config: LayerConfig, count: int | None) -> Tensor | None:
+    """``[count]`` tokens that a drafter drafts; ``None`` for all.
+
+    Raises:
+        HivisError: the vocabulary has not so many.
+    """
+    if count is None:
+        return None
+    if not 1 <= count <= config.vocab_size:
+        raise HivisError(f"--drafter-head: wanted 1 to {config.vocab_size} tokens, got {count}")
+    return torch.randperm(config.vocab_size, generator=torch.Generator().manual_seed(2))[:count]
+
+
 def random_prompt(shape: Shape, target: HuggingFaceTarget, rows: int) -> Inputs:
     """A prompt of exactly ``rows`` rows: random text around the largest picture that fits.
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from bench.accepted import parse_accepted
+from bench.random_models import drafter_config, random_head
 from bench.shapes import SCALES, SHAPES, shape_of
 from bench.simulated import rank_parents
 from hivis.errors import HivisError
@@ -83,5 +84,11 @@ def check_shape(options: argparse.Namespace) -> None:
     # What can be said of these before anything is made is said here.
     TreePolicy(options.nodes, options.depth, options.tree_top_k)
     rank_parents(options.nodes, options.depth, options.tree_top_k)
-    shape_of(options.shape, options.scale, options.layers)
+    shape = shape_of(options.shape, options.scale, options.layers)
+    random_head(drafter_config(shape, options.drafter), options.drafter_head)
     parse_accepted(options.accepted, options.depth)
+
+
+def is_coarse(options: argparse.Namespace) -> bool:
+    """Whether the drafter is coarser than its target."""
+    return options.drafter_weights != "full" or options.drafter_head is not None

@@ -23,12 +23,14 @@ from bench.published import PUBLISHED
 from bench.random_models import (
     drafter_config,
     picture_rows,
+    random_head,
     random_prompt,
     random_target,
     random_tensors,
 )
 from bench.shape_figures import checks, copy_gb_per_s, goals, speedups, streamed_bytes
 from bench.shape_loops import DRAFTED, PLAIN, Cycles, Pair, Running, measure_cycles, modes
+from bench.shape_options import is_coarse
 from bench.shape_parts import measure_parts
 from bench.shape_tables import print_prompt, print_run
 from bench.shape_texts import measure_texts
@@ -87,6 +89,7 @@ def make_pair(
     form = TreeShape.of(TreePolicy(options.nodes, options.depth, options.tree_top_k), device)
     config = drafter_config(shape, options.drafter)
     drafter = shaped_drafter(config, random_tensors(config, dtype, device), form)
+    drafter.coarsen(options.drafter_weights, random_head(config, options.drafter_head))
     return Pair(target, drafter, form, Replay(lengths, form)), config
 
 
@@ -114,7 +117,7 @@ def measure_prompt(
         parts, failed = measure_parts(running[DRAFTED], sizes, seconds)
     streamed = streamed_bytes(
         pair.target.model.config, config, pair.shape.policy, inputs.length, mean,
-        pair.target.dtype.itemsize,
+        pair.target.dtype, options.drafter_weights, options.drafter_head,
     )  # fmt: skip
     floors = {name: size / bandwidth / 1e6 for name, size in streamed.items()}
     theirs = next((row["ms_per_token"] for row in texts if row["method"] == HUGGING_FACE), None)
@@ -135,20 +138,19 @@ def measure_prompt(
         "speedups": speedups(measured, theirs, lengths),
         "checks": checks(measured, texts),
         "memory_bytes": memory(pair),
-        "goals": goals(measured, parts, floors, theirs, options.nodes)
+        "goals": goals(measured, parts, floors, theirs, options.nodes, is_coarse(options))
         if pair.device.type == "cuda"
         else [],
     }
 
 
 def memory(pair: Pair) -> dict[str, int]:
-    """Bytes of the models' weights and of a text's slab; on a CPU also what the process took most.
-
-    On a GPU each text has its own peak.
+    """Bytes of the target's weights, of what a level of a tree reads of its drafter's and the head,
+    and of a text's slab; on a CPU also what the process took most. On a GPU each text has its peak.
     """
     found = {
         "target": sum(map(_bytes, pair.target.model.parameters())),
-        "drafter": sum(map(_bytes, pair.drafter.tensors.values())),
+        "drafter's level": pair.drafter.level_bytes,
         "slab": _bytes(pair.target.cache.kv),
     }
     if pair.device.type != "cuda":

@@ -22,7 +22,7 @@ from transformers import (
 from hivis.errors import HivisError
 
 #: Of a tiny model: head width, vocabulary, layers of text and of vision.
-TINY_HEAD, TINY_VOCAB, TINY_LAYERS = 16, 512, 2
+TINY_HEAD, TINY_VOCAB, TINY_LAYERS = 32, 512, 2
 
 
 @dataclass(frozen=True)
@@ -178,5 +178,5 @@ def _tiny(text: Text) -> Text:
     kv_heads = max(1, text.kv_heads // 8)
     heads = kv_heads * text.heads // text.kv_heads
     hidden = heads * TINY_HEAD
-    intermediate = hidden * text.intermediate // text.hidden // 8 * 8
+    intermediate = hidden * text.intermediate // text.hidden // 32 * 32
     return Text(hidden, intermediate, TINY_LAYERS, heads, kv_heads, TINY_VOCAB)
