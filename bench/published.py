@@ -1,5 +1,6 @@
 """Speed-ups that others published, with the accepted length where it is known.
 
+HiViS is arXiv 2509.23928, ViSpec 2509.15235, Spec-LLaVA 2509.11961.
 Accepted lengths count drafted tokens, as everywhere here. All are over the authors' own baseline,
 with their own drafters, prompts and machines: points to look at, not rows of one table.
 """
@@ -20,9 +21,9 @@ class Published:
     source: str
 
 
-_VISPEC = "ViSpec's README (arXiv 2509.15235), T = 0"
-_HIVIS = Published("HiViS, up to", "any of its targets", 2.65, None, "arXiv 2509.23928v1, abstract")
-_SPEC_LLAVA = "arXiv 2509.11961"
+_VISPEC = "its README, T = 0"
+_HIVIS = Published("HiViS, up to", "its targets", 2.65, None, "abstract, v1")
+_SPEC_LLAVA = "abstract"
 _NEXT_7B = (
     Published("ViSpec, mean", "LLaVA-1.6-7B", 2.58, 2.98, _VISPEC),
     Published("ViSpec, COCO", "LLaVA-1.6-7B", 3.22, 3.30, _VISPEC),
@@ -37,7 +38,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         _HIVIS,
         Published("ViSpec, mean", "LLaVA-1.6-13B", 2.38, 2.89, _VISPEC),
         Published("ViSpec, COCO", "LLaVA-1.6-13B", 2.82, 3.18, _VISPEC),
-        Published("Spec-LLaVA, up to", "LLaVA-1.5 7B and 13B", 3.28, None, _SPEC_LLAVA),
+        Published("Spec-LLaVA, up to", "LLaVA-1.5", 3.28, None, _SPEC_LLAVA),
     ),
     "llava-next-7b": (_HIVIS, *_NEXT_7B),
     "qwen2.5-vl-7b": (

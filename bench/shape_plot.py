@@ -33,7 +33,7 @@ def draw(run: dict[str, Any], path: Path) -> None:
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
     shape = run["shape"]
-    scaled = f" NOT of its size ({shape['scaled']})" if shape["scaled"] else ""
+    scaled = f", NOT of its size ({shape['scaled']})" if shape["scaled"] else ""
     figure.suptitle(
         f"{shape['name']}, random weights, {run['label']}{scaled}\n{title_of(run)}", fontsize=10
     )

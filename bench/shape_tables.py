@@ -96,7 +96,7 @@ def _passes(found: Mapping[str, Any], console: Console) -> None:
                 number(ms / floor if ms else None, "{:.2f}x"),
             ]
         rows.append(row)
-    title = f"The target's pass by N (floor: its weights and cache, {floor:.3f} ms)"
+    title = f"The target's pass (floor: {floor:.3f} ms)"
     _print(console, title, columns, rows)
 
 
@@ -166,7 +166,7 @@ def _speedups(found: Mapping[str, Any], console: Console) -> None:
     columns = ["accepted length"]
     for mode in present:
         columns += [f"{mode} over plain", "over HF"]
-    _print(console, f"Decoding, by accepted length ({LABEL})", columns, rows)
+    _print(console, f"Speed-up of decoding ({LABEL})", columns, rows)
     for check in found["checks"]:
         console.print(
             f"check, {check['mode']}: the whole text ({LABEL} of {check['accepted_length']:.2f}) "
