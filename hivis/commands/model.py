@@ -133,7 +133,8 @@ def load_model(options: argparse.Namespace) -> Model:
         return load(
             options.model, options.drafter, dtype=options.dtype, device=options.device,
             policy=options.policy, drafter_weights=options.drafter_weights,
-            drafter_head=options.drafter_head, graphs=False if options.no_graphs else None, compile=options.compile,
+            drafter_head=options.drafter_head, graphs=False if options.no_graphs else None,
+            compile=options.compile,
         )  # fmt: skip
 
 
