@@ -15,6 +15,8 @@ from models import VOCAB, random_inputs
 from pairs import SIZES, pair
 from safetensors.torch import save_file
 from test_batch import alone, wanted
+from test_graphs import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
+from test_graphs import SAMPLING as GRAPHED
 from torch import Tensor
 
 import hivis
@@ -70,6 +72,29 @@ def test_so_is_that_of_three_side_by_side() -> None:
     policy = TreePolicy(nodes=10, depth=4, top_k=3)
     for number, generation in Batch(target, map(wanted, range(9)), 3, drafter, policy):
         assert generation.tokens == alone(number), number
+
+
+@pytest.mark.parametrize("sampling", GRAPHED)
+@pytest.mark.parametrize("kind", ["hivis", "vispec"])
+@pytest.mark.parametrize("weights", ["int8", "int4-32"])
+def test_a_cycle_of_a_coarse_drafter_can_be_recorded(
+    weights: str, kind: str, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a short head, whose rows are written and never filled again."""
+    params = GRAPHED[sampling]
+
+    def texts() -> list[tuple[Any, ...]]:
+        target, drafter = pair(kind)
+        assert isinstance(drafter, OneLayerDrafter)
+        drafter.coarsen(weights, some_ids(60))
+        roomy(target, drafter)
+        return [parts(generate(target, inputs, params, drafter, TREE)) for inputs in PROMPTS]
+
+    before, wanted = texts(), all_plainly(params)
+    gpu = OnGpu(monkeypatch)
+    after = texts()
+    assert [text[0] for text in after] == wanted
+    assert after == before and gpu.recorder.replayed > len(PROMPTS)
 
 
 def grown(drafter: OneLayerDrafter, temperature: float) -> Any:
