@@ -1,1 +1,1 @@
-"""Random arguments for the four ops, hostile and partly wrong: an error or the oracle's answer."""
+"""Random arguments for the six ops, hostile and partly wrong: an error or the oracle's answer."""

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from tests.fuzz_ops import accept, attention, compact, noise
+from tests.fuzz_ops import accept, attention, compact, grow, noise, prune
 from tests.fuzz_ops.arena import Slots
 from tests.fuzz_ops.case import Case, dress, judge
 
-MAKERS = (attention.case, compact.case, accept.case, noise.case)
+MAKERS = (attention.case, compact.case, accept.case, noise.case, grow.case, prune.case)
 
 
 def make(seed: int, number: int, slots: Slots) -> Case:

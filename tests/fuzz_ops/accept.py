@@ -56,7 +56,7 @@ def case(random: Random, slots: Slots) -> Case:
     depth = random.choice((0, 1, 2, 3, 6, nodes, 256))
     shape = (batch, nodes, vocab)
     strides = hostile(random, shape, repeats=True)
-    flat = _values(random, extent(shape, strides)).to(random.choice(DTYPES))
+    flat = values(random, extent(shape, strides)).to(random.choice(DTYPES))
     logits = slots.place(random, "logits", flat, shape, strides)
     rules = [rule(random, vocab) for _ in range(batch)]
     parents = [_parents(random, nodes) for _ in range(batch)]
@@ -85,7 +85,7 @@ def case(random: Random, slots: Slots) -> Case:
     return built
 
 
-def _values(random: Random, size: int) -> Tensor:
+def values(random: Random, size: int) -> Tensor:
     """Logits: normal ones, many that tie, few that are left, or some that are no numbers."""
     flat = torch.randn(size) * random.choice((0.5, 3.0, 3.0, 20.0))
     how = random.random()

@@ -17,7 +17,7 @@ from tests.fuzz_ops.arena import Slots, dense, extent
 #: What the ops say of bad input: one line with name, wanted and got.
 ONE_LINE = re.compile(r"[a-z_]+(\[[0-9, ]+\])?: wanted [^\n]+, got [^\n]+")
 #: Arguments that may be views with gaps; the last dimension's elements lie together all the same.
-VIEWS = ("q", "k", "v", "kv", "logits")
+VIEWS = ("q", "k", "v", "kv", "logits", "output")
 #: Of the dtypes that no argument may have, or not this one.
 WRONG_DTYPES = (
     torch.float64, torch.int16, torch.bool, torch.complex64, torch.uint8, torch.int64, torch.int32,

@@ -68,6 +68,32 @@ def says_nodes(op: Op, logits: Any, tokens: Any, *rest: Any) -> Any:
     return path, path_len, token, emitted
 
 
+def forgets_ends(op: Op, *args: Any) -> Any:
+    return op(*args[:4], args[4][:0] if isinstance(args[4], Tensor) else args[4], *args[5:])
+
+
+def touches_the_root(op: Op, *args: Any) -> Any:
+    op(*args)
+    args[7].data[:, :1] += 1
+
+
+def rounds_a_score(op: Op, *args: Any) -> Any:
+    op(*args)
+    args[6].data.mul_(1 + 1e-5)
+
+
+def forgets_the_root(op: Op, *args: Any) -> Any:
+    tokens, parents, depths, ancestors, scores = op(*args)
+    return tokens, parents, depths, ancestors & ~1, scores
+
+
+def takes_a_late_parent(op: Op, scores: Any, tokens: Any, parents: Any, *rest: Any) -> Any:
+    if isinstance(parents, Tensor) and parents.dtype == torch.int32 and parents.dim() == 2:
+        width = torch.arange(parents.shape[1], dtype=torch.int32)
+        parents = parents.minimum(width - 1) if parents.device.type == "cpu" else parents
+    return op(scores, tokens, parents, *rest)
+
+
 def says_little(op: Op, *args: Any) -> Any:
     try:
         return op(*args)
@@ -98,6 +124,15 @@ FAULTS: dict[str, tuple[str, Op, str]] = {
     "the nodes and not what follows": ("tree_accept", says_nodes, "emitted"),
     "a message of another shape": ("kv_compact_", says_little, "wanted one line of name"),
     "a good argument refused": ("kv_compact_", refuses_views, "refused good arguments"),
+    "a frontier that goes on after the end": ("tree_grow_", forgets_ends, ": other bytes in"),
+    "a root that is not the caller's": ("tree_grow_", touches_the_root, "pool_tokens: other bytes"),
+    "a score that is off": ("tree_grow_", rounds_a_score, "pool_scores"),
+    "an ancestor that is not seen": ("tree_prune", forgets_the_root, "ancestors: wanted"),
+    "a parent made to come first": (
+        "tree_prune",
+        takes_a_late_parent,
+        "took bad arguments: pool_parents[",
+    ),
     "noise off by one bit": ("shared_noise", one_bit, "other noise than"),
 }
 
