@@ -252,7 +252,7 @@ def accept_case(
     if temperature == 0:
         drawn_tokens = torch.cat([tokens[0, 1:walk], drawn[:1]])
         outcomes = {
-            "ours": lambda: walked_tokens(tokens[:1], *calls[0]()),
+            "ours": lambda: walked_tokens(*calls[0]()),
             "argmax": lambda: draw(logits[:1])[0, :walk],
             "drawn one by one": lambda: drawn_tokens,
         }
@@ -268,10 +268,9 @@ def accept_case(
     )
 
 
-def walked_tokens(tokens: Tensor, path: Tensor, path_len: Tensor, next_token: Tensor) -> Tensor:
+def walked_tokens(path: Tensor, path_len: Tensor, next_token: Tensor, emitted: Tensor) -> Tensor:
     """What a verdict on one sequence emits: the accepted nodes' tokens, then the next one."""
-    accepted = path[0, 1 : int(path_len[0])].long()
-    return torch.cat([tokens[0, accepted], next_token])
+    return emitted[0, : int(path_len[0])]
 
 
 def draw_like(temperature: float, top_p: float) -> tuple[str, Callable[[Tensor], Tensor]]:

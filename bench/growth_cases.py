@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.cuda_cases import CUDA_CASES, copies_for, cuda_bench
 from bench.kernel_cases import SHORT, Case, Setting, bench
+from bench.targets import TARGETS
 from hivis import ops
 from hivis.tree import WORD_BITS
 
@@ -103,9 +104,12 @@ def grow_case(setting: Setting, dtype: torch.dtype, k: int, vocab: int, temperat
     touched = k * vocab * torch.empty((), dtype=dtype).element_size()
     copies = copies_for(touched, setting)
     logits = torch.randn(copies, 1, k, vocab, device=setting.device).mul_(3).to(dtype)
-    level = Level.grown(k, vocab, temperature, setting.device)
+    level, label = (
+        Level.grown(k, vocab, temperature, setting.device),
+        grow_label(k, vocab, temperature),
+    )
     return Case(
-        f"{SHORT[dtype]} {grow_label(k, vocab, temperature)}",
+        f"{SHORT[dtype]} {label}",
         dtype,
         [lambda i=i: level.grow(logits[i]) for i in range(copies)],
         {"torch": [lambda i=i: level.in_torch(logits[i]) for i in range(copies)]},
@@ -114,6 +118,7 @@ def grow_case(setting: Setting, dtype: torch.dtype, k: int, vocab: int, temperat
             "ours": lambda: level.grown_scores(logits[0]),
             "torch": lambda: level.in_torch(logits[0]),
         },
+        targets=TARGETS.get(("tree_grow_", label), ()),
     )
 
 
@@ -164,6 +169,10 @@ def prune_in_torch(level: Level, nodes: int) -> Callable[[], tuple[Tensor, ...]]
     return prune
 
 
+def prune_label(k: int, nodes: int) -> str:
+    return f"K={k:<2} depth={DEPTH} N={nodes}"
+
+
 def prune_case(setting: Setting, k: int, nodes: int) -> Case:
     level = Level.grown(k, 1000, 1.0, setting.device)
     peer = prune_in_torch(level, nodes)
@@ -175,7 +184,7 @@ def prune_case(setting: Setting, k: int, nodes: int) -> Case:
         return lambda: torch.cat([t.flatten().long() for t in call()[:4]])
 
     return Case(
-        f"K={k:<2} depth={DEPTH} N={nodes}",
+        prune_label(k, nodes),
         setting.dtypes[0],
         [ours],
         {"torch": [peer]},
@@ -184,6 +193,7 @@ def prune_case(setting: Setting, k: int, nodes: int) -> Case:
             "ours": flat(ours),
             "torch": flat(peer),
         },
+        targets=TARGETS.get(("tree_prune", prune_label(k, nodes)), ()),
     )
 
 

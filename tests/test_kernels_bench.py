@@ -234,6 +234,9 @@ def test_every_target_belongs_to_a_case(monkeypatch):
             model, lengths, nodes)))  # fmt: skip
     monkeypatch.setattr(cuda_cases, "compact_case", note("kv_compact_", cuda_cases.compact_name))
     monkeypatch.setattr(cuda_cases, "accept_case", note("tree_accept", cuda_cases.accept_name))
+    monkeypatch.setattr(growth_cases, "grow_case", note(
+        "tree_grow_", lambda dtype, *label: growth_cases.grow_label(*label)))  # fmt: skip
+    monkeypatch.setattr(growth_cases, "prune_case", note("tree_prune", growth_cases.prune_label))
     for cases in cuda_cases.CUDA_CASES.values():
         list(cases(SETTING))
     assert set(TARGETS) <= names
