@@ -145,11 +145,14 @@ class SamplingState:
         if self.seen is None or self.penalty is None:
             return logits
         said = self.seen.unsqueeze(1).expand(-1, logits.shape[1], -1).scatter(2, path, True)
-        # In float32 and in this order, as transformers computes it: the same bits.
-        logits, penalty = logits.float(), self.penalty[:, None, None]
-        return torch.where(
-            said, torch.where(logits < 0, logits * penalty, logits / penalty), logits
-        )
+        # The same bits as transformers computes: each logit is multiplied or divided, in float32,
+        # and a factor of 1 changes none. One of them lies in memory at a time, beside the result.
+        penalty = self.penalty[:, None, None]
+        negative = (logits < 0).logical_and_(said)
+        result = torch.where(negative, penalty, 1.0).mul_(logits)
+        others = said.logical_xor_(negative)
+        del negative
+        return result.div_(torch.where(others, penalty, 1.0))
 
     def note(self, tokens: Tensor) -> None:
         """Take note of ``[B, M]`` int64 tokens that joined the texts; -1 (no token) as any."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import save_checkpoint
 from guessers import Guesser, KnowsTheText, random_parents
+from memory import peak_of
 from models import VOCAB, random_inputs, random_target
 from test_families import FAMILIES, ask, asked_of
 from test_families import drafters as family_drafters
@@ -61,6 +62,27 @@ def test_bits_come_back(nodes: int) -> None:
     member = torch.rand(2, 3, nodes) < 0.4
     words = pack_bits(member, -(-nodes // 64))
     assert torch.equal(unpack_bits(words, nodes), member)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_penalty_takes_ten_bytes_a_logit_and_leaves_the_logits_alone(dtype: torch.dtype) -> None:
+    """Four of them are the result's."""
+    make = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 8, 20_000, generator=make).to(dtype)
+    seen = torch.rand(2, 20_000, generator=make) < 0.4
+    state = SamplingState.of_each([SamplingParams(repetition_penalty=1.3)] * 2, "cpu", seen)
+    before, path = logits.clone(), torch.randint(20_000, (2, 8, 4), generator=make)
+    assert peak_of(lambda: state.penalise(logits, path)) <= 10 * logits.numel() + 4096
+    assert torch.equal(logits, before)
+
+
+def test_what_is_no_number_stays_what_it_was() -> None:
+    odd = torch.tensor([[[torch.nan, torch.inf, -torch.inf, -0.0, 0.0, 1e-40]]])
+    seen = torch.tensor([[True] * 6])
+    state = SamplingState.of_each([SamplingParams(repetition_penalty=2.0)], "cpu", seen)
+    got = state.penalise(odd, torch.zeros(1, 1, 0, dtype=torch.int64))
+    assert got[0, 0, 0].isnan() and torch.equal(got[0, 0, 1:5], odd[0, 0, 1:5])
+    assert torch.equal(got.signbit(), odd.signbit()) and got[0, 0, 5] == odd[0, 0, 5] / 2
 
 
 def test_without_a_penalty_nobody_keeps_account() -> None:
