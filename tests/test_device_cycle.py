@@ -25,9 +25,10 @@ from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
 from hivis.policy import Policy, TreePolicy
 from hivis.sampling import SamplingParams, sampling_entries
+from hivis.targets.decoder import HuggingFaceDecoder
 from hivis.targets.draft_model import HuggingFaceDraft
 from hivis.targets.families import family_of
-from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget
+from hivis.targets.hugging_face import HuggingFaceTarget
 
 ROWS = 200
 DRAFTERS = ["none", "hivis", "eagle", "vispec", "draft vlm"]

@@ -268,10 +268,10 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
     token = torch.zeros(batch, dtype=torch.int64)
     drafter.grow(token, token, sampling, POLICY)
     with FakeTensorMode() as mode:
-        state = drafter.__dict__
-        for name, value in state.items():
-            if isinstance(value, Tensor):
-                state[name] = mode.from_tensor(value)
+        for state in (drafter.__dict__, drafter._rotations.__dict__):
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    state[name] = mode.from_tensor(value)
         drafter._w = {name: mode.from_tensor(value) for name, value in drafter._w.items()}
         drafter._m = {name: Dense(mode.from_tensor(own.weight)) for name, own in drafter._m.items()}
         made = drafter.cache

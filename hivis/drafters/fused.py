@@ -1,4 +1,4 @@
-"""The tables of a one-layer drafter, made once: fused weights, and rotations."""
+"""The weights of a one-layer drafter, fused once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-from hivis.drafters.config import LayerConfig
 
 #: A tensor of the checkpoint by name, in fp32 on the target's device, to fuse weights from.
 Weight = Callable[[str], Tensor]
@@ -29,19 +27,3 @@ def fuse_layer(weight: Weight, attention_bias: bool) -> dict[str, Tensor]:
     if attention_bias:
         fused["qkv_bias"] = torch.cat([weight(part + ".bias") for part in qkv])
     return fused
-
-
-def rope_table(
-    rows: int, config: LayerConfig, device: torch.device, dtype: torch.dtype
-) -> Tensor:  # fmt: skip
-    """``[rows, 2 D]``: cosines, then sines with the sign of the half they are multiplied with.
-
-    Rotating ``x`` is ``x * cos + roll(x, D/2) * sin``: the halves of Llama's layout swap places,
-    and the first of them comes in negatively.
-    """
-    half = config.head_dim // 2
-    exponent = torch.arange(half, device=device, dtype=torch.float32) / half
-    angle = torch.arange(rows, device=device, dtype=torch.float32)[:, None]
-    angle = angle * config.rope_theta**-exponent
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([cos, cos, -sin, sin], 1).to(dtype)

@@ -20,9 +20,10 @@ from hivis.drafters import checkpoint
 from hivis.drafters.base import PromptRows
 from hivis.drafters.coarse import matrix
 from hivis.drafters.config import LayerConfig
-from hivis.drafters.fused import Weight, fuse_layer, rope_table
+from hivis.drafters.fused import Weight, fuse_layer
 from hivis.drafters.growth import Grower, NodeScores
 from hivis.drafters.quantize import format_of
+from hivis.drafters.rotation import Rotations
 from hivis.drafters.short_head import ShortHead, check_head_ids
 from hivis.errors import HivisError
 from hivis.handoff import Prompt, Verdict
@@ -133,7 +134,7 @@ class OneLayerDrafter(ABC):
         self._qkv_bias = self._w.get("qkv_bias")
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
         self._scale = c.head_dim**-0.5
-        self._rope = self._head.new_empty(0, 0)
+        self._rotations = Rotations(0, c, embedding.device, dtype)
         self._own = None
 
     @property
@@ -170,7 +171,7 @@ class OneLayerDrafter(ABC):
         grower = Grower.over(self._cache, policy, vocab)
         kv_len, output = self._cache.kv_len, self._cache.each["output"]
         k, frontiers = policy.top_k, max(policy.depth - 1, 1)
-        rows = kv_len.unsqueeze(1) + self._index[: frontiers * k]
+        rows = kv_len.unsqueeze(1) + self._rotations.index[: frontiers * k]
         # Rows of one level share a position, so a cycle needs one rotation per level.
         turns = self._turns_at(rows[:, :frontiers])
         heads, width = self._heads + 2 * self._kv_heads, self.config.head_dim
@@ -205,7 +206,7 @@ class OneLayerDrafter(ABC):
         # A next token of -1 marks logits that held a NaN; the text ends there, so the last row of
         # the table, which is what -1 means here, will do.
         x = self._join(self._embedding[verdict.emitted], accepted, 0)
-        rows = kv_len.unsqueeze(1) + self._index[: path.shape[1]]
+        rows = kv_len.unsqueeze(1) + self._rotations.index[: path.shape[1]]
         kv_len += verdict.path_len
         last = kv_len - 1
         # The path repeats its last node, and so its last row is that one's if it is at its place.
@@ -228,22 +229,18 @@ class OneLayerDrafter(ABC):
         """
         batch, rows, _ = x.shape
         self.rows_read = rows
-        qkv = self._qkv(x, self._turns(positions.expand(batch, -1)))
+        qkv = self._qkv(x, self._rotations.at(positions.expand(batch, -1)))
         self._by_row[:, :rows] = qkv[:, :, self._heads :].unflatten(2, (2, -1))
         kv_len = self._cache.kv_len.fill_(rows)
         out = self._finish(x[:, -1:], qkv[:, -1:, : self._heads], kv_len - 1, self._one_bit)
         self._cache.note("output", out[:, 0])
 
     def _qkv(self, x: Tensor, turn: Tensor, out: Tensor | None = None) -> Tensor:
-        """``[B, N, H + 2 Hkv, D]``: queries, keys and values, rotated to their positions.
-
-        ``turn`` also has rows for the values, which leave them as they are: one pass over the
-        whole result is cheaper than taking it apart. It is written to ``out``, if given.
-        """
+        """``[B, N, H + 2 Hkv, D]``: queries, keys and values at their positions (:class:`Rotations`
+        has ``turn``); written to ``out``, if given."""
         qkv = self._m["qkv"](x, self._qkv_bias)
         qkv = qkv.unflatten(2, (self._heads + 2 * self._kv_heads, -1))
-        swapped = qkv.roll(self.config.head_dim // 2, -1)
-        return torch.addcmul(qkv * turn[:, :, 0], swapped, turn[:, :, 1], out=out)
+        return self._rotations.turn(qkv, turn, out)
 
     def _finish(self, x: Tensor, query: Tensor, kv_len: Tensor, words: Tensor) -> Tensor:
         """Attention over the cache, then the MLP, for ``x`` ``[B, N, E]``.
@@ -265,15 +262,7 @@ class OneLayerDrafter(ABC):
 
     def _turns_at(self, rows: Tensor) -> Tensor:
         """The rotations of cache rows ``[B, N]`` behind the prompt."""
-        return self._turns(rows + self._cache.each["gap"])
-
-    def _turns(self, positions: Tensor) -> Tensor:
-        """``[B, N, 2, H + 2 Hkv, D]`` rotation factors (cosine, signed sine) at ``[B, N]``."""
-        batch, count = positions.shape
-        heads = self._heads + self._kv_heads
-        turn = F.embedding(positions, self._rope).view(batch, count, 2, 1, -1)
-        still = self._still.expand(batch, count, -1, self._kv_heads, -1)
-        return torch.cat([turn.expand(-1, -1, -1, heads, -1), still], 3)
+        return self._rotations.at(rows + self._cache.each["gap"])
 
     # Buffers of one text.
 
@@ -285,14 +274,9 @@ class OneLayerDrafter(ABC):
         c, device, dtype = self.config, self._head.device, self._head.dtype
         grain, old = self.grain or grain_of(device), self._own
         positions = max_rows + gap
-        if self._rope.shape[0] < positions:
-            positions += -positions % grain
-            self._rope = rope_table(positions, c, device, dtype)
-            self._index = torch.arange(positions, device=device)
-            # The rotation that does nothing: cosine 1, sine 0.
-            self._still = torch.ones(2, 1, c.head_dim, dtype=dtype, device=device)
-            self._still[1] = 0
-            old = None
+        if self._rotations.positions < positions:
+            self._rotations = Rotations(positions + -positions % grain, c, device, dtype)
+            old = None  # what was recorded on its memory has turned by the old tables
         if old is not None and batch == 1 and old.serves(max_rows, grain):
             cache = old.again()
         else:

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from hivis.errors import HivisError, first_line
 from hivis.handoff import Prompt
 from hivis.targets.base import Inputs
+from hivis.targets.decoder import HuggingFaceDecoder
 from hivis.targets.families import FAMILIES, family_of
 from hivis.targets.family import Family
-from hivis.targets.hugging_face import HuggingFaceDecoder, HuggingFaceTarget, only_last
+from hivis.targets.hugging_face import HuggingFaceTarget, only_last
 from hivis.targets.load import read_model, refuse_missing
 from hivis.targets.prompts import PromptProcessor
 

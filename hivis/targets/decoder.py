@@ -1,0 +1,195 @@
+"""A Hugging Face model over a slab cache: what a target and a draft model have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hivis.cache import KVCache, grain_of
+from hivis.targets import attention
+from hivis.targets.chunk import Chunk, chunk_rows
+from hivis.targets.family import Family
+from hivis.targets.slab import SlabCache
+from hivis.targets.supported import check_supported
+
+
+class HuggingFaceDecoder:
+    """A loaded Hugging Face model over a slab cache of its own: what a target and a draft model
+    have in common.
+
+    The language model is switched to our attention; it stays usable with ``generate``, which then
+    runs through SDPA. The vision tower keeps its own attention. Positions are rotary and count the
+    cache's rows; a tree node's is ``kv_len`` + its depth, less what the prompt's positions lag
+    behind its rows (where a picture has fewer positions than rows).
+
+    Raises:
+        HivisError: the model is spread over devices, or its text model does what tree attention
+            does not.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+        self.model = model.eval()
+        self.family = family
+        attention.register()
+        self.language_model = family.language_model(model)
+        check_supported(model, self.language_model)
+        self.language_model.set_attn_implementation(attention.NAME)
+        text = self.language_model.config
+        self.max_positions: int = text.max_position_embeddings
+        self._layers: int = text.num_hidden_layers
+        self._kv_heads: int = text.num_key_value_heads
+        self._head_dim: int = (
+            getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        )
+        self._embed: nn.Module = model.get_input_embeddings()
+        self._head: nn.Module = model.get_output_embeddings()
+        self.embedding: Tensor = self._embed.get_parameter("weight")
+        self.head: Tensor = self._head.get_parameter("weight")
+        #: How many prompt rows pass through the language model at once.
+        self.chunk = chunk_rows(self.device)
+        #: Caches have a multiple of so many rows.
+        self.grain = grain_of(self.device)
+        self._own: KVCache | None = None
+        self._spare: KVCache | None = None
+        self._forget()
+
+    @property
+    def cache(self) -> KVCache:
+        """Of the texts that it is at; another one can be put in its place.
+
+        The next prefill gives back the slab of the last one, or takes it over, unless another has
+        been put in its place; and never one from outside.
+        """
+        return self._slab.cache
+
+    @cache.setter
+    def cache(self, cache: KVCache) -> None:
+        self._slab = SlabCache(cache)
+        if cache is not self._own:
+            self._own = None
+
+    def _forget(self, rows: int = 0) -> None:
+        """Be at no text: before a new one takes memory, that of the last is given back.
+
+        Unless the new one needs ``rows`` of it and has the use of them: then it is left for
+        :meth:`_begin`.
+        """
+        old = self._own or self._spare
+        if old is not None and not (rows and old.serves(rows, self.grain)):
+            old.release()
+            old = None
+        self.cache = self._new_cache(1, 0)
+        self._spare = old
+
+    def _begin(self, batch: int, rows: int) -> KVCache:
+        """Be at texts of at most so many rows, in a cache of its own. Nothing is in it yet."""
+        spare, self._spare = self._spare, None
+        if spare is not None and batch == 1 and spare.serves(rows, self.grain):
+            cache = spare.again()
+        else:
+            cache = self._new_cache(batch, rows)
+        return self._go_on(cache)
+
+    def _go_on(self, cache: KVCache) -> KVCache:
+        """Be at the texts of a cache that was made here."""
+        self._own = self.cache = cache
+        return cache
+
+    def _new_cache(self, batch: int, rows: int) -> KVCache:
+        rows += -rows % self.grain
+        return KVCache(
+            self._layers, batch, self._kv_heads, rows, self._head_dim, self.dtype, self.device
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    def _read(
+        self, embeddings: Tensor, capacity: int, positions: Tensor | None = None,
+        wanted: Sequence[bool] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``.
+
+        ``positions`` are those of the rows, as :meth:`Family.positions` gives them; by default they
+        count the rows. Result and ``wanted`` as of :meth:`_read_on`.
+        """
+        batch, rows, _ = embeddings.shape
+        cache = self._begin(batch, capacity)
+        if positions is None:
+            positions = torch.arange(rows, device=self.device).unsqueeze(0)
+        offset = positions.amax() + 1 - rows
+        cache.note("offset", offset.view(1, 1).expand(batch, 1))
+        return self._read_on(embeddings, 0, positions, wanted)
+
+    def _read_on(
+        self, embeddings: Tensor, start: int, positions: Tensor,
+        wanted: Sequence[bool] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Read ``[B, R, E]`` behind the first ``start`` rows of the cache, in chunks.
+
+        Args:
+            wanted: of each row, whether its hidden state is; by default all are.
+
+        Returns:
+            ``[B, K, E]`` hidden states of the K wanted rows.
+        """
+        batch, rows, width = embeddings.shape
+        hidden = embeddings.new_empty(batch, rows if wanted is None else sum(wanted), width)
+        done = 0
+        for begin in range(0, rows, self.chunk):
+            part = slice(begin, begin + self.chunk)
+            out = self._read_chunk(embeddings[:, part], start + begin, positions[..., part])
+            if wanted is not None:
+                kept = [row for row, want in enumerate(wanted[part]) if want]
+                out = out[:, torch.tensor(kept, dtype=torch.int64, device=self.device)]
+            hidden[:, done : done + out.shape[1]] = out
+            done += out.shape[1]
+        self.cache.kv_len.fill_(start + rows)
+        return hidden
+
+    def _read_chunk(self, embeddings: Tensor, start: int, positions: Tensor) -> Tensor:
+        """``[B, C, E]`` hidden states of rows ``start .. start + C - 1``."""
+        self._slab.place = start
+        chunk = Chunk.of(start, embeddings, self._head_dim)
+        extra = {} if chunk is None else {"chunk": chunk}
+        return self._forward(embeddings, positions, **extra)
+
+    def _run(self, tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:
+        """Run tree nodes behind the valid rows and behind ``above`` rows of their own tree.
+
+        Args:
+            tokens: ``[B, K]`` int64, in the order of the tree's rows.
+            depths: ``[B, K]`` int64; 0 is the position right after the valid rows.
+            words: ``[B, K, W]`` ancestors over all rows of the tree so far, their own included.
+            above: how many of these rows earlier passes have written.
+
+        Returns:
+            ``[B, K, E]`` hidden states; keys and values of the nodes are in the cache.
+        """
+        self._slab.place = self.cache.node_rows(tokens.shape[1], above)
+        tree_rows = attention.TreeRows.behind(above, self.cache.kv_len, words)
+        # A padding node carries token -1; any row will do for it, nothing reads its result.
+        embeddings = self._embed(tokens.clamp(min=0))
+        return self._forward(embeddings, self._positions(depths), tree_rows=tree_rows)
+
+    def _positions(self, depths: Tensor) -> Tensor:
+        """``[B, K]`` int64: the positions of tree nodes of these depths."""
+        return self.cache.positions(depths) + self.cache.each["offset"]
+
+    def _forward(self, embeddings: Tensor, positions: Tensor, **extra: Any) -> Tensor:
+        return self.language_model(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            past_key_values=self._slab,
+            use_cache=True,
+            **extra,
+        ).last_hidden_state
