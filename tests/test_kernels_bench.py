@@ -193,6 +193,15 @@ def test_a_level_in_torch_is_ours(k, vocab, temperature):
     assert case.bytes == k * vocab * 4
 
 
+@pytest.mark.parametrize(("other", "wanted"), [
+    ([1.0, -torch.inf], 0.0), ([1.0, torch.inf], torch.inf), ([1.0, 5.0], torch.inf),
+    ([1.0, torch.nan], torch.nan),
+])  # fmt: skip
+def test_equal_infinities_do_not_differ(other, wanted):
+    got = cuda_run.difference(torch.tensor([1.0, -torch.inf]), torch.tensor(other))
+    assert got == wanted or (got != got and wanted != 0)
+
+
 def test_a_tree_in_torch_is_ours():
     for k, nodes in ((3, 20), (5, 70)):
         errors, failed = cuda_run.compare(growth_cases.prune_case(SETTING, k, nodes))
