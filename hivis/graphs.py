@@ -71,24 +71,28 @@ class Graphs:
 
         ``clock`` gets the phases ``record`` and ``cycle`` (a replay).
         """
+        clock = clock or PhaseClock(torch.device("cpu"))
         if name not in self._recorded or self._recorder is None:
             result = work()
-            self._recorded[name] = None
+            self._keep(name, None)
             return result
-        clock = clock or PhaseClock(torch.device("cpu"))
         found = self._recorded.pop(name)
         if found is None:
             with clock.phase("record"):
                 found = self._record(work)
-        self._recorded[name] = found  # the last one used is the last one here
-        if len(self._recorded) > MOST:
-            del self._recorded[next(iter(self._recorded))]
+        self._keep(name, found)
         if found is None:
             return work()
         result, replay = found
         with clock.phase("cycle"):
             replay()
         return cast(T, result)
+
+    def _keep(self, name: Hashable, found: tuple[Any, Callable[[], None]] | None) -> None:
+        """``name`` is the one used last; of too many the one goes that was used before all."""
+        self._recorded[name] = found
+        if len(self._recorded) > MOST:
+            del self._recorded[next(iter(self._recorded))]
 
     def replay(self, name: Hashable, work: Callable[[], T]) -> T:
         """The same, but ``work`` may be done twice more, so that what is done last is a replay."""
