@@ -103,6 +103,12 @@ class KVCache:
             self._tables[name] = make()
         return self._tables[name]
 
+    def renew(self, name: Hashable, value: object) -> None:
+        """Note ``value`` as the table of this name. If it is another one than it was, whatever was
+        made with the old one is forgotten with it, recordings among it."""
+        if self.table(name, lambda: value) is not value:
+            self._tables, self.memory = {name: value}, object()
+
     def node_rows(self, nodes: int, above: int = 0) -> Tensor:
         """``[B, N]`` int64: the slab rows of tree nodes, behind ``above`` others of their tree."""
         index = torch.arange(above, above + nodes, device=self.kv.device)

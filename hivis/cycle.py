@@ -46,7 +46,7 @@ class Cycles:
         def work() -> Report:
             return self.advance(sampling, shape, learns)
 
-        if self._recorder is None or not _settled(shape):
+        if not self._records(shape):
             return Underway(work())
         name = self._name("cycle", sampling, shape, learns)
         return Underway(self._graphs.run(name, work, self.clock))
@@ -82,16 +82,18 @@ class Cycles:
         target, drafter, cache = self.target, self.drafter, self.target.cache
         assert drafter is not None
 
+        replays = planner.ahead and self._records(TreePolicy())
+
         def run(name: Hashable, work: Callable[[], T]) -> T:
             # What is replayed in a cycle is timed as a replay.
-            return work() if self._recorder is None else self._graphs.replay(name, work)
+            return self._graphs.replay(name, work) if replays else work()
 
         def draft(shape: TreePolicy) -> DraftTree:
             def work() -> DraftTree:
                 token, position = cache.each["token"], cache.kv_len.long() + 1
                 return drafter.grow(token, position, sampling, shape)
 
-            return run(self._name("draft", sampling, shape), work) if _settled(shape) else work()
+            return run(self._name("draft", sampling, shape), work)
 
         def verify(tree: DraftTree) -> Verdict:
             def work() -> tuple[DraftTree, Verdict]:
@@ -101,6 +103,13 @@ class Cycles:
             return run(("verify", id(tree)), work)[1]
 
         planner.measure(draft, verify, cache.kv.device)
+
+    def _records(self, shape: TreePolicy) -> bool:
+        """Whether cycles with trees of this shape can be recorded: their sizes have to be known
+        before they grow, and what the drafter keeps has to lie in a cache."""
+        if self._recorder is None or (self.drafter and not hasattr(self.drafter, "cache")):
+            return False
+        return shape.governor is None or shape.governor.plan is not None
 
     @property
     def _graphs(self) -> Graphs:
@@ -120,8 +129,3 @@ class Cycles:
         plan = None if shape.governor is None else shape.governor.plan
         memory = self.drafter.cache.memory
         return part, texts, sampling.greedy, penal, self.traced, memory, shape, plan, learns
-
-
-def _settled(shape: TreePolicy) -> bool:
-    """Whether the sizes of the next tree are known before it grows."""
-    return shape.governor is None or shape.governor.plan is not None

@@ -42,15 +42,26 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         """See :class:`Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.device(self._device),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-        ):
-            result = work()
+        with torch.cuda.device(self._device):
+            # torch's own default is one stream for all devices, of the one that came first.
+            self._stream = self._stream or torch.cuda.Stream(self._device)
+            before = torch.cuda.current_stream(self._device)
+            capture = torch.cuda.graph(
+                graph, self._pool, self._stream, capture_error_mode="thread_local"
+            )
+            try:
+                with capture:
+                    result = work()
+            except Exception as error:
+                # The end of a capture that has failed raises, too, and keeps the stream.
+                raise (error.__context__ or error) from None
+            finally:
+                torch.cuda.set_stream(before)
         self._pool = self._pool or graph.pool()
         return result, graph.replay
 

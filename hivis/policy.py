@@ -149,9 +149,11 @@ class Planner:
     Attributes:
         shape: what ``grow`` gets; buffers are made for it, so no tree may exceed it.
         learns: whether :meth:`learn` wants to see the outcome of every text in every cycle.
+        ahead: whether N and depth of a tree are settled before it grows.
     """
 
     learns = False
+    ahead = True
 
     def __init__(self, shape: TreePolicy) -> None:
         self.shape = shape

@@ -1,18 +1,21 @@
 """CUDA graphs on a CPU: work is recorded without being done, and replayed operation by operation.
 
 As with the real thing a recording computes nothing, what it returns holds nothing before the first
-replay, and every replay reads and writes the very memory that was recorded. It is hostile where the
-real thing is lenient: results of operations are overwritten by garbage before every replay, and
-whatever would read a value on the host, or copy one from there, is refused.
+replay, and every replay reads and writes the very memory that was recorded, without keeping it
+alive: memory that was given back meanwhile is an error here. It is hostile where the real thing is
+lenient: results of operations, and of recordings made later, are overwritten by garbage before
+every replay, and whatever would read a value on the host, or copy one from there, is refused.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -53,16 +56,56 @@ class Recording(TorchDispatchMode):
         self.steps.append((func, args, kwargs, _tensors(made)))
         return made
 
+    def let_go(self) -> None:
+        """Keep no tensor alive but those that were made here."""
+        made = {tensor.untyped_storage()._cdata for step in self.steps for tensor in step[3]}
+
+        def outside(value: Any) -> Any:
+            known = not isinstance(value, Tensor) or value.untyped_storage()._cdata in made
+            return value if known else Outside(value)
+
+        self.steps = [
+            (func, tree_map(outside, args), tree_map(outside, kwargs), own)
+            for func, args, kwargs, own in self.steps
+        ]
+
+    def spoil(self) -> None:
+        """Overwrite all that was made here."""
+        for step in self.steps:
+            for tensor in step[3]:
+                _spoil(tensor)
+
     def replay(self) -> None:
         """Do what was recorded, on the memory that it was recorded with."""
-        with torch.inference_mode():
-            for _, _, _, made in self.steps:
-                for tensor in made:
-                    _spoil(tensor)
-            for func, args, kwargs, made in self.steps:
-                results = _tensors(func(*args, **kwargs))
-                for tensor, result in zip(made, results, strict=bool(made)):
-                    tensor.copy_(result)
+        self.spoil()
+        for func, args, kwargs, made in self.steps:
+            results = _tensors(func(*tree_map(_inside, args), **tree_map(_inside, kwargs)))
+            for tensor, result in zip(made, results, strict=bool(made)):
+                tensor.copy_(result)
+
+
+class Outside:
+    """A tensor that somebody else has to keep."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.empty = storage.nbytes() == 0
+        self.storage = StorageWeakRef(storage)
+        self.shape, self.stride, self.dtype = tensor.shape, tensor.stride(), tensor.dtype
+        self.offset = tensor.storage_offset()
+
+    def tensor(self) -> Tensor:
+        new = torch.empty(0, dtype=self.dtype)
+        if self.empty:
+            return new.view(self.shape)
+        storage = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
+        if storage is None:
+            raise MemoryError(f"a recording reads {list(self.shape)} that were given back")
+        return new.set_(storage, self.offset, self.shape, self.stride)
+
+
+def _inside(value: Any) -> Any:
+    return value.tensor() if isinstance(value, Outside) else value
 
 
 class CpuRecorder:
@@ -70,16 +113,24 @@ class CpuRecorder:
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
+        self._all: list[weakref.ref[Recording]] = []
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         recording = Recording()
         with torch.inference_mode(), recording:
             result = work()
+        recording.let_go()
         self.recorded += 1
+        self._all.append(weakref.ref(recording))
+        place = len(self._all)
 
         def replay() -> None:
             self.replayed += 1
-            recording.replay()
+            with torch.inference_mode():
+                for later in self._all[place:]:
+                    if (other := later()) is not None:
+                        other.spoil()
+                recording.replay()
 
         return result, replay
 

@@ -17,11 +17,12 @@ from torch import Tensor
 
 import hivis
 from hivis.batch import Batch, Wanted
+from hivis.cache import grain_of
 from hivis.decode import Stream, generate
 from hivis.drafters.base import Drafter
 from hivis.errors import HivisError
 from hivis.generation import Generation
-from hivis.graphs import MOST, Graphs, recorder_for
+from hivis.graphs import MOST, CudaRecorder, Graphs, lateness, recorder_for
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
@@ -174,6 +175,8 @@ def test_what_is_measured_is_what_is_replayed(gpu: OnGpu) -> None:
     made = generate(target, PROMPTS[0], params, drafter, policy)
     assert made.tokens == plainly(random_target(), PROMPTS[0], params)
     assert "measure" in made.statistics.phases_ms
+    recordings = target.cache.table(Graphs, lambda: Graphs(CpuRecorder()))._recorded
+    assert {"draft", "verify", "cycle"} == {name[0] for name in recordings}  # type: ignore[index]
     planner = policy.planner(target, drafter, torch.device("cpu"))
     assert planner.times is not None and set(planner.times.verify) == {8, 16, 32, 60}  # type: ignore[attr-defined]
 
@@ -329,6 +332,7 @@ def test_the_emulation_is_hostile() -> None:
         with pytest.raises(RuntimeError):
             recorder.record(work)
     state = {"x": torch.ones(1)}
+    first = state["x"]
 
     def moves() -> Tensor:
         state["x"] = state["x"] + 1
@@ -339,6 +343,55 @@ def test_the_emulation_is_hostile() -> None:
     for _ in range(3):
         replay()
     assert float(result) == 2  # and not 4: it starts anew from where it was recorded
+    del first
+    with pytest.raises(MemoryError, match="a recording reads .1. that were given back"):
+        replay()
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_a_longer_text_joins_in_memory_that_stays(gpu: OnGpu, drafts: bool) -> None:
+    """The batch's caches are large enough for it, the drafter's tables are not."""
+    target, drafter = pair("hivis")
+    roomy(target, drafter)
+    plain, queue, wanted = random_target(), [], {}
+    target.max_positions = plain.max_positions = 4096
+    # Rows of 320, then 384 (caches grow to 448), then 448.
+    for number, (text, new) in enumerate([(260, 10), (300, 60), (300, 12), (370, 20), (370, 10)]):
+        inputs = random_inputs(number, text=text, pictures=0)
+        params = replace(GREEDY, max_new_tokens=new)
+        wanted[number] = plainly(plain, inputs, params)
+        queue.append(Wanted(inputs, params, number))
+    batch = Batch(target, queue, 2, drafter if drafts else None, TREE)
+    assert {number: made.tokens for number, made in batch} == wanted
+    assert gpu.recorder.replayed
+
+
+def test_a_drafter_bound_elsewhere_ends_the_text(gpu: OnGpu) -> None:
+    target, drafter = pair("hivis")
+    stream = iter(Stream(target, PROMPTS[0], GREEDY, drafter, TREE))
+    for _ in range(4):
+        next(stream)
+    other = random_target(seed=5)
+    drafter.bind(other.embedding, other.head)
+    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+        next(stream)
+
+
+def test_a_draft_model_for_targets_of_two_vocabularies(gpu: OnGpu) -> None:
+    target, drafter = pair("draft-vlm")
+    wanted = plainly(random_target(), PROMPTS[0], GREEDY)
+    for vocab in (VOCAB, VOCAB - 7, VOCAB):
+        table = torch.empty(vocab, 1)
+        drafter.bind(table, table)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(drafter, "bind", lambda embedding, head: None)
+            assert generate(target, PROMPTS[0], GREEDY, drafter, TREE).tokens == wanted
+
+
+def test_a_drafter_without_a_cache_is_not_recorded(gpu: OnGpu) -> None:
+    made = generate(random_target(), PROMPTS[0], GREEDY, Guesser(VOCAB), TREE)
+    assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
+    assert not gpu.recorder.recorded
 
 
 @pytest.mark.parametrize("wanted", [None, False])
@@ -346,6 +399,81 @@ def test_there_are_no_graphs_on_a_cpu(wanted: bool | None) -> None:
     assert recorder_for(torch.device("cpu"), wanted) is None
     with pytest.raises(HivisError, match="^graphs: wanted a CUDA device"):
         recorder_for(torch.device("cpu"), True)
+
+
+def test_what_a_gpu_gets() -> None:
+    """Graphs unless they are not wanted, memory that fits the next text, no waiting."""
+    device = torch.device("cuda")
+    assert isinstance(recorder_for(device, None), CudaRecorder)
+    assert isinstance(recorder_for(device, True), CudaRecorder)
+    assert recorder_for(device, False) is None
+    assert lateness(device) == 1 and lateness(torch.device("cpu")) == 0
+    assert grain_of(device) > 1 == grain_of(torch.device("cpu"))
+
+
+class FakeCuda:
+    """As much of ``torch.cuda`` as torch's own ``graph`` asks for. Streams are strings."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.current, self.device = "main", 0
+        self.fails = False
+        outer = self
+
+        class On:
+            def __init__(self, place: str, value: Any) -> None:
+                self.place, self.value = place, value
+
+            def __enter__(self) -> None:
+                self.old = getattr(outer, self.place)
+                setattr(outer, self.place, self.value)
+
+            def __exit__(self, *error: object) -> None:
+                setattr(outer, self.place, self.old)
+
+        class FakeGraph:
+            def capture_begin(self, *args: Any, **kwargs: Any) -> None: ...
+
+            def capture_end(self) -> None:
+                if outer.fails:
+                    raise RuntimeError("operation failed due to a previous error during capture")
+
+            def pool(self) -> str:
+                return "pool"
+
+            def replay(self) -> None: ...
+
+        fakes = {
+            "CUDAGraph": FakeGraph, "stream": lambda stream: On("current", stream),
+            "Stream": lambda *args: f"side of {outer.device}",
+            "device": lambda device: On("device", device.index),
+            "current_stream": lambda device: outer.current,
+            "set_stream": lambda stream: setattr(outer, "current", stream),
+            "synchronize": lambda *args: None, "empty_cache": lambda: None,
+        }  # fmt: skip
+        for name, fake in fakes.items():
+            patch.setattr(torch.cuda, name, fake)
+        patch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+        patch.setattr(torch.cuda.graph, "default_capture_stream", None)
+
+
+def test_each_gpu_records_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, seen = FakeCuda(monkeypatch), []
+    for place in (0, 1):
+        CudaRecorder(torch.device("cuda", place)).record(lambda: seen.append(cuda.current))
+    assert seen == ["side of 0", "side of 1"] and cuda.current == "main"
+
+
+def test_a_recording_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says why, not that something was wrong before."""
+    cuda = FakeCuda(monkeypatch)
+    cuda.fails = True
+
+    def work() -> None:
+        raise RuntimeError("no reads here")
+
+    with pytest.raises(RuntimeError, match="^no reads here$"):
+        CudaRecorder(torch.device("cuda", 0)).record(work)
+    assert cuda.current == "main"
 
 
 def test_a_model_is_loaded_with_or_without() -> None:

@@ -75,6 +75,7 @@ class DraftVLM:
     def __init__(self, model: DraftModel) -> None:
         self.model = model
         self.rows = model.rows
+        self._vocab = 0
         # Of the tree that was grown last: tokens [B, K] and ancestor words [B, K, W] by level.
         self._drawn: list[Tensor] = []
         self._words: list[Tensor] = []
@@ -112,6 +113,8 @@ class DraftVLM:
             raise HivisError(
                 f"draft model's device: wanted the target's, {head.device}, got {self.model.device}"
             )
+        if head.shape[0] != self._vocab and hasattr(self.model, "cache"):
+            self.model.cache = self.model.cache.for_texts(0, 0)  # its logits are of another width
         self._vocab = head.shape[0]
 
     @torch.inference_mode()

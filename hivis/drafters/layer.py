@@ -94,6 +94,8 @@ class OneLayerDrafter(ABC):
         if cache is not self._own:
             self._own = None
         self._by_row = cache.kv[0].permute(1, 3, 0, 2, 4)
+        # A longer text has brought longer tables: what was recorded turns by the old ones.
+        cache.renew(Rotations, self._rotations)
         self._one_bit = cache.table("one bit", one_bit)[: cache.texts]
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
@@ -135,7 +137,8 @@ class OneLayerDrafter(ABC):
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
         self._scale = c.head_dim**-0.5
         self._rotations = Rotations(0, c, embedding.device, dtype)
-        self._own = None
+        if hasattr(self, "_cache"):  # whoever is still at a text ends there
+            self.cache = self._cache.for_texts(0, 0)
 
     @property
     def embedding(self) -> Tensor:
@@ -276,7 +279,6 @@ class OneLayerDrafter(ABC):
         positions = max_rows + gap
         if self._rotations.positions < positions:
             self._rotations = Rotations(positions + -positions % grain, c, device, dtype)
-            old = None  # what was recorded on its memory has turned by the old tables
         if old is not None and batch == 1 and old.serves(max_rows, grain):
             cache = old.again()
         else:
