@@ -17,6 +17,9 @@ import torch
 
 from hivis.errors import HivisError
 
+#: Of the cycles that are counted at a length.
+MOST = 1e15
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -103,7 +106,7 @@ def _read(path: Path, depth: int) -> Accepted:
         raise HivisError(f"{wanted}, got {json.dumps(found)[:60]}")
     totals = [0.0] * (depth + 1)
     for length, count in counts:
-        if not str(length).isdecimal() or not _is_count(count):
+        if not str(length).isdecimal() or len(str(length)) > 9 or not _is_count(count):
             raise HivisError(f"{wanted}, got {json.dumps(count)[:60]} at {str(length)[:60]!r}")
         if count and int(length) > depth:
             raise HivisError(
@@ -119,7 +122,7 @@ def _read(path: Path, depth: int) -> Accepted:
 
 def _is_count(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    return number and 0 <= value <= MOST
 
 
 def mean_of(lengths: Sequence[int]) -> float:

@@ -24,6 +24,8 @@ from hivis.targets.sizes import sizes_of
 SCALE = 0.02
 #: Text rows that a prompt has at least, before and behind its picture.
 BEFORE, BEHIND = 4, 8
+#: Of a prompt.
+LEAST_ROWS = BEFORE + BEHIND
 
 
 def random_target(shape: Shape, dtype: torch.dtype, device: torch.device) -> HuggingFaceTarget:
@@ -87,12 +89,9 @@ def random_head(config: LayerConfig, count: int | None) -> Tensor | None:
 def random_prompt(shape: Shape, target: HuggingFaceTarget, rows: int) -> Inputs:
     """A prompt of exactly ``rows`` rows: random text around the largest picture that fits.
 
-    Raises:
-        HivisError: it is too short to be a prompt at all.
+    Args:
+        rows: at least ``LEAST_ROWS``.
     """
-    least = BEFORE + BEHIND
-    if rows < least:
-        raise HivisError(f"--prompt-rows: wanted at least {least}, got {rows}")
     config, device = shape.config, target.device
     make = torch.Generator().manual_seed(rows)
     # The last tokens of a vocabulary are the special ones.
@@ -100,7 +99,7 @@ def random_prompt(shape: Shape, target: HuggingFaceTarget, rows: int) -> Inputs:
     features: dict[str, Tensor] = {}
     for size in shape.pictures:
         seen, count = _picture(config, size)
-        if count <= rows - least:
+        if count <= rows - LEAST_ROWS:
             tokens[BEFORE : BEFORE + count] = config.image_token_id
             if (marker := getattr(config, "vision_start_token_id", None)) is not None:
                 tokens[BEFORE - 1] = marker

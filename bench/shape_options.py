@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from bench.accepted import parse_accepted
-from bench.random_models import drafter_config, random_head
+from bench.random_models import LEAST_ROWS, drafter_config, random_head
 from bench.shapes import SCALES, SHAPES, shape_of
 from bench.simulated import rank_parents
 from hivis.errors import HivisError
@@ -20,7 +20,8 @@ PROMPT_ROWS, TINY_ROWS = (700, 2048), (48, 96)
 #: Options that say what else could be run, with what they are if nobody gives them.
 OTHERS: dict[str, Any] = {
     "compare": False, "ablate": False, "model": None, "eagle": None, "vispec": None,
-    "draft_vlm": None, "prompts": None, "prompt": None, "image": [],
+    "draft_vlm": None, "prompts": None, "prompt": None, "image": [], "count": None,
+    "temperature": [0.0, 1.0], "top_k": 0, "top_p": 1.0, "seed": 0, "sharpness": 1.0,
 }  # fmt: skip
 #: Those that say nothing without --shape.
 OWN = ("accepted", "layers", "scale", "prompt_rows", "weights")
@@ -82,9 +83,15 @@ def check_shape(options: argparse.Namespace) -> None:
     if options.prompt_rows is None:
         options.prompt_rows = list(PROMPT_ROWS if options.scale is None else TINY_ROWS)
     # What can be said of these before anything is made is said here.
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        raise HivisError(f"--max-new-tokens: wanted at least 1, got {options.max_new_tokens}")
     TreePolicy(options.nodes, options.depth, options.tree_top_k)
     rank_parents(options.nodes, options.depth, options.tree_top_k)
     shape = shape_of(options.shape, options.scale, options.layers)
+    most = shape.config.get_text_config().max_position_embeddings
+    for rows in options.prompt_rows:
+        if not LEAST_ROWS <= rows < most:
+            raise HivisError(f"--prompt-rows: wanted {LEAST_ROWS} to {most - 1}, got {rows}")
     random_head(drafter_config(shape, options.drafter), options.drafter_head)
     parse_accepted(options.accepted, options.depth)
 

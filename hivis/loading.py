@@ -71,7 +71,7 @@ def load(
     chosen = policy_of(policy)
     if model is None:
         model, drafter = paths.TARGET, paths.HIVIS if drafter is None else drafter
-    recorder_for(place, graphs)  # whether it can be had, before anything is loaded
+    _check(drafter, drafter_weights, drafter_head, place, graphs, compile)
     target, processor = load_target(model, number, place)
     if compile:
         target.compile()
@@ -89,7 +89,8 @@ def wrap(
     The model object is shared, not copied, and can still be used: ``model.generate`` gives what it
     gave before. Its language model is switched to an attention that is hivis's own for the draft
     trees and torch's SDPA for everyone else; a model that ran with another one, such as
-    flash-attention, runs with SDPA from then on.
+    flash-attention, runs with SDPA from then on. Its weights have to stay where they are: after
+    ``model.to`` or an adapter, wrap it anew.
 
     Args:
         model: of a supported family, in evaluation mode from then on, on any one device.
@@ -107,7 +108,7 @@ def wrap(
         raise HivisError(f"model: wanted a Hugging Face model, got {type(model).__name__}")
     family = family_of(config.model_type)
     chosen = policy_of(policy)
-    recorder_for(model.device, graphs)
+    _check(drafter, drafter_weights, drafter_head, model.device, graphs, compile)
     if processor is None:
         name = getattr(config, "_name_or_path", "")
         if not name:
@@ -122,11 +123,28 @@ def wrap(
     return Model(target, prompts, ready, chosen, graphs)
 
 
+def _check(
+    drafter: object, weights: object, head: object, device: torch.device, graphs: object,
+    compile: object,
+) -> None:  # fmt: skip
+    """HivisError for what can be known to be wrong before anything is loaded."""
+    if graphs is not None and not isinstance(graphs, bool):
+        raise HivisError(f"graphs: wanted True, False or None, got {graphs!r:.60}")
+    if not isinstance(compile, bool):
+        raise HivisError(f"compile: wanted True or False, got {compile!r:.60}")
+    recorder_for(device, graphs)
+    format_of(weights)
+    number = isinstance(head, int) and not isinstance(head, bool) and head > 0
+    if head is not None and not number and not isinstance(head, (str, Path)):
+        raise HivisError(f"drafter head: wanted a number of tokens or a file, got {head!r:.60}")
+    if (drafter is None or drafter == "none") and (weights != "full" or head is not None):
+        raise HivisError("drafter: wanted one for coarse weights or a short head, got none")
+
+
 def _drafter(
     drafter: str | Path | Drafter | None, target: HuggingFaceTarget, processor: PromptProcessor,
     weights: str, head: int | str | Path | None,
 ) -> Drafter | None:  # fmt: skip
-    format_of(weights)
     if drafter is None or drafter == "none":
         return None
     if isinstance(drafter, (str, Path)):

@@ -308,3 +308,23 @@ def test_a_tree_wider_than_the_head_is_refused() -> None:
     drafter.coarsen("full", some_ids(3))
     with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary, 3"):
         generate(target, random_inputs(0), SamplingParams(), drafter, TreePolicy(8, 2, 4))
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"drafter_head": 3.5}, "drafter head: wanted a number of tokens or a file, got 3.5"),
+    ({"drafter_head": True}, "drafter head: wanted a number of tokens or a file, got True"),
+    ({"drafter_head": 0}, "drafter head: wanted a number of tokens or a file, got 0"),
+    ({"drafter_head": [1, 2]}, "drafter head: wanted a number of tokens or a file"),
+    ({"drafter": "none", "drafter_head": 9}, "drafter: wanted one for coarse weights"),
+    ({"drafter": "none", "drafter_weights": "int8"}, "drafter: wanted one for coarse weights"),
+    ({"drafter_weights": ["int8"]}, "drafter weights: wanted one of full"),
+    ({"drafter_weights": None}, "drafter weights: wanted one of full"),
+    ({"graphs": "yes"}, "graphs: wanted True, False or None, got 'yes'"),
+    ({"graphs": 0}, "graphs: wanted True, False or None, got 0"),
+    ({"compile": "no"}, "compile: wanted True or False, got 'no'"),
+])  # fmt: skip
+def test_what_load_takes_is_looked_at_before_anything_is_loaded(monkeypatch, given, says):
+    monkeypatch.setattr("hivis.loading.load_target", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(HivisError) as error:
+        hivis.load(device="cpu", **given)
+    assert says in str(error.value)

@@ -17,9 +17,9 @@ FORMATS = {
 OUTPUTS = 4096
 
 
-def format_of(weights: str) -> tuple[int, int]:
+def format_of(weights: object) -> tuple[int, int]:
     """Bits and largest group of a format; HivisError if there is none of that name."""
-    if weights not in FORMATS:
+    if not isinstance(weights, str) or weights not in FORMATS:
         raise HivisError(f"drafter weights: wanted one of {', '.join(FORMATS)}, got {weights!r}")
     return FORMATS[weights]
 
