@@ -61,7 +61,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--count", type=int, default=12, help="held-out prompts with long answers (default: 12)")
     add("--repeat", type=int, default=3, help="passes, of which medians count (default: 3)")
     add("--max-new-tokens", type=int, default=120, help="(default: 120)")
-    add("--shape", choices=SHAPES, default="llava-1.5-7b", help="of the level (default: 7b)")
+    add(
+        "--shape",
+        choices=SHAPES,
+        default="llava-1.5-7b",
+        help="of the level (default: %(default)s)",
+    )
     add("--no-level", action="store_true", help="leave out the level of a real model's size")
     add("--device", default="cpu")
     add("--dtype", choices=DTYPES, default="bfloat16")

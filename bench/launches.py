@@ -33,7 +33,7 @@ from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.errors import run_cli
+from hivis.errors import HivisError, run_cli
 from hivis.loop import Loop
 from hivis.policy import TreePolicy
 from hivis.sampling import SamplingParams
@@ -146,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--tree-top-k", type=int, default=10)
     add("--json", type=Path, help="write everything here")
     options = parser.parse_args(arguments)
+    if options.layers < 1:
+        raise HivisError(f"--layers: wanted at least 1, got {options.layers}")
     check_writable(options.json, "--json")
     shape = TreePolicy(options.nodes, options.depth, options.tree_top_k)
     target = target_of(options.layers)

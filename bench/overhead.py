@@ -29,7 +29,7 @@ from bench.report import check_writable, write_json
 from hivis.clock import PhaseClock
 from hivis.drafters.growth import Grower
 from hivis.drafters.load import load_drafter
-from hivis.errors import run_cli
+from hivis.errors import HivisError, run_cli
 from hivis.loop import Loop
 from hivis.policies.named import policy_of
 from hivis.sampling import SamplingParams
@@ -116,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="threads of the CPU (default: torch's)")
     parser.add_argument("--json", type=Path, help="write everything here")
     options = parser.parse_args(arguments)
+    if options.texts < 1:
+        raise HivisError(f"--texts: wanted at least 1, got {options.texts}")
     check_writable(options.json, "--json")
     set_up("cpu", options.threads)
     console, rows = Console(), []

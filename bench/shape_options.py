@@ -88,6 +88,11 @@ def check_shape(options: argparse.Namespace) -> None:
     TreePolicy(options.nodes, options.depth, options.tree_top_k)
     rank_parents(options.nodes, options.depth, options.tree_top_k)
     shape = shape_of(options.shape, options.scale, options.layers)
+    if options.drafter_head is not None and options.drafter_head < options.tree_top_k:
+        raise HivisError(
+            f"--drafter-head: wanted at least the {options.tree_top_k} children of a node "
+            f"(--tree-top-k), got {options.drafter_head}"
+        )
     most = shape.config.get_text_config().max_position_embeddings
     for rows in options.prompt_rows:
         if not LEAST_ROWS <= rows < most:

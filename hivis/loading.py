@@ -76,6 +76,7 @@ def load(
     if compile:
         target.compile()
     ready = _drafter(drafter, target, processor, drafter_weights, drafter_head)
+    _check_head(ready, chosen)
     return Model(target, processor, ready, chosen, graphs)
 
 
@@ -120,6 +121,7 @@ def wrap(
     if compile:
         target.compile()
     ready = _drafter(drafter, target, prompts, drafter_weights, drafter_head)
+    _check_head(ready, chosen)
     return Model(target, prompts, ready, chosen, graphs)
 
 
@@ -139,6 +141,16 @@ def _check(
         raise HivisError(f"drafter head: wanted a number of tokens or a file, got {head!r:.60}")
     if (drafter is None or drafter == "none") and (weights != "full" or head is not None):
         raise HivisError("drafter: wanted one for coarse weights or a short head, got none")
+
+
+def _check_head(drafter: Drafter | None, policy: Policy) -> None:
+    """HivisError if a short head has fewer tokens than every node of a tree gets children."""
+    ids, most = getattr(drafter, "head_ids", None), getattr(policy, "top_k", 1)
+    if ids is not None and len(ids) < most:
+        raise HivisError(
+            f"drafter head: wanted at least {most} tokens, as many as a node of the policy's trees "
+            f"has children, got {len(ids)}"
+        )
 
 
 def _drafter(

@@ -328,3 +328,8 @@ def test_what_load_takes_is_looked_at_before_anything_is_loaded(monkeypatch, giv
     with pytest.raises(HivisError) as error:
         hivis.load(device="cpu", **given)
     assert says in str(error.value)
+
+
+def test_a_head_shorter_than_a_nodes_children_is_refused_at_once():
+    with pytest.raises(HivisError, match="drafter head: wanted at least 4 tokens.*, got 3$"):
+        hivis.load(device="cpu", drafter_head=3)
