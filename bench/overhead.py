@@ -2,8 +2,8 @@
 
 The target's pass, and every pass of the drafter (its head over the root, each level of a tree, and
 the commit) are timed on their own; what is left of a cycle is the loop: scores and shapes of the
-tree, the walk, the compaction, the one read of the device, and all Python in between. Medians over
-cycles.
+tree, the walk, the compaction, the one read of the device, and all Python in between. Of the loop
+``ops`` is the time inside the native ops, and ``python`` everything else. Medians over cycles.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from bench.machine import commit, device_name, set_up
 from bench.report import check_writable, write_json
+from hivis import ops
 from hivis.clock import PhaseClock
 from hivis.drafters.growth import Grower
 from hivis.drafters.load import load_drafter
@@ -37,7 +38,11 @@ from hivis.targets.load import load_target
 from hivis.tiny import paths
 from hivis.tiny.prompts import heldout
 
-PARTS = ("target", "drafter", "grow", "accept", "compact", "read", "rest", "loop")
+PARTS = (
+    "target", "drafter", "grow", "accept", "compact", "read", "rest", "loop", "ops", "python",
+)  # fmt: skip
+#: Those that are called outside of the passes of target and drafter.
+OPS = ("tree_grow_", "tree_prune", "tree_accept", "kv_compact_")
 
 
 class Watch:
@@ -75,6 +80,9 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
     drafter._predict = watch.wrap("step", drafter._predict)  # type: ignore[attr-defined]
     drafter.commit = watch.wrap("commit", drafter.commit)  # type: ignore[method-assign]
     Grower.__call__ = grow  # type: ignore[method-assign]
+    native = {name: getattr(ops, name) for name in OPS}
+    for name, op in native.items():
+        setattr(ops, name, watch.wrap("ops", op))
     try:
         for item in [item for item in heldout() if item.kind == "long"][:texts]:
             params = SamplingParams(
@@ -96,6 +104,8 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
                         cycles.append(_parts(total, watch.ms, phases))
     finally:
         Grower.__call__ = grown  # type: ignore[method-assign]
+        for name, op in native.items():
+            setattr(ops, name, op)
     return cycles[5:]
 
 
@@ -107,7 +117,9 @@ def _parts(total: float, ms: dict[str, float], phases: dict[str, float]) -> dict
         "loop": total - ms["target"] - drafter,
     }  # fmt: skip
     own = sum(parts[name] for name in ("grow", "accept", "compact", "read"))
-    return {**parts, "rest": parts["loop"] - own}
+    return {
+        **parts, "rest": parts["loop"] - own, "ops": ms["ops"], "python": parts["loop"] - ms["ops"]
+    }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
