@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
+from torch import Tensor
+
 from hivis.clock import PhaseClock
 from hivis.drafters.base import Drafter
 from hivis.graphs import Graphs, Recorder
@@ -46,7 +48,9 @@ class Cycles:
         def work() -> Report:
             return self.advance(sampling, shape, learns)
 
-        if not self._records(shape):
+        # To be recorded, the sizes of the trees have to be known before they grow.
+        settled = shape.governor is None or shape.governor.plan is not None
+        if not (self._records and settled):
             return Underway(work())
         name = self._name("cycle", sampling, shape, learns)
         return Underway(self._graphs.run(name, work, self.clock))
@@ -55,7 +59,7 @@ class Cycles:
         """One cycle, without a look at the device, on tensors that have their place in the caches:
         so this is what can be recorded."""
         target, drafter, clock, cache = self.target, self.drafter, self.clock, self.target.cache
-        token, position = cache.each["token"], cache.kv_len.long() + 1
+        token, position = self._root()
         with clock.phase("draft"):
             if drafter is None:
                 tree = DraftTree.root_only(token)
@@ -79,10 +83,9 @@ class Cycles:
 
     def measure(self, planner: Planner, sampling: SamplingState) -> None:
         """Let the planner time the pair. Nothing is compacted or committed: no cache row stays."""
-        target, drafter, cache = self.target, self.drafter, self.target.cache
+        target, drafter = self.target, self.drafter
         assert drafter is not None
-
-        replays = planner.ahead and self._records(TreePolicy())
+        replays = planner.ahead and self._records
 
         def run(name: Hashable, work: Callable[[], T]) -> T:
             # What is replayed in a cycle is timed as a replay.
@@ -90,26 +93,29 @@ class Cycles:
 
         def draft(shape: TreePolicy) -> DraftTree:
             def work() -> DraftTree:
-                token, position = cache.each["token"], cache.kv_len.long() + 1
-                return drafter.grow(token, position, sampling, shape)
+                return drafter.grow(*self._root(), sampling, shape)
 
             return run(self._name("draft", sampling, shape), work)
 
         def verify(tree: DraftTree) -> Verdict:
             def work() -> tuple[DraftTree, Verdict]:
-                verify = target.verify(tree)
-                return tree, self.accept(verify, tree, cache.kv_len.long() + 1, sampling)
+                _, position = self._root()
+                return tree, self.accept(target.verify(tree), tree, position, sampling)
 
             return run(("verify", id(tree)), work)[1]
 
-        planner.measure(draft, verify, cache.kv.device)
+        planner.measure(draft, verify, target.embedding.device)
 
-    def _records(self, shape: TreePolicy) -> bool:
-        """Whether cycles with trees of this shape can be recorded: their sizes have to be known
-        before they grow, and what the drafter keeps has to lie in a cache."""
-        if self._recorder is None or (self.drafter and not hasattr(self.drafter, "cache")):
-            return False
-        return shape.governor is None or shape.governor.plan is not None
+    @property
+    def _records(self) -> bool:
+        """Whether cycles can be recorded: what the drafter keeps has to lie in a cache."""
+        kept = self.drafter is None or hasattr(self.drafter, "cache")
+        return self._recorder is not None and kept
+
+    def _root(self) -> tuple[Tensor, Tensor]:
+        """The last emitted token and the position of the one that it is followed by, ``[B]``."""
+        cache = self.target.cache
+        return cache.each["token"], cache.kv_len.long() + 1
 
     @property
     def _graphs(self) -> Graphs:

@@ -75,8 +75,7 @@ def load(
     target, processor = load_target(model, number, place)
     if compile:
         target.compile()
-    ready = _drafter(drafter, target, processor, drafter_weights, drafter_head)
-    _check_head(ready, chosen)
+    ready = _drafter(drafter, target, processor, drafter_weights, drafter_head, chosen)
     return Model(target, processor, ready, chosen, graphs)
 
 
@@ -120,8 +119,7 @@ def wrap(
     target = HuggingFaceTarget(model, family)
     if compile:
         target.compile()
-    ready = _drafter(drafter, target, prompts, drafter_weights, drafter_head)
-    _check_head(ready, chosen)
+    ready = _drafter(drafter, target, prompts, drafter_weights, drafter_head, chosen)
     return Model(target, prompts, ready, chosen, graphs)
 
 
@@ -143,22 +141,27 @@ def _check(
         raise HivisError("drafter: wanted one for coarse weights or a short head, got none")
 
 
-def _check_head(drafter: Drafter | None, policy: Policy) -> None:
-    """HivisError if a short head has fewer tokens than every node of a tree gets children."""
-    ids, most = getattr(drafter, "head_ids", None), getattr(policy, "top_k", 1)
+def _drafter(
+    drafter: str | Path | Drafter | None, target: HuggingFaceTarget, processor: PromptProcessor,
+    weights: str, head: int | str | Path | None, policy: Policy,
+) -> Drafter | None:  # fmt: skip
+    """The drafter that was asked for, bound to ``target``, and fit for the policy's trees."""
+    if drafter is None or drafter == "none":
+        return None
+    ready = _bound(drafter, target, processor, weights, head)
+    ids, most = getattr(ready, "head_ids", None), getattr(policy, "top_k", 1)
     if ids is not None and len(ids) < most:
         raise HivisError(
             f"drafter head: wanted at least {most} tokens, as many as a node of the policy's trees "
             f"has children, got {len(ids)}"
         )
+    return ready
 
 
-def _drafter(
-    drafter: str | Path | Drafter | None, target: HuggingFaceTarget, processor: PromptProcessor,
+def _bound(
+    drafter: str | Path | Drafter, target: HuggingFaceTarget, processor: PromptProcessor,
     weights: str, head: int | str | Path | None,
-) -> Drafter | None:  # fmt: skip
-    if drafter is None or drafter == "none":
-        return None
+) -> Drafter:  # fmt: skip
     if isinstance(drafter, (str, Path)):
         return load_any_drafter(drafter, target, processor, weights=weights, head=head)
     if not callable(getattr(drafter, "bind", None)):

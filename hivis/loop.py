@@ -130,8 +130,7 @@ class Loop:
                 with self.clock.phase("measure"):
                     self.cycles.measure(planner, self._sampling)
             self._underway.append(self.cycles.launch(planner, self._sampling))
-        with self.clock.phase("read"):
-            steps = self._underway.popleft().steps()
+        steps = self._oldest()
         for step in steps:
             self.planner.learn(step.outcome)
         return steps
@@ -139,9 +138,12 @@ class Loop:
     def settle(self) -> Iterator[list[Step]]:
         """What the cycles under way have brought, the oldest first; no further one is begun."""
         while self._underway:
-            with self.clock.phase("read"):
-                steps = self._underway.popleft().steps()
-            yield steps
+            yield self._oldest()
+
+    def _oldest(self) -> list[Step]:
+        """What the oldest cycle under way has brought."""
+        with self.clock.phase("read"):
+            return self._underway.popleft().steps()
 
     @property
     def planner(self) -> Planner:

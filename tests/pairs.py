@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from models import VOCAB, random_target
+import random
+
+from models import VOCAB, random_inputs, random_target
 from test_draft_vlm import bound, draft_model
 
+from hivis.decode import generate
 from hivis.drafters.base import Drafter
 from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.policy import TreePolicy
+from hivis.sampling import SamplingParams
 from hivis.targets.hugging_face import HuggingFaceTarget
 
 SIZES = {
@@ -27,3 +32,18 @@ def pair(kind: str, device: str = "cpu") -> tuple[HuggingFaceTarget, Drafter]:
         return target, ViSpecDrafter(config, random_tensors(config, seed=1, scale=0.2))
     sizes = HiViSConfig(**SIZES)
     return target, HiViSDrafter(sizes, random_tensors(sizes, seed=1, scale=0.2))
+
+
+def check_texts(
+    target: HuggingFaceTarget, drafter: Drafter, temperature: float, name: str
+) -> None:  # fmt: skip
+    """Texts with trees of random sizes, drawn from ``name``, are those of plain decoding."""
+    make = random.Random(name)
+    for seed in range(4):
+        inputs = random_inputs(seed, text=5 + 4 * seed, pictures=seed % 3)
+        params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=40)
+        plain = generate(target, inputs, params)
+        depth, top_k = make.randint(1, 7), make.randint(1, 8)
+        most = 1 + top_k + (depth - 1) * top_k * top_k
+        policy = TreePolicy(make.randint(2, min(60, most)), depth, top_k)
+        assert generate(target, inputs, params, drafter, policy).tokens == plain.tokens, policy

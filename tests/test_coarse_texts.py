@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from guessers import Guesser
-from models import VOCAB, random_inputs
-from pairs import SIZES, pair
+from models import VOCAB
+from pairs import SIZES, check_texts, pair
 from test_batch import alone, wanted
 from torch import Tensor
 
 import hivis
 from hivis.batch import Batch
-from hivis.decode import generate
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.layer import OneLayerDrafter
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
 from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
 from hivis.targets.hugging_face import HuggingFaceTarget
 from hivis.tiny import paths
 
@@ -43,15 +40,7 @@ def coarse_pair(kind: str, weights: str) -> tuple[HuggingFaceTarget, OneLayerDra
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float) -> None:
     target, drafter = coarse_pair(kind, weights)
-    make = random.Random(f"{kind} {weights} {temperature}")
-    for seed in range(4):
-        inputs = random_inputs(seed, text=5 + 4 * seed, pictures=seed % 3)
-        params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=40)
-        plain = generate(target, inputs, params)
-        depth, top_k = make.randint(1, 7), make.randint(1, 8)
-        most = 1 + top_k + (depth - 1) * top_k * top_k
-        policy = TreePolicy(make.randint(2, min(60, most)), depth, top_k)
-        assert generate(target, inputs, params, drafter, policy).tokens == plain.tokens, policy
+    check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from captures import VOCAB as TOY_VOCAB
 from captures import toy_samples
 from models import VOCAB, random_inputs
-from pairs import SIZES, pair
+from pairs import SIZES, check_texts, pair
 from safetensors.torch import save_file
 from test_batch import alone, wanted
 from test_graphs import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
@@ -50,18 +49,10 @@ def some_ids(count: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("weights", ["full", "int4-32"])
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float) -> None:
-    make = random.Random(f"{kind} {weights} {temperature}")
     target, drafter = pair(kind)
     assert isinstance(drafter, OneLayerDrafter)
     drafter.coarsen(weights, some_ids(60))
-    for seed in range(4):
-        inputs = random_inputs(seed, text=5 + 4 * seed, pictures=seed % 3)
-        params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=40)
-        plain = generate(target, inputs, params)
-        depth, top_k = make.randint(1, 7), make.randint(1, 8)
-        most = 1 + top_k + (depth - 1) * top_k * top_k
-        policy = TreePolicy(make.randint(2, min(60, most)), depth, top_k)
-        assert generate(target, inputs, params, drafter, policy).tokens == plain.tokens, policy
+    check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
 def test_so_is_that_of_three_side_by_side() -> None:

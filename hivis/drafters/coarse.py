@@ -17,6 +17,7 @@ time.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -116,7 +117,7 @@ class Dense:
         return F.linear(x, self.weight, bias)
 
 
-class Packed:
+class Packed(ABC):
     """What torch's packed products have in common: bfloat16 rows go in, and come out."""
 
     def __init__(self, outputs: int, *stored: Tensor) -> None:
@@ -131,9 +132,9 @@ class Packed:
         y = self._product(rows).to(x.dtype).view(*x.shape[:-1], self.outputs)
         return y if bias is None else y + bias
 
+    @abstractmethod
     def _product(self, rows: Tensor) -> Tensor:
         """``[M, N]`` of ``rows`` ``[M, K]``, both bfloat16."""
-        raise NotImplementedError
 
 
 class Packed8(Packed):

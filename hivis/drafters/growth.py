@@ -76,13 +76,12 @@ class Grower:
     """Grows trees of one policy. Holds the buffers; made once for a policy and its texts."""
 
     def __init__(self, policy: TreePolicy, batch: int, device: torch.device | str) -> None:
-        self.policy, self.batch = policy, batch
+        self.policy = policy
         # With one level there is no frontier, and no more children than nodes can be of use.
         most = policy.nodes - 1 if policy.depth == 1 else policy.top_k
         self._children = k = min(policy.top_k, most)
         frontiers = policy.depth - 1
-        self.tree_rows = frontiers * k
-        words = -(-max(self.tree_rows, 1) // WORD_BITS)
+        words = -(-max(frontiers * k, 1) // WORD_BITS)
         pool, rows = (batch, 1 + candidates(policy.depth, k)), (frontiers, batch, k)
 
         def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
