@@ -1,0 +1,1 @@
+"""The ops against their peers: python -m bench.ops"""

@@ -1,0 +1,1 @@
+"""Quantized drafters: python -m bench.quantized"""

@@ -1,0 +1,1 @@
+"""Models of real size with random weights: python -m bench.synthetic"""

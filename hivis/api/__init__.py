@@ -1,0 +1,1 @@
+"""What a user calls: load, wrap, generate, stream, batch, chat."""

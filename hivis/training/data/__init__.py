@@ -1,0 +1,1 @@
+"""Conversations, the target's answers to them, and captures on disk."""

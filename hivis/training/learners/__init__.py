@@ -1,0 +1,1 @@
+"""One learner for each method that is trained."""

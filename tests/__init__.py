@@ -1,0 +1,1 @@
+"""The tests; rooms have the names of what they test."""
