@@ -39,7 +39,8 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[bench,dev]'
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation \
+	  --config-settings editable_mode=compat -e '.[bench,dev]'
 	touch $@
 
 lint: venv
@@ -57,21 +58,21 @@ gpu-check:
 	$(PYTHON) -m tools.gpu_check --out $(OUT) $(ARGS)
 
 kernels: venv
-	$(BIN)/python bench/kernels.py $(ARGS)
+	$(BIN)/python -m bench.ops $(ARGS)
 
 tiny: venv
-	$(BIN)/python -m hivis.tiny.train_target --minutes $(TARGET_MINUTES) --out $(RUN)/target
-	$(BIN)/python -m hivis.tiny.evaluate --target $(RUN)/target --out $(RUN)/evaluation.json
+	$(BIN)/python -m recipes.tiny.train_target --minutes $(TARGET_MINUTES) --out $(RUN)/target
+	$(BIN)/python -m recipes.tiny.evaluate --target $(RUN)/target --out $(RUN)/evaluation.json
 	$(MAKE) drafters RUN=$(RUN)
-	$(BIN)/python -m hivis.tiny.ship --run $(RUN)
+	$(BIN)/python -m recipes.tiny.ship --run $(RUN)
 
 # The target answers once for all methods. The last two are for the table of ablations alone.
 DATA := --target $(RUN)/target --data $(RUN)/answers
 drafters: venv
-	$(BIN)/python -m hivis.tiny.conversations --count $(ANSWERS) --out $(RUN)/questions
+	$(BIN)/python -m recipes.tiny.conversations --count $(ANSWERS) --out $(RUN)/questions
 	$(BIN)/python -m hivis capture --method hivis vispec eagle draft-vlm --max-new-tokens 160 --answer-batch 32 \
 	  --target $(RUN)/target --data $(RUN)/questions/conversations.jsonl --out $(RUN)/answers
-	$(BIN)/python -m hivis.tiny.draft --target $(RUN)/target --out $(RUN)/draft
+	$(BIN)/python -m recipes.tiny.draft --target $(RUN)/target --out $(RUN)/draft
 	$(TRAIN) --method hivis $(DATA) --out $(RUN)/hivis
 	$(TRAIN) --method vispec $(DATA) --out $(RUN)/vispec
 	$(TRAIN) --method eagle $(DATA) --out $(RUN)/eagle

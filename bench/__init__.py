@@ -1,1 +1,1 @@
-"""Benchmarks: `python bench/latency.py`, the main job, and `python bench/kernels.py`, the ops."""
+"""Benchmarks: `python bench/latency.py`, the main job, and `python -m bench.ops`, the ops."""

@@ -15,32 +15,25 @@ the same new tokens (up to and with EOS) and include the picture's encoding and 
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    # Python puts a script's own folder first on the path, where kernels.py would pass for the
-    # package of that name that transformers looks for.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench import shape_run
-from bench.cases import Case, load_cases
-from bench.compare import compare
-from bench.loading import Loaded, load_methods
-from bench.machine import commit, device_name, has_fast_bfloat16, set_up, versions
-from bench.measure import find_margins, measure
-from bench.options import parse, sampling_settings
-from bench.report import check_plot, check_writable, print_table, warn_if_busy, write_json
-from bench.rows import make_rows
-from hivis.decode import check_context
+from bench.common.environment import commit, device_name, has_fast_bfloat16, set_up, versions
+from bench.headline.compare import compare
+from bench.headline.loading import Loaded, load_methods
+from bench.headline.measure import find_margins, measure
+from bench.headline.options import parse, sampling_settings
+from bench.headline.prompts import Case, load_cases
+from bench.headline.summary import make_rows
+from bench.headline.tables import check_plot, check_writable, print_table, warn_if_busy, write_json
+from bench.synthetic import run as shape_run
+from hivis.core.sampling import SamplingParams
+from hivis.engine.generate import check_context
 from hivis.errors import run_cli
-from hivis.sampling import SamplingParams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         write_json(options.json, document)
     if options.plot:
-        from bench import compare_plot, plot, shape_plot
+        from bench.headline import compare_plot, plot
+        from bench.synthetic import plot as shape_plot
 
         drawn = shape_plot if options.shape else compare_plot if options.compare else plot
         drawn.draw(document, options.plot)

@@ -8,16 +8,11 @@ that make the host wait for a value, beside the one read of what was accepted th
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,20 +21,20 @@ from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from bench.machine import commit, versions
-from bench.report import check_writable, write_json
-from hivis.clock import PhaseClock
+from bench.common.environment import commit, versions
+from bench.headline.tables import check_writable, write_json
+from hivis.core.clock import PhaseClock
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.running_batch import Loop
 from hivis.errors import HivisError, run_cli
-from hivis.loop import Loop
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.llava import Llava
+from hivis.models.families.llava import Llava
+from hivis.models.target import HuggingFaceTarget
 
 PHASES = ("draft", "verify", "accept", "compact", "commit", "read", "rest")
 VOCAB, HIDDEN, SLOT = 97, 32, 96

@@ -8,15 +8,10 @@ tree, the walk, the compaction, the one read of the device, and all Python in be
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,19 +19,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import commit, device_name, set_up
-from bench.report import check_writable, write_json
+from bench.common.environment import commit, device_name, set_up
+from bench.headline.tables import check_writable, write_json
 from hivis import ops
-from hivis.clock import PhaseClock
-from hivis.drafters.growth import Grower
+from hivis.bundled import paths
+from hivis.bundled.prompts import heldout
+from hivis.core.clock import PhaseClock
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
+from hivis.drafters.tree_growth import Grower
+from hivis.engine.running_batch import Loop
 from hivis.errors import HivisError, run_cli
-from hivis.loop import Loop
+from hivis.models.load import load_target
 from hivis.policies.named import policy_of
-from hivis.sampling import SamplingParams
-from hivis.targets.load import load_target
-from hivis.tiny import paths
-from hivis.tiny.prompts import heldout
 
 PARTS = (
     "target", "drafter", "grow", "accept", "compact", "read", "rest", "loop", "ops", "python",

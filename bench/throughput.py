@@ -11,18 +11,11 @@ pictures' encoding and the prefill.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    # Python puts a script's own folder first on the path, where kernels.py would pass for the
-    # package of that name that transformers looks for.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -31,25 +24,25 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.cases import Case, mixed
-from bench.machine import commit, device_name, has_fast_bfloat16, set_up, versions
-from bench.methods import HIVIS, PLAIN
-from bench.options import DTYPES
-from bench.report import check_writable, write_json
-from hivis.batch import Batch, Wanted
-from hivis.commands.parser import Parser
-from hivis.draft_models import load_any_drafter
-from hivis.drafters.base import Drafter
+from bench.common.environment import commit, device_name, has_fast_bfloat16, set_up, versions
+from bench.headline.methods import HIVIS, PLAIN
+from bench.headline.options import DTYPES
+from bench.headline.prompts import Case, mixed
+from bench.headline.tables import check_writable, write_json
+from hivis.api.load_drafter import load_any_drafter
+from hivis.bundled import paths
+from hivis.bundled.prompts import heldout
+from hivis.cli.parser import Parser
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.engine.batch import Batch, Wanted
+from hivis.engine.results import Generation
+from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError, run_cli
-from hivis.generation import Generation
-from hivis.loop import check_context
+from hivis.models.load import load_target
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.named import policy_of
-from hivis.policy import Policy
-from hivis.sampling import SamplingParams
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import load_target
-from hivis.tiny import paths
-from hivis.tiny.prompts import heldout
 
 
 @dataclass

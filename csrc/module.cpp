@@ -95,7 +95,7 @@ PYBIND11_MODULE(_C, m) {
       "B batch, N tree nodes (at most 256), S cache rows, H heads, Hkv key/value heads, D head "
       "dim,\n"
       "L layers, V vocabulary, M = max_depth + 1, W = ceil(N / 64). hivis.ops has typed wrappers,\n"
-      "hivis.reference the plain-torch definition of each op.";
+      "hivis.ops.reference the plain-torch definition of each op.";
 
   m.def("tree_attention", &hivis::tree_attention, arg("q"), arg("k"), arg("v"), arg("kv_len"),
         arg("ancestors"), arg("scale"), release_gil(),

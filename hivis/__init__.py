@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.tree import DraftTree
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.tree import DraftTree
 
 if TYPE_CHECKING:
-    from hivis.loading import load, wrap
-    from hivis.model import Model, Request
-    from hivis.stream import TextGeneration, TextStream
+    from hivis.api.load import load, wrap
+    from hivis.api.model import Model, Request
+    from hivis.api.stream import TextGeneration, TextStream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,12 +22,12 @@ __all__ = [
 
 # These import transformers, which takes seconds: only when they are asked for.
 _LAZY = {
-    "load": "hivis.loading",
-    "wrap": "hivis.loading",
-    "Model": "hivis.model",
-    "Request": "hivis.model",
-    "TextGeneration": "hivis.stream",
-    "TextStream": "hivis.stream",
+    "load": "hivis.api.load",
+    "wrap": "hivis.api.load",
+    "Model": "hivis.api.model",
+    "Request": "hivis.api.model",
+    "TextGeneration": "hivis.api.stream",
+    "TextStream": "hivis.api.stream",
 }
 
 

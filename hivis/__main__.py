@@ -11,7 +11,7 @@ def run() -> NoReturn:
     """The program ``hivis``."""
 
     def main() -> None:
-        from hivis.cli import main as run_command
+        from hivis.cli.main import main as run_command
 
         run_command()
 

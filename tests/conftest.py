@@ -60,7 +60,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     if request.param != "emulated":
         yield torch.device(request.param)
         return
-    from emulation.library import emulated_ops
+    from tests.emulation.library import emulated_ops
 
     with emulated_ops(seed=zlib.crc32(request.node.nodeid.encode()) % 1000):
         yield torch.device("cpu")

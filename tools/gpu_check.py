@@ -30,7 +30,7 @@ from tools.stages import Stage, Step, run_stages, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS_S = {"build": 300, "test": 300, "sanitize": 300, "bench": 400, "shape": 1200}
-#: Of bench/shapes.py, which cannot be asked without transformers.
+#: Of bench/synthetic/configs.py, which cannot be asked without transformers.
 SHAPES = ("llava-1.5-7b", "qwen2.5-vl-7b", "llava-1.5-13b", "llava-next-7b")
 # The emulation of the kernels on a CPU says nothing about a GPU, and CI runs it anyway.
 NOT_FOR_A_GPU = ("test_emulat*.py",)
@@ -122,9 +122,7 @@ def local_modules(name: str) -> list[Path]:
     """The files of this checkout that `import name` (or a prefix of it) runs."""
     parts = name.split(".")
     candidates = [
-        folder.joinpath(*parts[:count]).with_suffix(".py")
-        for folder in (ROOT, ROOT / "tests")
-        for count in range(1, len(parts) + 1)
+        ROOT.joinpath(*parts[:count]).with_suffix(".py") for count in range(1, len(parts) + 1)
     ]
     return [path for path in candidates if path.is_file()]
 
@@ -135,7 +133,7 @@ def test(devices: str = "cpu,cuda") -> Stage:
         note = "pytest is not installed, so instead of the tests runs only tools/gpu_smoke.py"
         return Stage("test", LIMITS_S["test"], [smoke], note)
     ignored, notes = [], []
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
         if any(path.match(pattern) for pattern in NOT_FOR_A_GPU):
             ignored.append(path)
             notes.append(f"without {path.name} (it is for a CPU)")
@@ -181,7 +179,7 @@ def sanitize() -> Stage:
 
 
 def bench(out: Path, arguments: Sequence[str]) -> Stage:
-    command = [sys.executable, "bench/kernels.py", "--device", "cuda"]
+    command = [sys.executable, "-m", "bench.ops", "--device", "cuda"]
     command += ["--json", str(out / "kernels.json"), *arguments]
     return Stage("bench", LIMITS_S["bench"], [Step("bench", command, environment())])
 

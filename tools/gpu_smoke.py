@@ -1,4 +1,4 @@
-"""Every op on a few small inputs, against `hivis.reference`, in seconds.
+"""Every op on a few small inputs, against `hivis.ops.reference`, in seconds.
 
     python -m tools.gpu_smoke [--device cuda]
 
@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from hivis import noise, ops, reference
-from hivis.tree import ancestor_words
+from hivis import ops
+from hivis.core.tree import ancestor_words
+from hivis.ops import noise, reference
 
 Check = tuple[str, Callable[[torch.device], bool]]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}

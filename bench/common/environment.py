@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from hivis.core.device import choose_device, device_name, has_fast_bfloat16, versions
 from hivis.errors import HivisError
-from hivis.machine import choose_device, device_name, has_fast_bfloat16, versions
 
 __all__ = ["commit", "device_name", "has_fast_bfloat16", "set_up", "versions"]
 
@@ -26,7 +26,7 @@ def set_up(device: str | torch.device, threads: int | None) -> None:
 
 def commit() -> str:
     """The checkout's commit, with a mark if tracked files differ from it."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         done = subprocess.run(

@@ -14,15 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.loading import Loaded, drafted_method, load_coarse
-from bench.markdown import number
-from bench.methods import HIVIS, Method
-from bench.options import make_policy
-from bench.report import print_rows
-from bench.rows import Row, Series
+from bench.common.markdown import number
+from bench.headline.loading import Loaded, drafted_method, load_coarse
+from bench.headline.methods import HIVIS, Method
+from bench.headline.options import make_policy
+from bench.headline.summary import Row, Series
+from bench.headline.tables import print_rows
+from hivis.bundled import paths
 from hivis.drafters.config import HiViSConfig, LayerConfig
 from hivis.errors import HivisError
-from hivis.tiny import paths
 
 #: Row and folder of the drafters that lack a part.
 WITHOUT = {

@@ -8,15 +8,15 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.ablation import Labels, add_ablations, judge, print_ablation, verdict_lines
-from bench.cases import ALL, Case
-from bench.loading import Loaded
-from bench.measure import find_margins, measure
-from bench.methods import Run
-from bench.prefill import prefill_rows, print_prefill
-from bench.report import print_table, warn_if_busy
-from bench.rows import Row, Series, make_rows, pool
-from hivis.sampling import SamplingParams
+from bench.headline.ablation import Labels, add_ablations, judge, print_ablation, verdict_lines
+from bench.headline.loading import Loaded
+from bench.headline.measure import find_margins, measure
+from bench.headline.methods import Run
+from bench.headline.prefill_rows import prefill_rows, print_prefill
+from bench.headline.prompts import ALL, Case
+from bench.headline.summary import Row, Series, make_rows, pool
+from bench.headline.tables import print_table, warn_if_busy
+from hivis.core.sampling import SamplingParams
 
 DECODING = "decoding: tokens/s after the first"
 

@@ -1,6 +1,6 @@
 """The picture of a comparison: speed-up, accepted length, drafter prefill, time by phase.
 
-python -m bench.compare_plot bench/results/compare.json docs/compare.png
+python -m bench.headline.compare_plot bench/results/compare.json docs/compare.png
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.methods import LOOKUP, PLAIN
-from bench.plot import title_of
-from bench.rows import Row
+from bench.headline.methods import LOOKUP, PLAIN
+from bench.headline.plot import title_of
+from bench.headline.summary import Row
 
 #: Temperatures from cold to warm; more than two share the last.
 COLOURS = ("#2f6690", "#e08e45", "#a23b3b")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from hivis import ops
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs, Target
 from hivis.errors import HivisError
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs, Target
 
 
 def margin_where_they_part(

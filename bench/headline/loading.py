@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bench.methods import (
+from bench.headline.methods import (
     EAGLE,
     HIVIS,
     HUGGING_FACE,
@@ -20,19 +20,19 @@ from bench.methods import (
     hivis_method,
     hugging_face_method,
 )
-from bench.options import DTYPES, make_policy
-from hivis.draft_models import load_draft_vlm
-from hivis.drafters.base import Drafter
-from hivis.drafters.layer import OneLayerDrafter
+from bench.headline.options import DTYPES, make_policy
+from hivis.api.load_drafter import load_draft_vlm
+from hivis.bundled import paths
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
 from hivis.drafters.load import load_drafter
+from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
+from hivis.models.load import load_model, load_target
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import ROUNDS, SPACING, CostPolicy
-from hivis.policy import Policy
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import load_model, load_target
-from hivis.targets.prompts import PromptProcessor
-from hivis.tiny import paths
 
 
 @dataclass

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.cases import Case
-from bench.margins import margin_where_they_part
-from bench.methods import PLAIN, Method, Run
-from bench.rows import Key, Series
+from bench.headline.divergence import margin_where_they_part
+from bench.headline.methods import PLAIN, Method, Run
+from bench.headline.prompts import Case
+from bench.headline.summary import Key, Series
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Target
 from hivis.errors import HivisError
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Target
 
 
 def measure(

@@ -10,11 +10,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from hivis.decode import Generation, generate
-from hivis.drafters.base import Drafter
-from hivis.policy import Policy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs, Target
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs, Target
+from hivis.engine.generate import Generation, generate
 
 PLAIN = "hivis, plain"
 HUGGING_FACE = "HF generate"

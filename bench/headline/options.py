@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from bench.prefill import QUESTION
-from bench.shape_options import add_shape, check_shape
-from hivis.commands.parser import Parser
+from bench.headline.prefill_rows import QUESTION
+from bench.synthetic.options import add_shape, check_shape
+from hivis.cli.parser import Parser
+from hivis.core.policy import Policy, TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
-from hivis.policy import Policy, TreePolicy
-from hivis.sampling import SamplingParams
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TREE = TreePolicy()

@@ -1,6 +1,6 @@
 """The picture of a latency run: speed-ups, and where the time of a token goes.
 
-python -m bench.plot bench/results/cpu.json docs/latency.png
+python -m bench.headline.plot bench/results/cpu.json docs/latency.png
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.rows import PHASES, Row
+from bench.headline.summary import PHASES, Row
 
 
 def title_of(run: dict[str, Any]) -> str:

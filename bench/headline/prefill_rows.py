@@ -1,6 +1,6 @@
 """How many prompt rows each drafter reads, computed from picture sizes: nothing here is measured.
 
-    python -m bench.prefill [text rows of the prompt]
+    python -m bench.headline.prefill_rows [text rows of the prompt]
 
 The target prefills all rows. HiViS (arXiv 2509.23928, section 3) reads its text rows; ViSpec (arXiv
 2509.15235, section 3) these and one row a picture; EAGLE-2 and a draft VLM with as many rows a

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hivis.bundled.prompts import HeldOut, heldout
+from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.targets.base import Inputs
-from hivis.targets.prompts import PromptProcessor
-from hivis.tiny.prompts import HeldOut, heldout
+from hivis.models.processor import PromptProcessor
 
 #: The group of prompts that are not told apart, and of all groups taken together.
 ALL = "all"

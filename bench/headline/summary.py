@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from bench.cases import ALL
-from bench.methods import HUGGING_FACE, PLAIN, Run
+from bench.headline.methods import HUGGING_FACE, PLAIN, Run
+from bench.headline.prompts import ALL
 
 Row = dict[str, Any]
 #: Method, temperature and group.

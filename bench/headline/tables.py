@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.markdown import number
-from bench.rows import PHASES, SLOW, Row
+from bench.common.markdown import number
+from bench.headline.summary import PHASES, SLOW, Row
 from hivis.errors import HivisError
 
 PLOT_TYPES = (".png", ".svg", ".pdf")

@@ -1,7 +1,7 @@
 """The ops against what torch and others offer for the same work, and against the machine's floor.
 
-    python bench/kernels.py [--quick] [--json PATH] [--only tree_attention] [--threads 1]
-    python bench/kernels.py --device cuda [--quick] [--json PATH] [--only tree_attention]
+    python -m bench.ops [--quick] [--json PATH] [--only tree_attention] [--threads 1]
+    python -m bench.ops --device cuda [--quick] [--json PATH] [--only tree_attention]
 
 One line per case: median, throughput, the floor, and how many times faster than peers of the same
 run. On a CPU the floor is the time of copying as many bytes as the op has to move (in caches, where
@@ -14,30 +14,23 @@ models, with targets next to them. The last line is one JSON document.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    # Python puts a script's own folder first on the path, where kernels.py would pass for the
-    # package of that name that transformers looks for.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import argparse
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-import bench.growth_cases  # noqa: F401  (registers its cases)
-from bench.cuda_cases import CUDA_CASES
-from bench.cuda_run import CudaResult, cuda_line, measure, run_case
-from bench.kernel_cases import CASES, Case, Setting
-from bench.machine import commit, device_name, set_up, versions
-from bench.report import check_writable
-from bench.timing import time_together
+import bench.ops.growth_cases  # noqa: F401  (registers its cases)
+from bench.common.environment import commit, device_name, set_up, versions
+from bench.common.timing import time_together
+from bench.headline.tables import check_writable
+from bench.ops.cpu_cases import CASES, Case, Setting
+from bench.ops.cuda_cases import CUDA_CASES
+from bench.ops.cuda_run import CudaResult, cuda_line, measure, run_case
 from hivis import ops
 from hivis.errors import HivisError, run_cli
 

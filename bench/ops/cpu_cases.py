@@ -1,4 +1,4 @@
-"""What `bench/kernels.py` times on a CPU, and what a case of any device is."""
+"""What `bench/ops` times on a CPU, and what a case of any device is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.targets import Target
-from bench.timing import Call
+from bench.common.timing import Call
+from bench.ops.goals_by_case import Target
 from hivis import ops
-from hivis.tree import ancestor_words
+from hivis.core.tree import ancestor_words
 
 SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 

@@ -1,4 +1,4 @@
-"""What `bench/kernels.py` times on a GPU: the shapes of real models, and what they are to reach.
+"""What `bench/ops` times on a GPU: the shapes of real models, and what they are to reach.
 
 Every case has as many sets of buffers as it takes to exceed the L2 cache twice: in use, a layer's
 K and V come from memory, since all the other layers and the weights went through the cache.
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bench import peers
-from bench.kernel_cases import SHORT, Case, Cases, Setting, random_parents
-from bench.targets import LLAVA_7B, LLAVA_13B, QWEN_7B, TARGETS, Model
-from bench.timing import Call
+from bench.common.timing import Call
+from bench.ops import peers
+from bench.ops.cpu_cases import SHORT, Case, Cases, Setting, random_parents
+from bench.ops.goals_by_case import LLAVA_7B, LLAVA_13B, QWEN_7B, TARGETS, Model
 from hivis import ops
-from hivis.tree import ancestor_words
+from hivis.core.tree import ancestor_words
 
 MOST_COPIES = 256
 TREE_ROWS = 128  # between two trees in a cache that holds many
@@ -40,8 +40,8 @@ def copies_for(touched: int, setting: Setting) -> int:
 
 @cuda_bench
 def tree_attention(setting: Setting) -> Iterator[Case]:
-    """Peers: `bench.peers`. N = 60 at the lengths that have targets, N at one length, and a batch
-    of four lengths."""
+    """Peers: `bench.ops.peers`. N = 60 at the lengths that have targets, N at one length, and a
+    batch of four lengths."""
     models = [LLAVA_7B, QWEN_7B]
     for model in models:
         for length in (700, 4096, 32768):

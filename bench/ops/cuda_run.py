@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.kernel_cases import Case, Setting
-from bench.peers import reason
-from bench.targets import Target
-from bench.timing import time_graphs
+from bench.common.timing import time_graphs
+from bench.ops.cpu_cases import Case, Setting
+from bench.ops.goals_by_case import Target
+from bench.ops.peers import reason
 
 TOLERANCE = 0.02  # relative, in the Euclidean norm: 16-bit results of different orders of summing
 COPY_BYTES = 2**30

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure of a case is to reach: `figure` is a key of `bench.cuda_run.figures`."""
+    """What a figure of a case is to reach: `figure` is a key of `bench.ops.cuda_run.figures`."""
 
     figure: str
     wanted: float
@@ -41,7 +41,7 @@ def at_most(figure: str, wanted: float) -> Target:
 THRICE_SDPA = at_least("x sdpa", 3)
 ARITHMETIC_BOUND = (at_most("floors", 1.5), THRICE_SDPA)
 
-# By op and name of the case; `bench.cuda_run.figures` says what the figures are.
+# By op and name of the case; `bench.ops.cuda_run.figures` says what the figures are.
 TARGETS: dict[tuple[str, str], Sequence[Target]] = {
     ("tree_attention", "LLaVA-7B N=60 S=700"): (at_most("us", 8),),
     ("tree_attention", "LLaVA-7B N=60 S=4096"): (at_least("of copy", 0.80), THRICE_SDPA),

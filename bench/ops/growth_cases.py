@@ -1,4 +1,4 @@
-"""What `bench/kernels.py` times of growing a tree: one level, and the tree at the end.
+"""What `bench/ops` times of growing a tree: one level, and the tree at the end.
 
 The peers are the same in torch's own operations, as few of them as it takes; where the noise is to
 be known they use the op that makes it, since torch has nothing of the kind.
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.cuda_cases import CUDA_CASES, copies_for, cuda_bench
-from bench.kernel_cases import SHORT, Case, Setting, bench
-from bench.targets import TARGETS
+from bench.ops.cpu_cases import SHORT, Case, Setting, bench
+from bench.ops.cuda_cases import CUDA_CASES, copies_for, cuda_bench
+from bench.ops.goals_by_case import TARGETS
 from hivis import ops
-from hivis.tree import WORD_BITS
+from hivis.core.tree import WORD_BITS
 
 DEPTH, LEVEL = 7, 2
 WIDTH = 1024  # of the drafter's output

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.timing import Call
+from bench.common.timing import Call
 from hivis.errors import first_line
 
 MASK_ALIGNMENT = 16  # elements

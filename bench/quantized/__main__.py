@@ -1,4 +1,4 @@
-"""What a coarse drafter costs in acceptance, and brings in time: python bench/coarse.py
+"""What a coarse drafter costs in acceptance, and brings in time: python -m bench.quantized
 
 Texts of the embedded model with HiViS drafters of every kind of weights and head, all prompts by
 every method in turn, and the products of one level of a draft tree at the size of a real model,
@@ -8,36 +8,31 @@ bfloat16 texts part at near-ties (docs/lossless.md).
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench.cases import load_cases
-from bench.coarse_level import BANDWIDTH, ROWS, SHAPES, bytes_of_level, time_level
-from bench.machine import commit, device_name, set_up, versions
-from bench.markdown import number
-from bench.measure import measure
-from bench.methods import PLAIN, hivis_method
-from bench.options import DTYPES
-from bench.report import check_writable, print_rows, warn_if_busy, write_json
-from bench.rows import Row, make_rows
-from hivis.commands.parser import Parser
+from bench.common.environment import commit, device_name, set_up, versions
+from bench.common.markdown import number
+from bench.headline.measure import measure
+from bench.headline.methods import PLAIN, hivis_method
+from bench.headline.options import DTYPES
+from bench.headline.prompts import load_cases
+from bench.headline.summary import Row, make_rows
+from bench.headline.tables import check_writable, print_rows, warn_if_busy, write_json
+from bench.quantized.level import BANDWIDTH, ROWS, SHAPES, bytes_of_level, time_level
+from hivis.bundled import paths
+from hivis.cli.parser import Parser
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError, run_cli
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.load import load_target
-from hivis.tiny import paths
+from hivis.models.load import load_target
 
 #: Weights and head (``None``: all tokens) of each row.
 DRAFTERS: tuple[tuple[str, int | None], ...] = (
@@ -56,7 +51,7 @@ def name_of(weights: str, head: int | None, dtype: str = "bfloat16") -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="bench/coarse.py", description=__doc__)
+    parser = Parser(prog="bench/quantized", description=__doc__)
     add = parser.add_argument
     add("--count", type=int, default=12, help="held-out prompts with long answers (default: 12)")
     add("--repeat", type=int, default=3, help="passes, of which medians count (default: 3)")

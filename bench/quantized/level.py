@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.timing import time_together
-from hivis.drafters.coarse import Matrix, matrix
+from bench.common.timing import time_together
 from hivis.drafters.quantize import format_of, group_of
+from hivis.drafters.quantized_linear import Matrix, matrix
 
 #: Bytes a second of an H100's memory, by its data sheet.
 BANDWIDTH = 3.35e12

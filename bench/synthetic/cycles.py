@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from rich.progress import Progress as Bar
 
-from bench.accepted import mean_of
-from bench.simulated import Replay, TreeShape
-from hivis.clock import PhaseClock
-from hivis.drafters.layer import OneLayerDrafter
-from hivis.loop import Loop
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import HuggingFaceTarget
+from bench.synthetic.accepted_lengths import mean_of
+from bench.synthetic.simulated_acceptance import Replay, TreeShape
+from hivis.core.clock import PhaseClock
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
+from hivis.drafters.one_layer import OneLayerDrafter
+from hivis.engine.running_batch import Loop
+from hivis.models.target import HuggingFaceTarget
 
 PLAIN, DRAFTED = "plain", "drafted"
 EAGER, GRAPH = "eager", "graph"

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from bench.coarse_level import Shape as Level
-from bench.coarse_level import bytes_of_level
-from bench.cuda_run import judged, measure
-from bench.kernel_cases import Setting
-from bench.shape_loops import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
-from bench.shape_parts import PASS
-from bench.targets import Target, at_least, at_most
-from bench.timing import time_together
+from bench.common.timing import time_together
+from bench.ops.cpu_cases import Setting
+from bench.ops.cuda_run import judged, measure
+from bench.ops.goals_by_case import Target, at_least, at_most
+from bench.quantized.level import Shape as Level
+from bench.quantized.level import bytes_of_level
+from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
+from bench.synthetic.phases import PASS
+from hivis.core.policy import TreePolicy
 from hivis.drafters.config import LayerConfig
-from hivis.policy import TreePolicy
 
 CPU_COPY_BYTES = 2**27
 #: Accepted length, and what a cycle is to gain at it.
@@ -57,7 +57,8 @@ def streamed_bytes(
         rows: in the target's cache.
         accepted: the mean accepted length.
         dtype: of all that is not coarse.
-        weights, head: how coarse the drafter is; see :class:`hivis.drafters.layer.OneLayerDrafter`.
+        weights, head: how coarse the drafter is; see
+            :class:`hivis.drafters.one_layer.OneLayerDrafter`.
     """
     text = config.get_text_config()
     e, heads = text.hidden_size, text.num_attention_heads

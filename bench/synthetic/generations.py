@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from rich.progress import Progress as Bar
 
-from bench.accepted import mean_of
-from bench.methods import HUGGING_FACE, hugging_face_method
-from bench.shape_loops import DRAFTED, EAGER, PLAIN, Pair, modes
-from hivis.generation import Progress
-from hivis.sampling import SamplingParams
-from hivis.targets import attention
-from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import HuggingFaceTarget
+from bench.headline.methods import HUGGING_FACE, hugging_face_method
+from bench.synthetic.accepted_lengths import mean_of
+from bench.synthetic.cycles import DRAFTED, EAGER, PLAIN, Pair, modes
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
+from hivis.engine.results import Progress
+from hivis.models import tree_attention as attention
+from hivis.models.target import HuggingFaceTarget
 
 STATIC = "HF, static cache"
 
@@ -53,7 +53,7 @@ def watched(pair: Pair, make: Callable[[], Text]) -> Text:
 
 
 def own_text(pair: Pair, kind: str, mode: str, inputs: Inputs, params: SamplingParams) -> Text:
-    """A text of hivis, as :class:`hivis.decode.Stream` generates it."""
+    """A text of hivis, as :class:`hivis.engine.generate.Stream` generates it."""
     text = Progress(params, ())
     loop = pair.loop(kind, mode)
     text.begin(loop.add(inputs, params, text.ends))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from bench.accepted import parse_accepted
-from bench.random_models import LEAST_ROWS, drafter_config, random_head
-from bench.shapes import SCALES, SHAPES, shape_of
-from bench.simulated import rank_parents
+from bench.synthetic.accepted_lengths import parse_accepted
+from bench.synthetic.configs import SCALES, SHAPES, shape_of
+from bench.synthetic.random_models import LEAST_ROWS, drafter_config, random_head
+from bench.synthetic.simulated_acceptance import rank_parents
+from hivis.core.policy import TreePolicy
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
 
 DRAFTERS = ("hivis", "vispec")
 #: The trees of the published HiViS runs: 60 nodes, 6 drafted levels, 10 expanded nodes a level.
@@ -30,7 +30,9 @@ SWITCHES = ("compile", "hf_static")
 
 def add_shape(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_argument_group("a model of real size (with random weights)")
-    shape.add_argument("--shape", choices=SHAPES, help="whose sizes; see bench/shapes.py")
+    shape.add_argument(
+        "--shape", choices=SHAPES, help="whose sizes; see bench/synthetic/configs.py"
+    )
     shape.add_argument(
         "--weights", choices=("random",), help="what its weights are (default: random)"
     )

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.shape_loops import EAGER, GRAPH, Running
-from bench.simulated import TreeShape
-from bench.timing import Call, time_graphs, time_together
-from hivis.drafters.growth import Grower, NodeScores
+from bench.common.timing import Call, time_graphs, time_together
+from bench.synthetic.cycles import EAGER, GRAPH, Running
+from bench.synthetic.simulated_acceptance import TreeShape
+from hivis.core.policy import TreePolicy
+from hivis.core.tree import DraftTree
+from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.errors import first_line
-from hivis.policy import TreePolicy
-from hivis.tree import DraftTree
 
 #: Depth and expanded nodes of a tree of any N: enough for 256.
 DEPTH, TOP_K = 6, 10

@@ -1,6 +1,6 @@
 """The picture of a run at real size: speed-up by accepted length, passes by N, a cycle by phase.
 
-python -m bench.shape_plot run.json picture.png
+python -m bench.synthetic.plot run.json picture.png
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.plot import title_of
-from bench.shape_loops import DRAFTED, EAGER, PLAIN
-from bench.shape_parts import PASS
-from bench.shape_tables import PHASES
+from bench.headline.plot import title_of
+from bench.synthetic.cycles import DRAFTED, EAGER, PLAIN
+from bench.synthetic.phases import PASS
+from bench.synthetic.tables import PHASES
 
 #: What a mode's lines look like.
 STYLES = {"eager": ":", "graph": "-"}

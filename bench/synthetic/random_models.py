@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from bench.shapes import Shape
+from bench.synthetic.configs import Shape
+from hivis.core.target import Inputs
 from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
 from hivis.errors import HivisError
-from hivis.targets.base import Inputs
-from hivis.targets.families import family_of
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.sizes import sizes_of
+from hivis.models.drafter_sizes import sizes_of
+from hivis.models.families.registry import family_of
+from hivis.models.target import HuggingFaceTarget
 
 SCALE = 0.02
 #: Text rows that a prompt has at least, before and behind its picture.

@@ -1,7 +1,7 @@
 """The run behind ``bench/latency.py --shape``: a model of real size with random weights.
 
 What a cycle takes does not depend on what the weights are; what it accepts does, and is therefore
-replayed (``bench/simulated.py``). Medians; all methods take turns.
+replayed (``bench/synthetic/simulated_acceptance.py``). Medians; all methods take turns.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from bench.accepted import mean_of, parse_accepted
-from bench.methods import HUGGING_FACE
-from bench.options import DTYPES
-from bench.published import PUBLISHED
-from bench.random_models import (
+from bench.headline.methods import HUGGING_FACE
+from bench.headline.options import DTYPES
+from bench.synthetic.accepted_lengths import mean_of, parse_accepted
+from bench.synthetic.configs import Shape, shape_of
+from bench.synthetic.cycles import DRAFTED, PLAIN, Cycles, Pair, Running, measure_cycles, modes
+from bench.synthetic.figures import checks, copy_gb_per_s, goals, speedups, streamed_bytes
+from bench.synthetic.generations import measure_texts
+from bench.synthetic.options import is_coarse
+from bench.synthetic.phases import measure_parts
+from bench.synthetic.published import PUBLISHED
+from bench.synthetic.random_models import (
     drafter_config,
     picture_rows,
     random_head,
@@ -28,19 +34,13 @@ from bench.random_models import (
     random_target,
     random_tensors,
 )
-from bench.shape_figures import checks, copy_gb_per_s, goals, speedups, streamed_bytes
-from bench.shape_loops import DRAFTED, PLAIN, Cycles, Pair, Running, measure_cycles, modes
-from bench.shape_options import is_coarse
-from bench.shape_parts import measure_parts
-from bench.shape_tables import print_prompt, print_run
-from bench.shape_texts import measure_texts
-from bench.shapes import Shape, shape_of
-from bench.simulated import CYCLES, LABEL, Replay, TreeShape, shaped_drafter
+from bench.synthetic.simulated_acceptance import CYCLES, LABEL, Replay, TreeShape, shaped_drafter
+from bench.synthetic.tables import print_prompt, print_run
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
 from hivis.drafters.config import LayerConfig
-from hivis.loop import check_context
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs
+from hivis.engine.running_batch import check_context
 
 #: N of the passes that are timed, beside that of the trees; and where each has to be compiled.
 SIZES, COMPILED_SIZES = (1, 8, 16, 32, 60, 64, 128), (1,)

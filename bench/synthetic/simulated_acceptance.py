@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hivis.core.handoff import Verdict, Verify
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingState
+from hivis.core.tree import DraftTree
 from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.layer import OneLayerDrafter
+from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.report import accept
 from hivis.errors import HivisError
-from hivis.handoff import Verdict, Verify
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingState
-from hivis.tree import DraftTree
-from hivis.walk import accept
 
 LABEL = "simulated acceptance"
 #: How many cycles are drawn; after them the list begins again.
@@ -68,7 +68,7 @@ def rank_parents(nodes: int, depth: int, top_k: int) -> list[int]:
 def paths_by_depth(parents: Sequence[int], depth: int) -> list[list[int]]:
     """For every depth the path to the last node that lies there, the root first.
 
-    After its end a path repeats its last node, as :class:`hivis.handoff.Verdict` does.
+    After its end a path repeats its last node, as :class:`hivis.core.handoff.Verdict` does.
     """
     paths = [[0]]
     for node, parent in enumerate(parents):
@@ -82,7 +82,7 @@ def paths_by_depth(parents: Sequence[int], depth: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class TreeShape:
-    """Trees of one form on a device; fields as of :class:`hivis.tree.DraftTree`, B = 1."""
+    """Trees of one form on a device; fields as of :class:`hivis.core.tree.DraftTree`, B = 1."""
 
     policy: TreePolicy
     parents: Tensor
@@ -131,7 +131,8 @@ class Replay:
     def accept(
         self, verify: Verify, tree: DraftTree, position: Tensor, sampling: SamplingState
     ) -> Verdict:
-        """As :func:`hivis.walk.accept`, whose walk is done and whose path gives way to the next."""
+        """As :func:`hivis.engine.report.accept`, whose walk is done and whose path gives way to the
+        next."""
         return self.instead_of(accept(verify, tree, position, sampling), tree)
 
     def instead_of(self, verdict: Verdict, tree: DraftTree) -> Verdict:

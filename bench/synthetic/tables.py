@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.markdown import number
-from bench.shape_loops import DRAFTED, EAGER, GRAPH, PLAIN
-from bench.shape_parts import PASS
-from bench.simulated import LABEL
+from bench.common.markdown import number
+from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN
+from bench.synthetic.phases import PASS
+from bench.synthetic.simulated_acceptance import LABEL
 
 PHASES = ("draft", "verify", "accept", "compact", "commit", "read")
 LOOPS = {PLAIN: "hivis, plain", DRAFTED: "hivis, drafted"}

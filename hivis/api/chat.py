@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from hivis.api.model import Model, Pictures, several
+from hivis.api.stream import TextStream
 from hivis.errors import HivisError
-from hivis.model import Model, Pictures, several
-from hivis.stream import TextStream
-from hivis.targets.continued import ContinuedTarget
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.prompts import Picture
+from hivis.models.prefix_reuse import ContinuedTarget
+from hivis.models.processor import Picture
+from hivis.models.target import HuggingFaceTarget
 
 _SLOT = "<image>"
 

@@ -7,22 +7,22 @@ from typing import Any
 
 import torch
 
-from hivis.draft_models import load_any_drafter
-from hivis.drafters.base import Drafter
-from hivis.drafters.layer import OneLayerDrafter
+from hivis.api.load_drafter import load_any_drafter
+from hivis.api.model import Model
+from hivis.bundled import paths
+from hivis.core.device import choose_device, choose_dtype
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.drafters.draft_vocab import read_head_ids
+from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.drafters.quantize import format_of
-from hivis.drafters.short_head import read_head_ids
+from hivis.engine.cuda_graphs import recorder_for
 from hivis.errors import HivisError
-from hivis.graphs import recorder_for
-from hivis.machine import choose_device, choose_dtype
-from hivis.model import Model
+from hivis.models.families.registry import family_of
+from hivis.models.load import load_target
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.named import policy_of
-from hivis.policy import Policy
-from hivis.targets.families import family_of
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import load_target
-from hivis.targets.prompts import PromptProcessor
-from hivis.tiny import paths
 
 
 def load(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hivis.core.drafter import Drafter
 from hivis.drafters import checkpoint
-from hivis.drafters.base import Drafter
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.load import folder_of, load_drafter
 from hivis.drafters.published import PICKLE_FILE
 from hivis.errors import HivisError
-from hivis.targets.draft_model import load_draft_model
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.prompts import PromptProcessor
+from hivis.models.draft_model import load_draft_model
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget
 
 
 def load_draft_vlm(
@@ -21,7 +21,7 @@ def load_draft_vlm(
 ) -> DraftVLM:  # fmt: skip
     """A drafter for ``target`` around the small VLM or language model at ``path``.
 
-    See :func:`hivis.targets.draft_model.load_draft_model` for the arguments and errors.
+    See :func:`hivis.models.draft_model.load_draft_model` for the arguments and errors.
     """
     return DraftVLM(load_draft_model(path, target, processor, share_vision=share_vision))
 

@@ -11,19 +11,19 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from hivis.batch import Batch, Wanted
-from hivis.drafters.base import Drafter
+from hivis.api.detokenize import TextPieces
+from hivis.api.settings import resolve
+from hivis.api.stream import TextGeneration, TextStream, Writer
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs, Target
+from hivis.engine.batch import Batch, Wanted
+from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError
-from hivis.loop import check_context
-from hivis.policy import Policy
-from hivis.sampling import SamplingParams
-from hivis.settings import resolve
-from hivis.stream import TextGeneration, TextStream, Writer
-from hivis.targets.base import Inputs, Target
-from hivis.targets.generation import generation_settings
-from hivis.targets.prompts import Picture, PromptProcessor
-from hivis.targets.vocabulary import vocabulary
-from hivis.text import TextPieces
+from hivis.models.generation_config import generation_settings
+from hivis.models.processor import Picture, PromptProcessor
+from hivis.models.vocabulary import vocabulary
 
 #: A question; the turns of a conversation, ``(role, text)`` each; or inputs that are made already.
 Prompt = str | Sequence[tuple[str, str]] | Inputs

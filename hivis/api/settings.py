@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hivis.core.sampling import SamplingParams, is_number
 from hivis.errors import HivisError
-from hivis.sampling import SamplingParams, is_number
 
 #: New tokens of a text if neither the caller nor the model says how many.
 MAX_NEW_TOKENS = 512

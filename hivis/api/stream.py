@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
-from hivis.decode import Stream
-from hivis.drafters.base import Drafter
+from hivis.api.detokenize import TextPieces
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs, Target
+from hivis.engine.generate import Stream
+from hivis.engine.results import Generation
 from hivis.errors import HivisError
-from hivis.generation import Generation
-from hivis.policy import Policy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs, Target
-from hivis.text import TextPieces
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The model that ships with hivis, its drafters, and held-out images and prompts."""

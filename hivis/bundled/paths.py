@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-TINY = Path(__file__).parent
-ASSETS = TINY / "assets"
-EVAL = TINY / "eval"
-WEIGHTS = TINY / "weights"
+BUNDLED = Path(__file__).parent
+EVAL = BUNDLED / "eval"
+WEIGHTS = BUNDLED / "weights"
 TARGET = WEIGHTS / "target"
 HIVIS = WEIGHTS / "hivis"
 EAGLE = WEIGHTS / "eagle"

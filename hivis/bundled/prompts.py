@@ -1,20 +1,13 @@
-"""Prompts: endless ones over training scenes, and the shipped held-out ones."""
+"""The held-out prompts that ship with hivis."""
 
-import argparse
+from __future__ import annotations
+
 import json
-import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
-from hivis.tiny.paths import EVAL
-from hivis.tiny.questions import ABOUT, Turn, about_meaning, long_turn
-from hivis.tiny.scenes import HELD_OUT_SEEDS, Scene, draw_scene, make_scene, things
-
-HELD_OUT_COUNT = 50
+from hivis.bundled.paths import EVAL
 
 
 @dataclass(frozen=True)
@@ -29,25 +22,6 @@ class HeldOut:
     facts: tuple[str, ...]
 
 
-def training_prompts(seed: int, count: int) -> Iterator[tuple[Image.Image | None, str]]:
-    """`count` pairs (picture or None, question) over scenes that training may see.
-
-    Six in ten ask for a description, one in twenty has no picture, the rest are short questions.
-    """
-    rng = random.Random(f"hivis prompts {seed}")
-    for _ in range(count):
-        choice = rng.random()
-        if choice < 0.05:
-            yield None, about_meaning(rng.choice(things()), rng).question
-            continue
-        scene = make_scene(rng.randrange(HELD_OUT_SEEDS))
-        if choice < 0.65:
-            turn = long_turn(scene, rng)
-        else:
-            turn = rng.choice(tuple(ABOUT.values()))(scene, rng)
-        yield draw_scene(scene), turn.question
-
-
 def heldout() -> list[HeldOut]:
     """The shipped prompts, in the order of their file.
 
@@ -60,40 +34,3 @@ def heldout() -> list[HeldOut]:
         HeldOut(**record | {"image": EVAL / record["image"], "facts": tuple(record["facts"])})
         for record in records
     ]
-
-
-def heldout_scene(number: int) -> Scene:
-    """The scene of picture `number`; its seed is outside the range of training seeds."""
-    return make_scene(HELD_OUT_SEEDS + 1000 + number)
-
-
-def heldout_turns(scene: Scene) -> Iterator[tuple[str, Turn]]:
-    """(topic, turn): one long question about a held-out scene and one short one of every kind."""
-    rng = random.Random(f"hivis held out {scene.seed}")
-    yield "long", long_turn(scene, rng)
-    for topic, ask in ABOUT.items():
-        yield topic, ask(scene, rng)
-
-
-def write_heldout(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
-    """Write the pictures and `prompts.jsonl`; return the number of prompts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number in range(count):
-        scene = heldout_scene(number)
-        image = f"scene{number:02d}.png"
-        draw_scene(scene).save(folder / image, optimize=True)
-        for topic, turn in heldout_turns(scene):
-            record = asdict(HeldOut(f"{number:02d}-{topic}", Path(image), turn.question,
-                                    turn.kind, topic, turn.facts))  # fmt: skip
-            lines.append(json.dumps(record | {"image": image}))
-    (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return len(lines)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the held-out pictures and prompts.")
-    parser.add_argument("--out", type=Path, default=EVAL)
-    parser.add_argument("--count", type=int, default=HELD_OUT_COUNT)
-    args = parser.parse_args()
-    print(f"{write_heldout(args.out, args.count)} prompts in {args.out}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from hivis.commands.model import (
+from hivis.cli.model_options import (
     add_model,
     add_settings,
     load_model,
@@ -19,11 +19,11 @@ from hivis.commands.model import (
     same_file,
     settings_of,
 )
-from hivis.commands.parser import whole
+from hivis.cli.parser import whole
 from hivis.errors import HivisError
 
 if TYPE_CHECKING:
-    from hivis.model import Request
+    from hivis.api.model import Request
 
 ABOUT = """Answer the prompts of a file, several at a time, each as it would be alone.
 
@@ -75,7 +75,7 @@ def batch(options: argparse.Namespace) -> None:
 
 
 def _write(out: TextIO, number: int, text: Any) -> None:
-    from hivis.commands import show
+    from hivis.cli import terminal as show
 
     print(json.dumps({"number": number, **show.as_json(text)}), file=out, flush=True)
 
@@ -109,7 +109,7 @@ def _output(path: Path | None) -> Iterator[TextIO]:
 
 
 def _requests(lines: Iterable[str], file: str) -> Iterator[Request]:
-    from hivis.model import Request
+    from hivis.api.model import Request
 
     folder = Path() if file == "-" else Path(file).parent
     file = "stdin" if file == "-" else file

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hivis.commands.model import (
+from hivis.cli.model_options import (
     add_model,
     add_settings,
     load_model,
@@ -18,7 +18,7 @@ from hivis.commands.model import (
 from hivis.errors import HivisError, printable
 
 if TYPE_CHECKING:
-    from hivis.chat import Chat
+    from hivis.api.chat import Chat
 
 ABOUT = """Talk with a model about pictures; it keeps what it has read from turn to turn.
 
@@ -48,8 +48,8 @@ def chat(options: argparse.Namespace) -> None:
     settings = settings_of(options)
     with memory_as_input():
         model = load_model(options)
-        from hivis.chat import Chat
-        from hivis.targets.prompts import open_picture
+        from hivis.api.chat import Chat
+        from hivis.models.processor import open_picture
 
         first = pictures_of(options)
         for picture in first:
@@ -91,7 +91,7 @@ def _lines() -> Iterator[str]:
 
 
 def _answer(talk: Chat, question: str, pictures: list[Any], settings: dict[str, Any]) -> None:
-    from hivis.commands import show
+    from hivis.cli import terminal as show
 
     stream = talk.say(question, pictures, **settings)
     try:

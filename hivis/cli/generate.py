@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from hivis.commands.model import (
+from hivis.cli.model_options import (
     add_model,
     add_settings,
     load_model,
@@ -66,7 +66,7 @@ def generate(options: argparse.Namespace) -> None:
     if paged and any(same_file(options.html, picture) for picture in pictures):
         raise HivisError(f"--html: wanted another file than the picture, got {options.html}")
     with memory_as_input():
-        from hivis.commands import show
+        from hivis.cli import terminal as show
 
         model = load_model(options)
         stream = model.stream(prompt, pictures, traced=paged, **settings)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from hivis.bundled import paths
 from hivis.errors import HivisError
-from hivis.tiny import paths
 
 ABOUT = "versions, devices, what this build can do, and the models that ship with it"
 EXAMPLES = """examples:
@@ -45,9 +45,9 @@ def collect() -> dict[str, dict[str, Any]]:
         from hivis import _C, ops
     except ImportError as error:
         raise HivisError(f"hivis._C: wanted the compiled extension, got: {error}") from error
-    from hivis.drafters import coarse
-    from hivis.machine import choose_device, choose_dtype, device_name, versions
-    from hivis.targets.chunk import prefill_attention
+    from hivis.core.device import choose_device, choose_dtype, device_name, versions
+    from hivis.drafters import quantized_linear as coarse
+    from hivis.models.prefill_attention import prefill_attention
 
     devices: dict[str, Any] = {"cpu": device_name("cpu")}
     for index in range(torch.cuda.device_count()):

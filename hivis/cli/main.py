@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from hivis import __version__
-from hivis.commands import batch, bench, chat, generate, info, training
-from hivis.commands.parser import Parser
+from hivis.cli import batch, bench, chat, generate, info, training
+from hivis.cli.parser import Parser
 
 ABOUT = """Lossless speculative decoding for vision-language models.
 

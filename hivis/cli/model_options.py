@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hivis.commands.parser import number, one_of, whole
+from hivis.api.settings import KNOWN, OWN
+from hivis.bundled import paths
+from hivis.cli.parser import number, one_of, whole
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError, first_line
-from hivis.settings import KNOWN, OWN
-from hivis.tiny import paths
 
 if TYPE_CHECKING:
-    from hivis.model import Model
+    from hivis.api.model import Model
 
 PICTURE = paths.EVAL / "scene00.png"
 
@@ -126,8 +126,8 @@ def pictures_of(options: argparse.Namespace) -> list[Any]:
 def load_model(options: argparse.Namespace) -> Model:
     """The model of the command line, with a note on the terminal while it loads."""
     with _note(f"loading {options.model or 'the embedded model'} ..."):
-        from hivis.loading import load
-        from hivis.targets.quiet import quiet
+        from hivis.api.load import load
+        from hivis.models.quiet import quiet
 
         quiet()
         return load(

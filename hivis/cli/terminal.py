@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hivis.errors import printable
 
 if TYPE_CHECKING:
-    from hivis.generation import Statistics
-    from hivis.stream import Chunk, TextGeneration, TextStream
+    from hivis.api.stream import Chunk, TextGeneration, TextStream
+    from hivis.engine.results import Statistics
 
 DRAFTED, OWN, RESET = "\x1b[32m", "\x1b[1;35m", "\x1b[0m"
 

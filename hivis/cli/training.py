@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hivis.errors import HivisError, first_line
-from hivis.options import CollectOptions, TrainOptions
+from hivis.training.options import CollectOptions, TrainOptions
 
 METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
 #: Options of the answering, which make no sense with answers that are there already.
@@ -109,14 +109,14 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
 
 
 def _head(options: argparse.Namespace) -> None:
-    from hivis.head_list import write_head_list
+    from hivis.training.draft_vocab import write_head_list
 
     write_head_list(options.target, options.data, options.out)
 
 
 def _capture(options: argparse.Namespace) -> None:
-    from hivis.collect import collect, columns_of
-    from hivis.commands.model import memory_as_input
+    from hivis.cli.model_options import memory_as_input
+    from hivis.training.answer import collect, columns_of
 
     _check(options)
     if options.draft is not None and "draft-vlm" not in options.method:
@@ -126,8 +126,8 @@ def _capture(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from hivis.commands.model import memory_as_input
-    from hivis.train import train
+    from hivis.cli.model_options import memory_as_input
+    from hivis.training.train import train
 
     _check(options)
     method = options.method

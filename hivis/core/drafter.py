@@ -6,11 +6,11 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from hivis.cache import KVCache
-from hivis.handoff import Prompt, Verdict
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingState
-from hivis.tree import DraftTree
+from hivis.core.handoff import Prompt, Verdict
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingState
+from hivis.core.tree import DraftTree
 
 PromptRows = Literal["text", "all"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.handoff import Verdict
+from hivis.core.handoff import Verdict
 
 T = TypeVar("T")
 

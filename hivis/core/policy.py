@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hivis.core.tree import DraftTree
 from hivis.errors import HivisError
-from hivis.tree import DraftTree
 
 MAX_NODES = 256
 

@@ -7,9 +7,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from hivis.cache import KVCache
-from hivis.handoff import Prompt, Verify
-from hivis.tree import DraftTree
+from hivis.core.handoff import Prompt, Verify
+from hivis.core.kv_cache import KVCache
+from hivis.core.tree import DraftTree
 
 
 @dataclass(frozen=True)

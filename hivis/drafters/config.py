@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from hivis.drafters.base import PromptRows
+from hivis.core.drafter import PromptRows
 from hivis.errors import HivisError
 
 Shapes = dict[str, tuple[int, ...]]

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.cache import KVCache
-from hivis.drafters.base import PromptRows
-from hivis.drafters.growth import Grower, NodeScores
+from hivis.core.drafter import PromptRows
+from hivis.core.handoff import Prompt, Verdict
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import MAX_NODES, TreePolicy
+from hivis.core.sampling import SamplingState
+from hivis.core.tree import DraftTree, pack_bits
+from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Verdict
-from hivis.policy import MAX_NODES, TreePolicy
-from hivis.sampling import SamplingState
-from hivis.tree import DraftTree, pack_bits
 
 
 class DraftModel(Protocol):
@@ -67,7 +67,7 @@ class DraftModel(Protocol):
 
 
 class DraftVLM:
-    """Drafts with a model of its own, as ``drafters/base.py`` describes a drafter."""
+    """Drafts with a model of its own, as ``core/drafter.py`` describes a drafter."""
 
     rows: PromptRows
     rows_read: int
@@ -140,7 +140,7 @@ class DraftVLM:
     def grow(
         self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
     ) -> DraftTree:
-        """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
+        """Grow a tree under ``token`` ``[B]``; see ``core/drafter.py``."""
         grower = Grower.over(self.cache, policy, self._vocab)
         drawn, lineage = self._drawn, self._words = [], []
 

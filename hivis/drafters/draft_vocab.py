@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hivis.cache import KVCache
+from hivis.core.kv_cache import KVCache
 from hivis.drafters.checkpoint import read_safetensors
 from hivis.errors import HivisError
 

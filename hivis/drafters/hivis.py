@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hivis.core.handoff import Prompt
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig
 from hivis.drafters.fused import Weight
-from hivis.drafters.layer import OneLayerDrafter
+from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
 
 
 def rows_to_hide(visual: Tensor, config: HiViSConfig) -> Tensor:

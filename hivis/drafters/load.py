@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hivis.drafters import checkpoint, published
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
+from hivis.drafters.draft_vocab import head_ids_of
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.short_head import head_ids_of
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
 
@@ -31,7 +31,7 @@ def load_drafter(
         weights: how coarse it shall be once it is bound: ``"full"`` is the target's dtype; the
             others are in :mod:`hivis.drafters.quantize`.
         head: how many of the target's most frequent tokens it drafts, by the list beside it, or a
-            file with a list (:mod:`hivis.drafters.short_head`); ``None``: all tokens.
+            file with a list (:mod:`hivis.drafters.draft_vocab`); ``None``: all tokens.
 
     Raises:
         HivisError: folder missing and no such name on the hub, weights corrupt, a pickle that holds

@@ -15,28 +15,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hivis import ops
-from hivis.cache import KVCache, grain_of
+from hivis.core.drafter import PromptRows
+from hivis.core.handoff import Prompt, Verdict
+from hivis.core.kv_cache import KVCache, grain_of
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingState
+from hivis.core.tree import DraftTree
 from hivis.drafters import checkpoint
-from hivis.drafters.base import PromptRows
-from hivis.drafters.coarse import matrix
 from hivis.drafters.config import LayerConfig
+from hivis.drafters.draft_vocab import ShortHead, check_head_ids
 from hivis.drafters.fused import Weight, fuse_layer
-from hivis.drafters.growth import Grower, NodeScores
 from hivis.drafters.quantize import format_of
+from hivis.drafters.quantized_linear import matrix
 from hivis.drafters.rotation import Rotations
-from hivis.drafters.short_head import ShortHead, check_head_ids
+from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Verdict
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingState
-from hivis.tree import DraftTree
 
 #: What every level of a tree multiplies with, beside the head.
 MATRICES = ("fc", "qkv", "o", "gate_up", "down")
 
 
 class OneLayerDrafter(ABC):
-    """A drafter of one layer for inference, as ``drafters/base.py`` describes it.
+    """A drafter of one layer for inference, as ``core/drafter.py`` describes it.
 
     Weights are fused when the drafter is bound: one matrix for q, k, v and one for gate and up.
     They, ``fc`` and a copy of the head of its own may be coarse (``coarse.py``).
@@ -45,7 +45,7 @@ class OneLayerDrafter(ABC):
     rows: PromptRows
     rows_read: int
     config: LayerConfig
-    #: Its caches have a multiple of so many rows; by default :func:`hivis.cache.grain_of`.
+    #: Its caches have a multiple of so many rows; by default :func:`hivis.core.kv_cache.grain_of`.
     grain: int | None = None
 
     def __init__(self, config: LayerConfig, tensors: dict[str, Tensor]) -> None:
@@ -163,13 +163,13 @@ class OneLayerDrafter(ABC):
 
     @abstractmethod
     def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
-        """Read the prompt; see ``drafters/base.py``."""
+        """Read the prompt; see ``core/drafter.py``."""
 
     @torch.inference_mode()
     def grow(
         self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
     ) -> DraftTree:
-        """Grow a tree under ``token`` ``[B]``; see ``drafters/base.py``."""
+        """Grow a tree under ``token`` ``[B]``; see ``core/drafter.py``."""
         vocab = self.config.vocab_size if self._short is None else len(self._short.ids)
         grower = Grower.over(self._cache, policy, vocab)
         kv_len, output = self._cache.kv_len, self._cache.each["output"]

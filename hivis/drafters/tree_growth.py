@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.cache import KVCache
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import MAX_NODES, TreePolicy, candidates
+from hivis.core.sampling import SamplingState
+from hivis.core.tree import WORD_BITS, DraftTree
 from hivis.errors import HivisError
-from hivis.policy import MAX_NODES, TreePolicy, candidates
-from hivis.sampling import SamplingState
-from hivis.tree import WORD_BITS, DraftTree
 
 #: One drafter pass over the frontier of ``level`` (1 is the first drafted level). Gets the level,
 #: the frontier's tokens ``[B, K]``, the drafter's output ``[B, K, E]`` at the row before each, and

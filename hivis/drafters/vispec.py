@@ -31,13 +31,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hivis.core.drafter import PromptRows
+from hivis.core.handoff import Prompt, Span
 from hivis.drafters import checkpoint
-from hivis.drafters.base import PromptRows
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.fused import Weight
-from hivis.drafters.layer import OneLayerDrafter
+from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Span
 
 
 class ViSpecDrafter(OneLayerDrafter):

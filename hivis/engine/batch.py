@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from hivis.drafters.base import Drafter
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs, Target
+from hivis.engine.results import Generation, Progress, Step
+from hivis.engine.running_batch import AnotherText, Loop, check_context
 from hivis.errors import HivisError
-from hivis.generation import Generation, Progress, Step
-from hivis.loop import AnotherText, Loop, check_context
 from hivis.policies.cost import default_policy
-from hivis.policy import Policy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs, Target
 
 T = TypeVar("T")
 
@@ -50,16 +50,16 @@ class _Text(Generic[T]):
 class Batch(Generic[T]):
     """Generates the texts of a queue, up to ``slots`` at a time; iterate to get each as it ends.
 
-    Every text is that of :class:`hivis.decode.Stream` alone, whatever its neighbours: prompts,
-    pictures, lengths and settings may all differ. When one ends, the next of the queue takes its
-    slot; when there is no next, the others go on among themselves.
+    Every text is that of :class:`hivis.engine.generate.Stream` alone, whatever its neighbours:
+    prompts, pictures, lengths and settings may all differ. When one ends, the next of the queue
+    takes its slot; when there is no next, the others go on among themselves.
 
     Args:
         target: the loaded model.
         queue: taken from whenever there is a free slot.
         slots: texts at a time. Each holds as many rows of the cache as the longest text so far.
-        drafter, policy, graphs: see :class:`hivis.decode.Stream`. All trees of a cycle are of one
-            size.
+        drafter, policy, graphs: see :class:`hivis.engine.generate.Stream`. All trees of a cycle are
+            of one size.
 
     Raises:
         HivisError: a text would not fit the model's positions, or its logits hold a NaN. Then, and

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
-from hivis.clock import PhaseClock
+from hivis.core.clock import PhaseClock
 from hivis.errors import HivisError, first_line
 
 T = TypeVar("T")

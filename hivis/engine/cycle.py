@@ -7,15 +7,15 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from hivis.clock import PhaseClock
-from hivis.drafters.base import Drafter
-from hivis.graphs import Graphs, Recorder
-from hivis.handoff import Verdict
-from hivis.policy import Planner, TreePolicy
-from hivis.sampling import SamplingState
-from hivis.targets.base import Target
-from hivis.tree import DraftTree
-from hivis.walk import Report, Underway, accept
+from hivis.core.clock import PhaseClock
+from hivis.core.drafter import Drafter
+from hivis.core.handoff import Verdict
+from hivis.core.policy import Planner, TreePolicy
+from hivis.core.sampling import SamplingState
+from hivis.core.target import Target
+from hivis.core.tree import DraftTree
+from hivis.engine.cuda_graphs import Graphs, Recorder
+from hivis.engine.report import Report, Underway, accept
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Cycles:
 
     Attributes:
         clock: is told the phases.
-        accept: walks the tree, as :func:`hivis.walk.accept` does.
+        accept: walks the tree, as :func:`hivis.engine.report.accept` does.
     """
 
     def __init__(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from hivis.drafters.base import Drafter
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs, Target
+from hivis.engine.results import Generation, Progress
+from hivis.engine.running_batch import Loop, check_context
 from hivis.errors import HivisError
-from hivis.generation import Generation, Progress
-from hivis.loop import Loop, check_context
 from hivis.policies.cost import default_policy
-from hivis.policy import Policy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs, Target
 
 
 def generate(
@@ -43,9 +43,10 @@ class Stream:
         inputs: one prompt.
         params: how tokens are drawn and when to stop; greedy by default.
         drafter: proposes trees; ``None`` decodes plainly, one token a pass.
-        policy: chooses the size and depth of the trees: a fixed :class:`hivis.policy.TreePolicy`,
-            or one of ``hivis/policies/``. By default the cost model, which begins with a fixed
-            size and goes on to what pays most for its time (``docs/policies.md``).
+        policy: chooses the size and depth of the trees: a fixed
+            :class:`hivis.core.policy.TreePolicy`, or one of ``hivis/policies/``. By default the
+            cost model, which begins with a fixed size and goes on to what pays most for its time
+            (``docs/policies.md``).
         until: is shown every token of the text in turn, and may end it there by saying true.
         traced: keep every cycle as it was in the statistics (more device values are read).
         graphs: whether cycles are replayed as CUDA graphs; by default where there is CUDA.

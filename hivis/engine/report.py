@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.generation import CycleTrace, Step
-from hivis.handoff import Verdict, Verify
-from hivis.policy import Outcome
-from hivis.sampling import SamplingState
-from hivis.tree import DraftTree
+from hivis.core.handoff import Verdict, Verify
+from hivis.core.policy import Outcome
+from hivis.core.sampling import SamplingState
+from hivis.core.tree import DraftTree
+from hivis.engine.results import CycleTrace, Step
 
 
 def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: SamplingState) -> Verdict:

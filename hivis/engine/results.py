@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from hivis.core.policy import Outcome
+from hivis.core.sampling import SamplingParams
 from hivis.errors import HivisError
-from hivis.policy import Outcome
-from hivis.sampling import SamplingParams
 
 
 @dataclass(frozen=True)

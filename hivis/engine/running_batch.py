@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hivis.cache import KVCache
-from hivis.clock import PhaseClock
-from hivis.cycle import Cycles
-from hivis.drafters.base import Drafter
+from hivis.core.clock import PhaseClock
+from hivis.core.drafter import Drafter
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import Planner, Policy, TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState, sampling_entries, seen_tokens
+from hivis.core.target import Inputs, Target
+from hivis.engine.cuda_graphs import lateness, recorder_for
+from hivis.engine.cycle import Cycles
+from hivis.engine.report import Underway, draw_first
+from hivis.engine.results import Begun, Step
 from hivis.errors import HivisError
-from hivis.generation import Begun, Step
-from hivis.graphs import lateness, recorder_for
-from hivis.policy import Planner, Policy, TreePolicy
-from hivis.sampling import SamplingParams, SamplingState, sampling_entries, seen_tokens
-from hivis.targets.base import Inputs, Target
-from hivis.walk import Underway, draw_first
 
 #: A cache has room for so many texts at first, and for a multiple of so many rows.
 _FEW, _ROUND = 4, 64
@@ -35,7 +35,7 @@ class Loop:
     being read alone and copied into a cache of several, and leaves them by being dropped from it.
 
     Args:
-        target, drafter, policy: see :class:`hivis.decode.Stream`.
+        target, drafter, policy: see :class:`hivis.engine.generate.Stream`.
         slots: how many texts there may be at a time.
         traced: keep every cycle as it was.
         graphs: whether cycles are recorded and replayed as CUDA graphs; by default where there is

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hivis.cache import KVCache, grain_of
-from hivis.targets import attention
-from hivis.targets.chunk import Chunk, chunk_rows
-from hivis.targets.family import Family
-from hivis.targets.slab import SlabCache
-from hivis.targets.supported import check_supported
+from hivis.core.kv_cache import KVCache, grain_of
+from hivis.models import tree_attention as attention
+from hivis.models.families.base import Family
+from hivis.models.hf_cache import SlabCache
+from hivis.models.prefill_attention import Chunk, chunk_rows
+from hivis.models.supported import check_supported
 
 
 class HuggingFaceDecoder:

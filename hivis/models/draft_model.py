@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from hivis.core.handoff import Prompt
+from hivis.core.target import Inputs
 from hivis.errors import HivisError, first_line
-from hivis.handoff import Prompt
-from hivis.targets.base import Inputs
-from hivis.targets.decoder import HuggingFaceDecoder
-from hivis.targets.families import FAMILIES, family_of
-from hivis.targets.family import Family
-from hivis.targets.hugging_face import HuggingFaceTarget, only_last
-from hivis.targets.load import read_model, refuse_missing
-from hivis.targets.prompts import PromptProcessor
+from hivis.models.decoder import HuggingFaceDecoder
+from hivis.models.families.base import Family
+from hivis.models.families.registry import FAMILIES, family_of
+from hivis.models.load import read_model, refuse_missing
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget, only_last
 
 TOWER = "model.vision_tower."
 
@@ -127,7 +127,7 @@ def load_draft_model(
         dtype: of its weights, the target's by default.
 
     Raises:
-        HivisError: as :func:`hivis.targets.load.load_model`; or the tokenizers, image tokens or
+        HivisError: as :func:`hivis.models.load.load_model`; or the tokenizers, image tokens or
             vision towers do not go together.
     """
     families = (*FAMILIES, TextModel())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hivis.errors import HivisError, first_line
-from hivis.targets.families import family_of
-from hivis.targets.supported import read_config
+from hivis.models.families.registry import family_of
+from hivis.models.supported import read_config
 
 
 @dataclass(frozen=True)

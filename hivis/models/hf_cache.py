@@ -1,4 +1,4 @@
-"""The slab of a :class:`hivis.cache.KVCache` as transformers' models see it."""
+"""The slab of a :class:`hivis.core.kv_cache.KVCache` as transformers' models see it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from hivis.cache import KVCache
+from hivis.core.kv_cache import KVCache
 
 
 class SlabCache(Cache):

@@ -12,11 +12,11 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from hivis.errors import HivisError, first_line
-from hivis.targets.families import FAMILIES, family_of
-from hivis.targets.family import Family
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.prompts import PromptProcessor
-from hivis.targets.supported import check_quantized, read_config
+from hivis.models.families.base import Family
+from hivis.models.families.registry import FAMILIES, family_of
+from hivis.models.processor import PromptProcessor
+from hivis.models.supported import check_quantized, read_config
+from hivis.models.target import HuggingFaceTarget
 
 
 def load_model(

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import torch
 
-from hivis.cache import KVCache
-from hivis.handoff import Prompt, Verify
-from hivis.targets.base import Inputs, Prefilled
-from hivis.targets.hugging_face import HuggingFaceTarget, only_last
-from hivis.tree import DraftTree
+from hivis.core.handoff import Prompt, Verify
+from hivis.core.kv_cache import KVCache
+from hivis.core.target import Inputs, Prefilled
+from hivis.core.tree import DraftTree
+from hivis.models.target import HuggingFaceTarget, only_last
 
 
 class ContinuedTarget:
@@ -48,14 +48,14 @@ class ContinuedTarget:
         self.target.cache = cache
 
     def verify(self, tree: DraftTree) -> Verify:
-        """See ``targets/base.py``."""
+        """See ``core/target.py``."""
         return self.target.verify(tree)
 
     @torch.inference_mode()
     def prefill(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
     ) -> Prefilled:
-        """See ``targets/base.py``."""
+        """See ``core/target.py``."""
         self.kept = self._common_rows(inputs) if rows == self._rows else 0
         self._cache, old = None, self._cache  # a prefill that fails leaves nothing to go on from
         if old is None or not self.kept:

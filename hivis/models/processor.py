@@ -13,9 +13,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import PreTrainedModel
 
+from hivis.core.target import Inputs
 from hivis.errors import HivisError, first_line
-from hivis.targets.base import Inputs
-from hivis.targets.families import family_of
+from hivis.models.families.registry import family_of
 
 MAX_PIXELS = 64_000_000
 

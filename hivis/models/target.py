@@ -1,4 +1,5 @@
-"""Any Hugging Face VLM as a Target. What differs between families is in ``targets/family.py``."""
+"""Any Hugging Face VLM as a Target. What differs between families is in
+``models/families/base.py``."""
 
 from __future__ import annotations
 
@@ -9,19 +10,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hivis.handoff import Prompt, Verify
-from hivis.targets.base import Inputs, Prefilled
-from hivis.targets.compiled import Compiled
-from hivis.targets.decoder import HuggingFaceDecoder
-from hivis.targets.family import Family
-from hivis.tree import DraftTree
+from hivis.core.handoff import Prompt, Verify
+from hivis.core.target import Inputs, Prefilled
+from hivis.core.tree import DraftTree
+from hivis.models.compiled import Compiled
+from hivis.models.decoder import HuggingFaceDecoder
+from hivis.models.families.base import Family
 
 #: Rows that the sizes of caches differ by at least where a size has to be compiled for.
 COMPILED_GRAIN = 512
 
 
 class HuggingFaceTarget(HuggingFaceDecoder):
-    """A loaded Hugging Face VLM behind the Target protocol (see ``targets/base.py``)."""
+    """A loaded Hugging Face VLM behind the Target protocol (see ``core/target.py``)."""
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         super().__init__(model, family)

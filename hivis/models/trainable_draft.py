@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
+from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.targets.base import Inputs
-from hivis.targets.draft_model import HuggingFaceDraft, TextModel, load_draft_model
-from hivis.targets.family import Family
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.prompts import PromptProcessor
+from hivis.models.draft_model import HuggingFaceDraft, TextModel, load_draft_model
+from hivis.models.families.base import Family
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget
 
 
 class TrainableDraft(HuggingFaceDraft):
     """A draft model in fp32 with a pass that gradients flow through.
 
     That pass has neither our cache nor our attention op: without a tree the model's attention is
-    SDPA (see ``targets/attention.py``). Drafting in between changes no weight and leaves nothing
-    behind that training would read.
+    SDPA (see ``models/tree_attention.py``). Drafting in between changes no weight and leaves
+    nothing behind that training would read.
 
     A VLM is trained on what a vision tower saw: the target's, which this model is without, or its
     own, which stays as it is. What was seen comes with the samples, and with the prompts that it
@@ -72,7 +72,7 @@ class TrainableDraft(HuggingFaceDraft):
         return out.last_hidden_state[rows]
 
     def save(self, folder: Path) -> None:
-        """Write the model as :func:`hivis.targets.draft_model.load_draft_model` takes it."""
+        """Write the model as :func:`hivis.models.draft_model.load_draft_model` takes it."""
         folder.mkdir(parents=True, exist_ok=True)
         model: Any = copy.deepcopy(self.model)
         model.to(device="cpu", dtype=self._stored).save_pretrained(folder)
@@ -86,7 +86,7 @@ def load_trainable_draft(
     """The draft model at ``path`` to be trained for ``target``, which is not kept.
 
     Raises:
-        HivisError: as :func:`hivis.targets.draft_model.load_draft_model`; or it is a VLM whose
+        HivisError: as :func:`hivis.models.draft_model.load_draft_model`; or it is a VLM whose
             pictures do not pass through a tower and a projector, one after the other.
     """
     draft = load_draft_model(path, target, processor, dtype=torch.float32)

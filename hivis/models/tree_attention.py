@@ -22,9 +22,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hivis import ops
-from hivis.targets.chunk import Chunk
-from hivis.targets.supported import check_call
-from hivis.tree import WORD_BITS
+from hivis.core.tree import WORD_BITS
+from hivis.models.prefill_attention import Chunk
+from hivis.models.supported import check_call
 
 NAME = "hivis"
 

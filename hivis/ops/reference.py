@@ -80,7 +80,7 @@ def kv_compact_(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor) -> N
     kv_len += path_len
 
 
-# --- tree_accept (the oracle of shared_noise is hivis.noise.gumbel)
+# --- tree_accept (the oracle of shared_noise is hivis.ops.noise.gumbel)
 
 
 def candidates(
@@ -147,7 +147,8 @@ def tree_accept(
     """The op `hivis.ops.tree_accept`, with the noise given instead of seed and position.
 
     Args:
-        noise: [B, max_depth + 1, V] f32, `hivis.noise.gumbel(seed, position, max_depth + 1, V)`.
+        noise: [B, max_depth + 1, V] f32, `hivis.ops.noise.gumbel(seed, position, max_depth + 1,
+            V)`.
     """
     batch, nodes = tokens.shape
     path = torch.zeros(batch, max_depth + 1, dtype=torch.int32)

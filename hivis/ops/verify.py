@@ -5,7 +5,7 @@ cost a third of the time there. Within torch.compile it is `torch.ops`, which ca
 
 Every shape is in glossary letters: B batch, N tree nodes, S cache rows, H heads, Hkv key/value
 heads, D head dim, L layers, M = max_depth + 1, W = ceil(N / 64). Bad input raises RuntimeError with
-one line: name, wanted, got. `hivis.reference` has the plain-torch definition of each op.
+one line: name, wanted, got. `hivis.ops.reference` has the plain-torch definition of each op.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hivis import _C
-from hivis.growth_ops import check_devices, tree_grow_, tree_prune
+from hivis.ops.grow import check_devices, tree_grow_, tree_prune
 
 __all__ = [
     "build_info",
@@ -123,7 +123,8 @@ def _kv_compact_fake(kv: Tensor, kv_len: Tensor, path: Tensor, path_len: Tensor)
 def shared_noise(seed: Tensor, position: Tensor, count: int, vocab: int) -> Tensor:
     """Gumbel noise ``g(seed, position + i, v)`` of `count` successive positions.
 
-    A pure function of seed, absolute position and token id; `hivis.noise.gumbel` defines every bit.
+    A pure function of seed, absolute position and token id; `hivis.ops.noise.gumbel` defines every
+    bit.
 
     Args:
         seed: [B] i64.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hivis.generation import Statistics
+from hivis.engine.results import Statistics
 from hivis.page.labels import escape
 from hivis.page.run import Cycle
 

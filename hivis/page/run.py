@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from hivis.api.model import several
+from hivis.bundled import paths
+from hivis.core.device import device_name
+from hivis.core.sampling import SamplingParams
+from hivis.engine.results import CycleTrace, Statistics
 from hivis.errors import HivisError
-from hivis.generation import CycleTrace, Statistics
-from hivis.machine import device_name
-from hivis.model import several
+from hivis.models.vocabulary import vocabulary
 from hivis.page.labels import token_texts
-from hivis.sampling import SamplingParams
-from hivis.targets.vocabulary import vocabulary
-from hivis.tiny import paths
 
 if TYPE_CHECKING:
-    from hivis.model import Model, Pictures, Prompt
-    from hivis.stream import TextStream
+    from hivis.api.model import Model, Pictures, Prompt
+    from hivis.api.stream import TextStream
 
 DRAFTERS = {"HiViSDrafter": "HiViS", "ViSpecDrafter": "ViSpec", "DraftVLM": "a small model"}
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hivis.generation import CycleTrace
+from hivis.engine.results import CycleTrace
 from hivis.page.labels import columns, escape, label
 
 #: Units of the drawing: a column of text (12 px, one width), a line, the gap between levels.

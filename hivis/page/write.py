@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from hivis.errors import HivisError
 
 if TYPE_CHECKING:
-    from hivis.model import Model, Pictures, Prompt
-    from hivis.stream import TextStream
+    from hivis.api.model import Model, Pictures, Prompt
+    from hivis.api.stream import TextStream
 
 
 def write_page(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hivis.core.policy import Outcome, Planner, TreePolicy
 from hivis.policies.sizes import SIZES, SizedPlanner, check_sizes, log_probability, looks_ahead
-from hivis.policy import Outcome, Planner, TreePolicy
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from itertools import accumulate
 
 import torch
 
+from hivis.core.policy import Outcome, Planner, TreePolicy, candidates
+from hivis.core.tree import DraftTree
 from hivis.errors import HivisError
 from hivis.policies.calibration import Calibration
 from hivis.policies.sizes import SIZES, SizedPlanner, check_sizes, looks_ahead
 from hivis.policies.times import Times, convex, timed
-from hivis.policy import Outcome, Planner, TreePolicy, candidates
-from hivis.tree import DraftTree
 
 #: Times are measured in so many rounds, one every so many cycles: a short answer never pays for
 #: it, and a busy moment spoils no more than a round. They are used from the second round on.
@@ -40,11 +40,11 @@ class CostPolicy:
         sizes: the N it may choose, root included, increasing.
         depth: the deepest level it may draft.
         top_k: how many nodes a level expands, and how many children each of them gets.
-        sharpness: see :class:`hivis.policy.TreePolicy`.
+        sharpness: see :class:`hivis.core.policy.TreePolicy`.
         times: known times; ``None`` measures them after the pair's first cycles.
         ahead: whether the size is chosen before the tree is grown, from earlier cycles, and not
             from the scores of the growing tree. ``None``: on any device but a CPU.
-        noise: see :class:`hivis.policy.TreePolicy`.
+        noise: see :class:`hivis.core.policy.TreePolicy`.
     """
 
     sizes: tuple[int, ...] = SIZES

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+from hivis.core.policy import Policy, TreePolicy
 from hivis.errors import HivisError
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
-from hivis.policy import Policy, TreePolicy
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "cost": CostPolicy,

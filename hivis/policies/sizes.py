@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hivis.core.policy import Planner, TreePolicy, candidates
 from hivis.errors import HivisError
-from hivis.policy import Planner, TreePolicy, candidates
 
 #: N, the root included. Few, so that a target may prepare a graph of kernels for each of them.
 SIZES = (8, 16, 32, 60)
@@ -58,13 +58,13 @@ class SizedPlanner(Planner, ABC):
         return next(d for d in range(1, self.shape.depth + 1) if nodes in self.fit(d))
 
     def deeper(self, level: int, best: Tensor) -> bool:
-        """See :class:`hivis.policy.Governor`."""
+        """See :class:`hivis.core.policy.Governor`."""
         if self.plan is not None:
             return level < self.plan[1]
         return not self._fitting[level] or self.go_on(level, best.tolist())
 
     def keep(self, depth: int, ranked: Tensor) -> int:
-        """See :class:`hivis.policy.Governor`."""
+        """See :class:`hivis.core.policy.Governor`."""
         return self.pick(depth, ranked.tolist())
 
     @abstractmethod

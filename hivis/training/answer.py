@@ -10,19 +10,19 @@ import torch
 from huggingface_hub import snapshot_download
 from rich.console import Console
 
+from hivis.core.target import Inputs
 from hivis.errors import HivisError, first_line
-from hivis.options import CollectOptions
-from hivis.targets.base import Inputs
-from hivis.targets.draft_model import load_draft_model
-from hivis.targets.families import family_of
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import load_model
-from hivis.targets.prompts import PromptProcessor
-from hivis.training.answers import Answerer
-from hivis.training.capture import CaptureSettings, Report, write_capture
-from hivis.training.capture_settings import fingerprint
-from hivis.training.conversations import Conversation, asked, read_conversations
-from hivis.training.samples import Columns
+from hivis.models.draft_model import load_draft_model
+from hivis.models.families.registry import family_of
+from hivis.models.load import load_model
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget
+from hivis.training.data.answers import Answerer
+from hivis.training.data.capture import CaptureSettings, Report, write_capture
+from hivis.training.data.conversations import Conversation, asked, read_conversations
+from hivis.training.data.files import fingerprint
+from hivis.training.data.samples import Columns
+from hivis.training.options import CollectOptions
 
 #: What each method needs of a capture.
 COLUMNS = {

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hivis.training.loop import Report
+from hivis.training.trainer import Report
 
 #: Between two lines where there is no terminal.
 LINE_SECONDS = 60.0

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from hivis.collect import local_model
-from hivis.drafters.short_head import HEAD_FILE, save_head_ids
+from hivis.drafters.draft_vocab import HEAD_FILE, save_head_ids
 from hivis.errors import HivisError, first_line
-from hivis.targets.sizes import read_sizes
-from hivis.training.capture_settings import fingerprint, settings_of
-from hivis.training.frequent import count_tokens, rank_tokens
-from hivis.training.samples import Capture, Columns
+from hivis.models.drafter_sizes import read_sizes
+from hivis.training.answer import local_model
+from hivis.training.data.files import fingerprint, settings_of
+from hivis.training.data.samples import Capture, Columns
+from hivis.training.data.token_counts import count_tokens, rank_tokens
 
 
 def write_head_list(target: str, data: Path, out: Path) -> Path:

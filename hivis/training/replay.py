@@ -2,8 +2,8 @@
 
 At temperature 0 the target's answer is what it is, whatever was drafted. So a captured answer and
 its hidden states replay the cycles exactly: the drafter grows its tree, and the path that spells
-the answer is accepted. Lengths are counted as :class:`hivis.generation.Statistics` does: tokens up
-to the end of the text, and of each cycle all but the last.
+the answer is accepted. Lengths are counted as :class:`hivis.engine.results.Statistics` does: tokens
+up to the end of the text, and of each cycle all but the last.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hivis.drafters.base import Drafter
-from hivis.handoff import Prompt, Verdict
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
-from hivis.training.samples import Sample
-from hivis.tree import DraftTree
+from hivis.core.drafter import Drafter
+from hivis.core.handoff import Prompt, Verdict
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.tree import DraftTree
+from hivis.training.data.samples import Sample
 
 
 def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> Prompt:

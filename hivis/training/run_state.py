@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hivis.errors import HivisError, first_line
-from hivis.training.capture_settings import write_json
-from hivis.training.learner import Learner
+from hivis.training.data.files import write_json
+from hivis.training.learners.learner import Learner
 
 STATE_FILE = "training_state.pt"
 METRICS_FILE = "metrics.json"

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hivis.errors import HivisError
-from hivis.training.losses import Target
+from hivis.training.learners.losses import Target
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 

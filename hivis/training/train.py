@@ -9,25 +9,25 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hivis.collect import collect, local_model
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.errors import HivisError
-from hivis.options import CollectOptions, TrainOptions
-from hivis.targets.load import load_target
-from hivis.targets.sizes import read_sizes
-from hivis.targets.trainable_draft import load_trainable_draft
+from hivis.models.drafter_sizes import read_sizes
+from hivis.models.load import load_target
+from hivis.models.trainable_draft import load_trainable_draft
+from hivis.training.answer import collect, local_model
 from hivis.training.bars import Bars
-from hivis.training.capture import check_finished
-from hivis.training.capture_settings import fingerprint
-from hivis.training.distill import DraftLearner
-from hivis.training.layer_learner import LayerLearner, LayerSettings
-from hivis.training.learner import Learner
-from hivis.training.loop import LoopSettings, run
-from hivis.training.losses import Target
-from hivis.training.samples import Capture
-from hivis.training.state import Checkpoint
+from hivis.training.data.capture import check_finished
+from hivis.training.data.files import fingerprint
+from hivis.training.data.samples import Capture
+from hivis.training.learners.distill import DraftLearner
+from hivis.training.learners.learner import Learner
+from hivis.training.learners.losses import Target
+from hivis.training.learners.one_layer import LayerLearner, LayerSettings
+from hivis.training.learners.vispec import ViSpecLearner
+from hivis.training.options import CollectOptions, TrainOptions
+from hivis.training.run_state import Checkpoint
 from hivis.training.tables import read_tables
-from hivis.training.vispec_learner import ViSpecLearner
+from hivis.training.trainer import LoopSettings, run
 
 RESIDUAL_ROWS = {"hivis": 3, "eagle": 0}
 #: Where in a run's folder the target's answers go.

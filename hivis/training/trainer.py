@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hivis.core.policy import TreePolicy
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.training.accepted import mean_accepted_length
-from hivis.training.capture_settings import fingerprint
-from hivis.training.learner import Learner, Stage
-from hivis.training.losses import RowLosses, Target, masked_mean
-from hivis.training.samples import Capture, Sample, batch_order, split
-from hivis.training.state import Checkpoint, Progress
+from hivis.training.data.files import fingerprint
+from hivis.training.data.samples import Capture, Sample, batch_order, split
+from hivis.training.learners.learner import Learner, Stage
+from hivis.training.learners.losses import RowLosses, Target, masked_mean
+from hivis.training.replay import mean_accepted_length
+from hivis.training.run_state import Checkpoint, Progress
 
 #: Trees that held-out answers are replayed with: a chain of five, and a small tree.
 MEASURED = (TreePolicy(6, 5, 1), TreePolicy(16, 5, 4))

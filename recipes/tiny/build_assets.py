@@ -3,7 +3,7 @@
 Not needed for training: the results ship with the package. It wants the unpacked npm package
 `openmoji` 17.0.0, the WordNet 3.0 noun files (Debian `wordnet-base`) and the package `resvg-py`:
 
-    python -m hivis.tiny.build_assets --openmoji package --wordnet usr/share/wordnet
+    python -m recipes.tiny.build_assets --openmoji package --wordnet usr/share/wordnet
 
 `assets/objects.txt` is the hand-made part: which drawings, and which WordNet sense of each name.
 """
@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from hivis.tiny.paths import ASSETS
-from hivis.tiny.scenes import COLUMNS, SPRITE_SIZE
+from recipes.tiny.paths import ASSETS
+from recipes.tiny.scenes import COLUMNS, SPRITE_SIZE
 
 MAX_GLOSS_WORDS = 16
 NO_ARTICLE = {"a", "an", "any", "the", "two", "armor", "electronic", "hosiery", "neckwear",

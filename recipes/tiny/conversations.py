@@ -1,6 +1,6 @@
 """Questions about generated pictures, as LLaVA keeps its data.
 
-    python -m hivis.tiny.conversations --out DIR --count N --seed S
+    python -m recipes.tiny.conversations --out DIR --count N --seed S
 
 Writes ``DIR/conversations.jsonl`` and ``DIR/pictures/*.png``. The answers are left to the target:
 a conversation is one human turn.
@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.progress import track
 
 from hivis.errors import HivisError, run_cli
-from hivis.tiny.prompts import training_prompts
-from hivis.training.conversations import MARKER
+from hivis.training.data.conversations import MARKER
+from recipes.tiny.prompts import training_prompts
 
 FILE = "conversations.jsonl"
 

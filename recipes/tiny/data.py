@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from hivis.tiny.model import target_config
-from hivis.tiny.questions import Turn, conversation, text_only
-from hivis.tiny.scenes import (
+from recipes.tiny.model import target_config
+from recipes.tiny.questions import Turn, conversation, text_only
+from recipes.tiny.scenes import (
     HELD_OUT_SEEDS,
     PLACES,
     TILE_COLOURS,
@@ -23,7 +23,7 @@ from hivis.tiny.scenes import (
     make_scene,
     things,
 )
-from hivis.tiny.tokenizer import IMAGE, prompt_text
+from recipes.tiny.tokenizer import IMAGE, prompt_text
 
 IGNORE = -100
 TEXT_ONLY_SHARE = 0.05

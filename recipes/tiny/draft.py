@@ -1,4 +1,4 @@
-"""A fresh small VLM to draft for the target: python -m hivis.tiny.draft --out DIR
+"""A fresh small VLM to draft for the target: python -m recipes.tiny.draft --out DIR
 
 It looks through the target's own vision tower, which is therefore not among its weights.
 """
@@ -20,11 +20,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hivis.bundled.paths import TARGET
 from hivis.errors import HivisError, run_cli
-from hivis.targets.llava import Llava
-from hivis.targets.trainable_draft import TrainableDraft
-from hivis.tiny.model import target_config
-from hivis.tiny.paths import TARGET
+from hivis.models.families.llava import Llava
+from hivis.models.trainable_draft import TrainableDraft
+from recipes.tiny.model import target_config
 
 LAYERS = 2
 

@@ -1,4 +1,4 @@
-"""How well a target reads pictures it never saw: python -m hivis.tiny.evaluate --target DIR
+"""How well a target reads pictures it never saw: python -m recipes.tiny.evaluate --target DIR
 
 Every held-out prompt is answered twice, greedily: with its own picture and with that of another
 scene. A model that looks must do well on the first and near chance on the second.
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
+from hivis.bundled.paths import TARGET
+from hivis.bundled.prompts import HeldOut, heldout
 from hivis.errors import run_cli
-from hivis.targets.load import load_model
-from hivis.tiny.data import IGNORE, Conversations, normalise
-from hivis.tiny.paths import TARGET
-from hivis.tiny.prompts import HeldOut, heldout
-from hivis.tiny.tokenizer import prompt_text
+from hivis.models.load import load_model
+from recipes.tiny.data import IGNORE, Conversations, normalise
+from recipes.tiny.tokenizer import prompt_text
 
 Scores = dict[str, list[float]]
 

@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hivis.tiny.scenes import CANVAS
-from hivis.tiny.tokenizer import IMAGE, PATCH
+from recipes.tiny.scenes import CANVAS
+from recipes.tiny.tokenizer import IMAGE, PATCH
 
 LAYERS = 16
 # The layers that are trained first; the others join later as identities (`use_layers`).

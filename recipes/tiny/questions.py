@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from hivis.tiny.scenes import NUMBERS, PLACES, Item, Scene, Sign, Thing, things
+from recipes.tiny.scenes import NUMBERS, PLACES, Item, Scene, Sign, Thing, things
 
 MAX_WORDS = 120  # a longer description leaves out the meaning of its last things
 

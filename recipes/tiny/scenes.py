@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from hivis.tiny.paths import ASSETS
+from recipes.tiny.paths import ASSETS
 
 CANVAS = 160
 MARGIN = 8

@@ -1,4 +1,4 @@
-"""Put a finished training run into the package: python -m hivis.tiny.ship --run DIR
+"""Put a finished training run into the package: python -m recipes.tiny.ship --run DIR
 
 Takes RUN/target, the drafters in RUN/hivis, RUN/vispec, RUN/eagle and RUN/draft_vlm, and
 RUN/evaluation.json; weights go in as bfloat16.
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hivis.drafters.short_head import HEAD_FILE
+from hivis.bundled.paths import DRAFT_VLM, EAGLE, HIVIS, TARGET, VISPEC, WEIGHTS
+from hivis.drafters.draft_vocab import HEAD_FILE
 from hivis.errors import HivisError, run_cli
-from hivis.tiny.paths import DRAFT_VLM, EAGLE, HIVIS, TARGET, VISPEC, WEIGHTS
 
 TARGET_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from hivis.tiny.questions import DESCRIBE, conversation, meaning, text_only
-from hivis.tiny.scenes import CANVAS, make_scene, things
+from recipes.tiny.questions import DESCRIBE, conversation, meaning, text_only
+from recipes.tiny.scenes import CANVAS, make_scene, things
 
 IMAGE, PAD, BOS, EOS = "<image>", "<pad>", "<s>", "</s>"
 SPECIALS = (PAD, BOS, EOS, IMAGE)

@@ -1,4 +1,4 @@
-"""Train the target from nothing: python -m hivis.tiny.train_target --minutes 55 --out DIR
+"""Train the target from nothing: python -m recipes.tiny.train_target --minutes 55 --out DIR
 
 Three stages share the minutes; the clock, not a step count, drives the schedule.
   vision   the tower alone, supervised: every patch must tell what its place holds
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from transformers import LlavaProcessor
 
 from hivis.errors import HivisError, run_cli
-from hivis.tiny.data import IGNORE, Batch, Conversations, ScenePatches, batches, normalise
-from hivis.tiny.model import make_target, save_target, use_layers
-from hivis.tiny.threads import patient_threads
-from hivis.tiny.tokenizer import make_processor, train_tokenizer
-from hivis.tiny.vision import PatchHeads
+from recipes.tiny.data import IGNORE, Batch, Conversations, ScenePatches, batches, normalise
+from recipes.tiny.model import make_target, save_target, use_layers
+from recipes.tiny.threads import patient_threads
+from recipes.tiny.tokenizer import make_processor, train_tokenizer
+from recipes.tiny.vision import PatchHeads
 
 STAGES = ("vision", "shallow", "full")
 SHARES = (0.14, 0.36, 0.5)

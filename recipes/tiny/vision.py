@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hivis.tiny.data import IGNORE, LABEL_SIZES
+from recipes.tiny.data import IGNORE, LABEL_SIZES
 
 
 class PatchHeads(nn.Module):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from guessers import KnowsTheText
-from models import VOCAB, random_llava
 from transformers import AutoProcessor, TextIteratorStreamer, TextStreamer
 
 import hivis
+from hivis.api.model import Model
+from hivis.bundled import paths
+from hivis.core.policy import TreePolicy
 from hivis.drafters.checkpoint import (
     HiViSConfig,
     LayerConfig,
@@ -25,12 +26,11 @@ from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
-from hivis.model import Model
+from hivis.models.load import load_model
 from hivis.policies.confidence import ConfidencePolicy
-from hivis.policy import TreePolicy
-from hivis.targets.load import load_model
-from hivis.tiny import paths
-from hivis.tiny.draft import write_draft
+from recipes.tiny.draft import write_draft
+from tests.helpers.guessers import KnowsTheText
+from tests.helpers.models import VOCAB, random_llava
 
 PICTURE = paths.EVAL / "scene00.png"
 QUESTION = "Describe the picture in detail."
@@ -269,7 +269,7 @@ def test_conversations_and_several_pictures(model):
     "bad",
     [
         {"model": "/nowhere"}, {"model": Path("nowhere")}, {"drafter": "/nowhere"},
-        {"drafter": paths.ASSETS}, {"dtype": "int8"}, {"dtype": torch.int8}, {"device": "tpu"},
+        {"drafter": paths.EVAL}, {"dtype": "int8"}, {"dtype": torch.int8}, {"device": "tpu"},
         {"device": "cuda:99"}, {"policy": "best"}, {"device": 3.5},
     ],
     ids=str,

@@ -6,23 +6,23 @@ import dataclasses
 
 import pytest
 import torch
-from families import pictures, save_checkpoint
-from models import IMAGE_TOKEN, random_inputs, random_target
-from test_families import drafters as family_drafters
 
 import hivis
-from hivis.chat import Chat
-from hivis.decode import generate
+from hivis.api.chat import Chat
+from hivis.bundled import paths
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs
-from hivis.targets.continued import ContinuedTarget
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import load_target
-from hivis.tiny import paths
+from hivis.models.load import load_target
+from hivis.models.prefix_reuse import ContinuedTarget
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers.families import pictures, save_checkpoint
+from tests.helpers.models import IMAGE_TOKEN, random_inputs, random_target
+from tests.models.test_families import drafters as family_drafters
 
 PICTURES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]
 QUESTIONS = ["What is in the picture?", "What does the sign say?", "Describe it in detail."]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import AutoTokenizer
 
+from hivis.api.detokenize import TextPieces
+from hivis.bundled import paths
 from hivis.errors import HivisError
-from hivis.targets.vocabulary import vocabulary
-from hivis.text import TextPieces
-from hivis.tiny import paths
+from hivis.models.vocabulary import vocabulary
 
 WORDS = ["▁a", "▁the", "▁cat", "s", "▁", "▁▁", ".", "▁你", "好", "�", "\n", "<b>"]
 

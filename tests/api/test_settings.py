@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import GenerationConfig
 
-from hivis.errors import HivisError
-from hivis.sampling import SamplingParams
-from hivis.settings import (
+from hivis.api.settings import (
     HARMLESS,
     HONOURED,
     MAX_NEW_TOKENS,
@@ -16,7 +14,9 @@ from hivis.settings import (
     OWN,
     resolve,
 )
-from hivis.targets.generation import generation_fields, generation_settings
+from hivis.core.sampling import SamplingParams
+from hivis.errors import HivisError
+from hivis.models.generation_config import generation_fields, generation_settings
 
 #: A value with which each setting that is refused would change the text.
 TELLING = {

@@ -13,13 +13,13 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from bench import latency
-from bench.ablation import fixed_name, verdict_lines
-from bench.markdown import compare_tables
-from bench.methods import EAGLE, HIVIS, HUGGING_FACE, LOOKUP, PLAIN, SPEC_LLAVA, VISPEC
+from bench.common.markdown import compare_tables
+from bench.headline.ablation import fixed_name, verdict_lines
+from bench.headline.methods import EAGLE, HIVIS, HUGGING_FACE, LOOKUP, PLAIN, SPEC_LLAVA, VISPEC
+from hivis.bundled import paths
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.errors import HivisError
-from hivis.tiny import paths
 
 QUICK = ("--compare", "--quick", "--max-new-tokens", "6", "--dtype", "float32", "--threads", "1")
 COMPARED = [HUGGING_FACE, LOOKUP, PLAIN, EAGLE, VISPEC, SPEC_LLAVA, HIVIS]

@@ -7,18 +7,19 @@ import json
 import pytest
 from rich.console import Console
 
-from bench import compare_plot, prefill
-from bench.ablation import ALLOWED, fixed_name, judge, verdict_lines
-from bench.cases import Case, mixed
-from bench.measure import measure
-from bench.methods import HIVIS, PLAIN, Method, Run
-from bench.prefill import llava, llava_next, prefill_rows, qwen
-from bench.report import write_json
-from bench.rows import Series, make_rows, pool
+from bench.headline import compare_plot
+from bench.headline import prefill_rows as prefill
+from bench.headline.ablation import ALLOWED, fixed_name, judge, verdict_lines
+from bench.headline.measure import measure
+from bench.headline.methods import HIVIS, PLAIN, Method, Run
+from bench.headline.prefill_rows import llava, llava_next, prefill_rows, qwen
+from bench.headline.prompts import Case, mixed
+from bench.headline.summary import Series, make_rows, pool
+from bench.headline.tables import write_json
+from hivis.bundled.prompts import heldout
+from hivis.core.sampling import SamplingParams
+from hivis.engine.results import Generation, Statistics
 from hivis.errors import HivisError
-from hivis.generation import Generation, Statistics
-from hivis.sampling import SamplingParams
-from hivis.tiny.prompts import heldout
 
 
 def run_of(tokens: int, ms: float, first: float = 10.0) -> Run:

@@ -14,7 +14,7 @@ from bench import latency
 from hivis import ops
 from hivis.errors import HivisError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bench" / "latency.py"
 ROW = {
     "method", "temperature", "tokens_per_s", "speedup_vs_plain", "speedup_vs_hf",

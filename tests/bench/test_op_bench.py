@@ -1,4 +1,4 @@
-"""bench/kernels.py: its cases at tiny sizes, its peers against ours, and what it makes of times."""
+"""bench/ops: its cases at tiny sizes, its peers against ours, and what it makes of times."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import cuda_cases, cuda_run, growth_cases, kernels, peers, timing
-from bench.kernel_cases import Setting
-from bench.targets import TARGETS, Model, Target
-from bench.timing import GraphTime
+from bench.common import timing
+from bench.common.timing import GraphTime
+from bench.ops import __main__ as kernels
+from bench.ops import cuda_cases, cuda_run, growth_cases, peers
+from bench.ops.cpu_cases import Setting
+from bench.ops.goals_by_case import TARGETS, Model, Target
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SETTING = Setting(torch.device("cpu"), quick=True, dtypes=[torch.bfloat16])
 TINY = Model("Tiny", layers=2, heads=4, kv_heads=2, vocab=50, dim=16)
 TINY_MHA = Model("Tiny", layers=2, heads=3, kv_heads=3, vocab=50, dim=16)

@@ -1,4 +1,4 @@
-"""``bench/coarse.py``: a trial run, and the bytes of a level."""
+"""``bench/quantized``: a trial run, and the bytes of a level."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import coarse
-from bench.coarse import DRAFTERS, LEVELS, name_of
-from bench.coarse_level import ROWS, SHAPES, _matrices, bytes_of_level
-from bench.methods import PLAIN
+from bench.headline.methods import PLAIN
+from bench.quantized import __main__ as coarse
+from bench.quantized.__main__ import DRAFTERS, LEVELS, name_of
+from bench.quantized.level import ROWS, SHAPES, _matrices, bytes_of_level
+from hivis.bundled import paths
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
-from hivis.tiny import paths
 
 CPU = torch.device("cpu")
 

@@ -6,28 +6,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_pairs import CPU, LENGTHS, POLICY, pair_of
-from recorded import CpuRecorder
 
-from bench.accepted import mean_of, parse_accepted, truncated_geometric
 from bench.launches import Clock, Counted
-from bench.random_models import (
+from bench.synthetic.accepted_lengths import mean_of, parse_accepted, truncated_geometric
+from bench.synthetic.configs import SHAPES, shape_of
+from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Running
+from bench.synthetic.generations import own_text
+from bench.synthetic.random_models import (
     random_prompt,
 )
-from bench.shape_loops import DRAFTED, EAGER, GRAPH, PLAIN, Running
-from bench.shape_texts import own_text
-from bench.shapes import SHAPES, shape_of
-from bench.simulated import (
+from bench.synthetic.simulated_acceptance import (
     Replay,
     TreeShape,
     paths_by_depth,
     rank_parents,
 )
 from hivis import ops
+from hivis.core.handoff import Verdict
+from hivis.core.sampling import SamplingParams
+from hivis.engine.running_batch import Loop
 from hivis.errors import HivisError
-from hivis.handoff import Verdict
-from hivis.loop import Loop
-from hivis.sampling import SamplingParams
+from tests.helpers.random_pairs import CPU, LENGTHS, POLICY, pair_of
+from tests.helpers.recorded import CpuRecorder
 
 # --- accepted lengths
 
@@ -226,9 +226,10 @@ def test_recorded_cycles_accept_what_the_list_says(monkeypatch):
     """As on a GPU: recorded once, replayed for every text, read one cycle late."""
     recorder = CpuRecorder()
     monkeypatch.setattr(
-        "hivis.loop.recorder_for", lambda device, wanted: recorder if wanted else None
+        "hivis.engine.running_batch.recorder_for",
+        lambda device, wanted: recorder if wanted else None,
     )
-    monkeypatch.setattr("hivis.loop.lateness", lambda device: 1)
+    monkeypatch.setattr("hivis.engine.running_batch.lateness", lambda device: 1)
     pair = pair_of()
     pair.target.grain = pair.drafter.grain = 64  # a text takes over the memory of the last
     inputs = random_prompt(shape_of("llava-1.5-7b", "tiny"), pair.target, 40)

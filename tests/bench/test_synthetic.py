@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from random_pairs import CPU, POLICY, pair_of
-from recorded import CpuRecorder
 from rich.console import Console
 
-from bench import latency, shape_plot
-from bench.accepted import Accepted, mean_of
-from bench.random_models import (
+from bench import latency
+from bench.synthetic import plot as shape_plot
+from bench.synthetic.accepted_lengths import Accepted, mean_of
+from bench.synthetic.configs import SHAPES, shape_of
+from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
+from bench.synthetic.figures import GOALS, goals, speedups, streamed_bytes
+from bench.synthetic.generations import STATIC
+from bench.synthetic.options import DEPTH, NODES, PROMPT_ROWS, TOP_K
+from bench.synthetic.random_models import (
     drafter_config,
     picture_rows,
     random_head,
@@ -24,18 +28,15 @@ from bench.random_models import (
     random_target,
     random_tensors,
 )
-from bench.shape_figures import GOALS, goals, speedups, streamed_bytes
-from bench.shape_loops import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
-from bench.shape_options import DEPTH, NODES, PROMPT_ROWS, TOP_K
-from bench.shape_tables import print_prompt, print_run
-from bench.shape_texts import STATIC
-from bench.shapes import SHAPES, shape_of
-from bench.simulated import LABEL
+from bench.synthetic.simulated_acceptance import LABEL
+from bench.synthetic.tables import print_prompt, print_run
+from hivis.core.policy import TreePolicy
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers.random_pairs import CPU, POLICY, pair_of
+from tests.helpers.recorded import CpuRecorder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # --- shapes
@@ -243,9 +244,10 @@ def test_both_modes_are_measured_where_there_are_graphs(tmp_path, monkeypatch):
     """As on a GPU, by a stand-in: what is recorded accepts the same lengths."""
     recorder, path = CpuRecorder(), tmp_path / "out.json"
     monkeypatch.setattr(
-        "hivis.loop.recorder_for", lambda device, wanted: recorder if wanted else None
+        "hivis.engine.running_batch.recorder_for",
+        lambda device, wanted: recorder if wanted else None,
     )
-    monkeypatch.setattr("hivis.loop.lateness", lambda device: 1)
+    monkeypatch.setattr("hivis.engine.running_batch.lateness", lambda device: 1)
     for module in ("shape_run", "shape_texts"):
         monkeypatch.setattr(f"bench.{module}.modes", lambda device: [EAGER, GRAPH])
     latency.main([
@@ -327,7 +329,7 @@ def test_tables_and_picture_carry_the_label(document, tmp_path, change):
     ],
 )
 def test_bad_input_is_named_before_anything_is_made(monkeypatch, arguments, says):
-    monkeypatch.setattr("bench.shape_run.random_target", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr("bench.synthetic.run.random_target", lambda *_: pytest.fail("made"))
     with pytest.raises(HivisError) as error:
         latency.main(["--quick", *arguments])
     assert says in str(error.value) and "\n" not in str(error.value)

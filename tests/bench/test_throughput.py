@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from bench import overhead, throughput
-from bench.methods import HIVIS, PLAIN
+from bench.headline.methods import HIVIS, PLAIN
+from hivis.core.policy import TreePolicy
+from hivis.engine.results import Generation, Statistics
 from hivis.errors import HivisError
-from hivis.generation import Generation, Statistics
-from hivis.policy import TreePolicy
 
 QUICK = ["--count", "1", "--repeat", "1", "--max-new-tokens", "8", "--dtype", "float32"]
 

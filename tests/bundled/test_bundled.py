@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hivis.decode import generate
+from hivis.bundled import paths
+from hivis.bundled.prompts import heldout
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.load import load_target
-from hivis.tiny import paths
-from hivis.tiny.prompts import heldout
+from hivis.engine.generate import generate
+from hivis.models.load import load_target
 
 SETTINGS = [
     {},

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import hivis
-from hivis.cli import main
+from hivis.api.model import Model
+from hivis.bundled import paths
+from hivis.cli.main import main
 from hivis.errors import HivisError
-from hivis.model import Model
-from hivis.tiny import paths
 
 QUICK = ["--max-new-tokens", "20", "--dtype", "float32", "--device", "cpu", "--policy", "fixed"]
 ENTRIES: list[dict[str, Any]] = [

@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 
 import hivis
-from hivis.cli import main
-from hivis.commands import bench, show
-from hivis.commands.generate import PROMPT
+from hivis.api.stream import Chunk
+from hivis.bundled import paths
+from hivis.cli import bench
+from hivis.cli import terminal as show
+from hivis.cli.generate import PROMPT
+from hivis.cli.main import main
 from hivis.errors import HivisError
-from hivis.stream import Chunk
-from hivis.tiny import paths
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PICTURE = str(paths.EVAL / "scene00.png")
 QUICK = ("--max-new-tokens", "24", "--dtype", "float32", "--device", "cpu", "--policy", "fixed")
 LINE = re.compile(
@@ -162,7 +163,7 @@ BAD = [
     ["--set", "no_repeat_ngram_size=3"], ["--dtype", "int8"], ["--device", "tpu"],
     ["--device", "cuda:77"], ["--policy", "best"], ["--model", "/nowhere", "--prompt", "x"],
     ["--model", str(paths.TARGET)], ["--model", str(paths.HIVIS), "--prompt", "x"],
-    ["--drafter", "/nowhere"], ["--drafter", str(paths.ASSETS)], ["--image", "nowhere.png"],
+    ["--drafter", "/nowhere"], ["--drafter", str(paths.EVAL)], ["--image", "nowhere.png"],
     ["--image", str(ROOT)], ["--image", str(ROOT / "README.md")], ["--prompt", ""],
     ["--prompt", "<image> <image>"], ["--bogus"], ["more"], ["--json", "--show-tree"],
     ["--image"], ["--set", "top_k=1", "--top-k", "2"], ["--temp", "1"],

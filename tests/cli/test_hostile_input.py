@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import random_llava
 
 import hivis
-from hivis.chat import Chat
-from hivis.cli import main
+from hivis.api.chat import Chat
+from hivis.api.model import Model, Request
+from hivis.bundled import paths
+from hivis.cli.main import main
 from hivis.errors import HivisError
-from hivis.model import Model, Request
-from hivis.tiny import paths
+from tests.helpers.models import random_llava
 
 QUICK = ["--max-new-tokens", "4", "--dtype", "float32", "--device", "cpu", "--policy", "fixed"]
 PICTURE = paths.EVAL / "scene00.png"

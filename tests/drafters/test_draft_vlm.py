@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
-from verdicts import verdict_of
 
-from hivis.decode import generate
+from hivis.core.handoff import Prompt
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.target import Inputs
+from hivis.core.tree import DraftTree
 from hivis.drafters.draft_vlm import DraftVLM
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
-from hivis.targets.base import Inputs
-from hivis.targets.draft_model import HuggingFaceDraft, TextModel
-from hivis.targets.llava import Llava
-from hivis.tree import DraftTree
+from hivis.models.draft_model import HuggingFaceDraft, TextModel
+from hivis.models.families.llava import Llava
+from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
+from tests.helpers.verdicts import verdict_of
 
 TEMPERATURES = [0.0, 0.7, 1.0]
 POLICIES = [

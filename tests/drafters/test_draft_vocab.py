@@ -8,35 +8,35 @@ from typing import Any
 
 import pytest
 import torch
-from captures import VOCAB as TOY_VOCAB
-from captures import toy_samples
-from models import VOCAB, random_inputs
-from pairs import SIZES, check_texts, pair
 from safetensors.torch import save_file
-from test_batch import alone, wanted
-from test_graphs import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
-from test_graphs import SAMPLING as GRAPHED
 from torch import Tensor
 
 import hivis
-from hivis.batch import Batch
-from hivis.cache import KVCache
-from hivis.cli import main
-from hivis.decode import generate
+from hivis.bundled import paths
+from hivis.cli.main import main
+from hivis.core.handoff import Prompt
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
+from hivis.drafters.draft_vocab import HEAD_FILE, ShortHead, read_head_ids, save_head_ids
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.layer import OneLayerDrafter
 from hivis.drafters.load import load_drafter
-from hivis.drafters.short_head import HEAD_FILE, ShortHead, read_head_ids, save_head_ids
+from hivis.drafters.one_layer import OneLayerDrafter
+from hivis.engine.batch import Batch
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
-from hivis.head_list import ends_of
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
-from hivis.tiny import paths
-from hivis.training.capture_settings import SETTINGS_FILE, fingerprint
-from hivis.training.frequent import count_tokens, rank_tokens
-from hivis.training.samples import Columns, save_shard
+from hivis.training.data.files import SETTINGS_FILE, fingerprint
+from hivis.training.data.samples import Columns, save_shard
+from hivis.training.data.token_counts import count_tokens, rank_tokens
+from hivis.training.draft_vocab import ends_of
+from tests.engine.test_batch import alone, wanted
+from tests.engine.test_cuda_graphs import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
+from tests.engine.test_cuda_graphs import SAMPLING as GRAPHED
+from tests.helpers.captures import VOCAB as TOY_VOCAB
+from tests.helpers.captures import toy_samples
+from tests.helpers.models import VOCAB, random_inputs
+from tests.helpers.pairs import SIZES, check_texts, pair
 
 pytestmark = pytest.mark.whole_models
 
@@ -315,7 +315,7 @@ def test_a_tree_wider_than_the_head_is_refused() -> None:
     ({"compile": "no"}, "compile: wanted True or False, got 'no'"),
 ])  # fmt: skip
 def test_what_load_takes_is_looked_at_before_anything_is_loaded(monkeypatch, given, says):
-    monkeypatch.setattr("hivis.loading.load_target", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("hivis.api.load.load_target", lambda *_: pytest.fail("loaded"))
     with pytest.raises(HivisError) as error:
         hivis.load(device="cpu", **given)
     assert says in str(error.value)

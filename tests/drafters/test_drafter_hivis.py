@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from verdicts import verdict_of
 
 from hivis import ops
+from hivis.core.handoff import Prompt
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.tree import DraftTree
 from hivis.drafters import checkpoint
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
-from hivis.tree import DraftTree
+from tests.helpers.verdicts import verdict_of
 
 CONFIG = HiViSConfig(
     hidden_size=48, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2,

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import IMAGE_TOKEN, PICTURE_ROWS, VOCAB, random_inputs, random_target
-from papers import Paper
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from verdicts import verdict_of
 
-from hivis.cache import KVCache
-from hivis.decode import generate
+from hivis.core.handoff import Prompt
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.tree import DraftTree
 from hivis.drafters.checkpoint import random_tensors
-from hivis.drafters.coarse import Dense
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.load import load_drafter
+from hivis.drafters.quantized_linear import Dense
 from hivis.drafters.vispec import ViSpecDrafter, picture_spans
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
-from hivis.tree import DraftTree
+from tests.helpers.models import IMAGE_TOKEN, PICTURE_ROWS, VOCAB, random_inputs, random_target
+from tests.helpers.papers import Paper
+from tests.helpers.verdicts import verdict_of
 
 CONFIG = ViSpecConfig(
     hidden_size=48, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2,

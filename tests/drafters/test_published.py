@@ -17,21 +17,21 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from models import VOCAB, random_inputs, random_target
-from papers import Paper
 from safetensors.torch import save_file
-from test_drafter_vispec import greedy, path_to, token_paths
 from torch import Tensor
-from verdicts import verdict_of
 
-from hivis.decode import generate
+from hivis.core.handoff import Prompt
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.handoff import Prompt
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
+from tests.drafters.test_drafter_vispec import greedy, path_to, token_paths
+from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.helpers.papers import Paper
+from tests.helpers.verdicts import verdict_of
 
 E, HEADS, INNER = 64, 4, 96
 LLAVA = {

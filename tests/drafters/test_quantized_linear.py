@@ -6,16 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hivis.drafters import coarse
-from hivis.drafters.coarse import (
-    Dense,
-    Dequantized4,
-    Dequantized8,
-    Packed4,
-    Packed8,
-    Packed8InPlanes,
-    matrix,
-)
+from hivis.drafters import quantized_linear as coarse
 from hivis.drafters.quantize import (
     FORMATS,
     Codes4,
@@ -24,6 +15,15 @@ from hivis.drafters.quantize import (
     pairs_of,
     quantize_4,
     quantize_8,
+)
+from hivis.drafters.quantized_linear import (
+    Dense,
+    Dequantized4,
+    Dequantized8,
+    Packed4,
+    Packed8,
+    Packed8InPlanes,
+    matrix,
 )
 from hivis.errors import HivisError
 

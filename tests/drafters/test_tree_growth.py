@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from emulation.library import emulated_ops
 from torch import Tensor
 
 from hivis import ops
-from hivis.drafters.growth import Grower, NodeScores
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
-from hivis.tree import DraftTree, ancestor_words
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.tree import DraftTree, ancestor_words
+from hivis.drafters.tree_growth import Grower, NodeScores
+from tests.emulation.library import emulated_ops
 
 VOCAB = 37
 

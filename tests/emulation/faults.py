@@ -1,8 +1,9 @@
 """Planted faults: one change to a source file each, and the check program that must notice it.
 
 A test that never fails proves little, so every fault is compiled into a program of its own, which
-must end with a diagnosis. The sources themselves know nothing of this. `python -m emulation.faults
-list` prints what CMake needs; `... write NAME FILE` writes the changed source.
+must end with a diagnosis. The sources themselves know nothing of this. `python -m
+tests.emulation.faults list` prints what CMake needs; `... write NAME FILE` writes the changed
+source.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from emulation import (
+from tests.emulation import (
     faults_emulator,
     faults_kv_compact,
     faults_shared_noise,
@@ -19,7 +20,7 @@ from emulation import (
     faults_tree_grow,
     faults_tree_prune,
 )
-from emulation.fault import Fault
+from tests.emulation.fault import Fault
 
 FAULTS: dict[str, Fault] = {
     f"{fault.check}_{name}": fault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulation.fault import Fault
+from tests.emulation.fault import Fault
 
 _TOY = "tests/emulation/toy.cu"
 _BARRIER = "  __syncthreads();\n"

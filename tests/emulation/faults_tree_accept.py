@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from emulation.fault import Fault
-from emulation.faults_ticket import ticket_faults
+from tests.emulation.fault import Fault
+from tests.emulation.faults_ticket import ticket_faults
 
 _ACCEPT = "csrc/cuda/tree_accept.cu"
 _ACCEPT_ROW = "csrc/cuda/tree_accept_row.h"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from emulation.fault import Fault
-from emulation.faults_ticket import ticket_faults
+from tests.emulation.fault import Fault
+from tests.emulation.faults_ticket import ticket_faults
 
 _TILE = "csrc/cuda/tree_attention_tile.h"
 _KERNEL = "csrc/cuda/tree_attention_kernel.h"

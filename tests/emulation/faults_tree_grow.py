@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from emulation.fault import Fault
-from emulation.faults_ticket import ticket_faults
+from tests.emulation.fault import Fault
+from tests.emulation.faults_ticket import ticket_faults
 
 _GROW = "csrc/cuda/tree_grow.cu"
 _GROW_ROW = "csrc/cuda/tree_grow_row.h"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulation.fault import Fault
+from tests.emulation.fault import Fault
 
 _PRUNE = "csrc/cuda/tree_prune.cu"
 _BARRIER = "  __syncthreads();\n"

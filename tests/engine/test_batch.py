@@ -9,24 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from models import VOCAB, random_inputs, random_target
-from test_draft_vlm import bound, draft_model
 
 import hivis
-from hivis.batch import Batch, Wanted
-from hivis.cache import KVCache
-from hivis.decode import Stream, generate
+from hivis.api.model import Model, Request
+from hivis.bundled import paths
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.batch import Batch, Wanted
+from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
-from hivis.model import Model, Request
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.tiny import paths
+from tests.drafters.test_draft_vlm import bound, draft_model
+from tests.helpers.models import VOCAB, random_inputs, random_target
 
 POLICY = TreePolicy(nodes=10, depth=4, top_k=3)
 DRAFTERS = ["none", "hivis", "original", "eagle", "vispec", "draft vlm", "draft text"]

@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from families import RECIPES, save_checkpoint
-from models import random_inputs, random_llava, random_target
-from test_batch import POLICY, alone, drafter, target, wanted
-from test_families import PROMPTS, ask
-from test_families import drafters as family_drafters
 
-from hivis.batch import Batch, Wanted
-from hivis.cache import KVCache
-from hivis.decode import Stream, generate
+from hivis.core.kv_cache import KVCache
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.engine.batch import Batch, Wanted
+from hivis.engine.generate import Stream, generate
+from hivis.engine.running_batch import AnotherText
 from hivis.errors import HivisError
-from hivis.loop import AnotherText
+from hivis.models.families.llava import Llava
+from hivis.models.load import load_target
+from hivis.models.prefix_reuse import ContinuedTarget
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import CostPolicy
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.continued import ContinuedTarget
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.llava import Llava
-from hivis.targets.load import load_target
+from tests.engine.test_batch import POLICY, alone, drafter, target, wanted
+from tests.helpers.families import RECIPES, save_checkpoint
+from tests.helpers.models import random_inputs, random_llava, random_target
+from tests.models.test_families import PROMPTS, ask
+from tests.models.test_families import drafters as family_drafters
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))
@@ -229,8 +229,8 @@ def test_memory_stays_flat() -> None:
 
 def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cycle may accept tokens before the one that cannot be drawn: they are good."""
-    from guessers import KnowsTheText
-    from models import VOCAB
+    from tests.helpers.guessers import KnowsTheText
+    from tests.helpers.models import VOCAB
 
     one, inputs = random_target(), random_inputs(7)
     params = SamplingParams(max_new_tokens=30)

@@ -9,27 +9,27 @@ from typing import Any
 
 import pytest
 import torch
-from guessers import Guesser
-from models import VOCAB, random_inputs, random_target
-from pairs import KINDS, pair
-from recorded import CpuRecorder
 from torch import Tensor
 
 import hivis
-from hivis.batch import Batch, Wanted
-from hivis.cache import grain_of
-from hivis.decode import Stream, generate
-from hivis.drafters.base import Drafter
+from hivis.core.drafter import Drafter
+from hivis.core.kv_cache import grain_of
+from hivis.core.policy import Policy, TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.engine.batch import Batch, Wanted
+from hivis.engine.cuda_graphs import MOST, CudaRecorder, Graphs, lateness, recorder_for
+from hivis.engine.generate import Stream, generate
+from hivis.engine.results import Generation
 from hivis.errors import HivisError
-from hivis.generation import Generation
-from hivis.graphs import MOST, CudaRecorder, Graphs, lateness, recorder_for
+from hivis.models.prefix_reuse import ContinuedTarget
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
-from hivis.policy import Policy, TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.continued import ContinuedTarget
-from hivis.targets.hugging_face import HuggingFaceTarget
+from tests.helpers.guessers import Guesser
+from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.helpers.pairs import KINDS, pair
+from tests.helpers.recorded import CpuRecorder
 
 TREE = TreePolicy(12, 4, 3)
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
@@ -49,8 +49,10 @@ class OnGpu:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.recorder: Any = CpuRecorder()
         self.late = 1
-        patch.setattr("hivis.loop.recorder_for", lambda device, wanted: self.recorder)
-        patch.setattr("hivis.loop.lateness", lambda device: self.late)
+        patch.setattr(
+            "hivis.engine.running_batch.recorder_for", lambda device, wanted: self.recorder
+        )
+        patch.setattr("hivis.engine.running_batch.lateness", lambda device: self.late)
 
 
 @pytest.fixture
@@ -77,8 +79,8 @@ def parts(made: Generation) -> tuple[Any, ...]:
 def plainly(target: HuggingFaceTarget, inputs: Any, params: SamplingParams) -> tuple[int, ...]:
     """The text of plain decoding on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hivis.loop.recorder_for", lambda device, wanted: None)
-        patch.setattr("hivis.loop.lateness", lambda device: 0)
+        patch.setattr("hivis.engine.running_batch.recorder_for", lambda device, wanted: None)
+        patch.setattr("hivis.engine.running_batch.lateness", lambda device: 0)
         return generate(target, inputs, params).tokens
 
 

@@ -7,28 +7,28 @@ from typing import Any
 
 import pytest
 import torch
-from fake_cuda import CUDA, fake_cuda, on_gpu
-from families import RECIPES, config_of
-from models import llava_config
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from hivis.clock import PhaseClock
-from hivis.drafters import coarse
+from hivis.core.clock import PhaseClock
+from hivis.core.policy import Policy, TreePolicy
+from hivis.core.sampling import SamplingParams, sampling_entries
+from hivis.drafters import quantized_linear as coarse
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.loop import Loop
+from hivis.engine.running_batch import Loop
+from hivis.models.decoder import HuggingFaceDecoder
+from hivis.models.draft_model import HuggingFaceDraft
+from hivis.models.families.registry import family_of
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
-from hivis.policy import Policy, TreePolicy
-from hivis.sampling import SamplingParams, sampling_entries
-from hivis.targets.decoder import HuggingFaceDecoder
-from hivis.targets.draft_model import HuggingFaceDraft
-from hivis.targets.families import family_of
-from hivis.targets.hugging_face import HuggingFaceTarget
+from tests.helpers.fake_cuda import CUDA, fake_cuda, on_gpu
+from tests.helpers.families import RECIPES, config_of
+from tests.helpers.models import llava_config
 
 ROWS = 200
 DRAFTERS = ["none", "hivis", "eagle", "vispec", "draft vlm"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from emulation.library import emulated_ops
-from guessers import KnowsTheText
-from models import VOCAB, random_inputs, random_target
 
-from hivis.decode import generate
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.engine.generate import generate
+from tests.emulation.library import emulated_ops
+from tests.helpers.guessers import KnowsTheText
+from tests.helpers.models import VOCAB, random_inputs, random_target
 
 
 @pytest.mark.parametrize("rule", [{}, {"temperature": 1.0}, {"temperature": 1.3, "top_p": 0.9}])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from guessers import Guesser, KnowsTheText
-from models import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
 
-from hivis.decode import Stream, generate
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
+from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers.guessers import Guesser, KnowsTheText
+from tests.helpers.models import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
 
 SETTINGS = {
     "greedy": {},

@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from models import random_inputs, random_target
-from pairs import SIZES, pair
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hivis.core.policy import Policy, TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.loop import Loop
+from hivis.engine.running_batch import Loop
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
-from hivis.policy import Policy, TreePolicy
-from hivis.sampling import SamplingParams
+from tests.helpers.models import random_inputs, random_target
+from tests.helpers.pairs import SIZES, pair
 
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
 POLICIES: dict[str, Policy] = {

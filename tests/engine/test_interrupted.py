@@ -10,16 +10,16 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from models import random_inputs
-from pairs import KINDS, pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hivis.clock import PhaseClock
-from hivis.decode import generate
-from hivis.generation import Generation
+from hivis.core.clock import PhaseClock
+from hivis.core.policy import Policy, TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.engine.generate import generate
+from hivis.engine.results import Generation
 from hivis.policies.cost import default_policy
-from hivis.policy import Policy, TreePolicy
-from hivis.sampling import SamplingParams
+from tests.helpers.models import random_inputs
+from tests.helpers.pairs import KINDS, pair
 
 PHASES = ("prefill", "draft", "verify", "accept", "compact", "commit", "read")
 PROMPT = random_inputs(1, text=11, pictures=1)

@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from guessers import Guesser
-from models import VOCAB
-from pairs import SIZES, check_texts, pair
-from test_batch import alone, wanted
 from torch import Tensor
 
 import hivis
-from hivis.batch import Batch
+from hivis.bundled import paths
+from hivis.core.policy import TreePolicy
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.layer import OneLayerDrafter
 from hivis.drafters.load import load_drafter
+from hivis.drafters.one_layer import OneLayerDrafter
+from hivis.engine.batch import Batch
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.tiny import paths
+from hivis.models.target import HuggingFaceTarget
+from tests.engine.test_batch import alone, wanted
+from tests.helpers.guessers import Guesser
+from tests.helpers.models import VOCAB
+from tests.helpers.pairs import SIZES, check_texts, pair
 
 pytestmark = pytest.mark.whole_models
 POLICY = TreePolicy(nodes=10, depth=4, top_k=3)

@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from families import save_checkpoint
-from guessers import Guesser, KnowsTheText, random_parents
-from memory import peak_of
-from models import VOCAB, random_inputs, random_target
-from test_families import FAMILIES, ask, asked_of
-from test_families import drafters as family_drafters
 from transformers import RepetitionPenaltyLogitsProcessor
 
 import hivis
-from hivis.decode import generate
+from hivis.api.settings import resolve
+from hivis.bundled import paths
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState, seen_tokens
+from hivis.core.tree import DraftTree, pack_bits, unpack_bits
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState, seen_tokens
-from hivis.settings import resolve
-from hivis.targets.load import load_target
-from hivis.tiny import paths
-from hivis.tree import DraftTree, pack_bits, unpack_bits
+from hivis.models.load import load_target
+from tests.helpers.families import save_checkpoint
+from tests.helpers.guessers import Guesser, KnowsTheText, random_parents
+from tests.helpers.memory import peak_of
+from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.models.test_families import FAMILIES, ask, asked_of
+from tests.models.test_families import drafters as family_drafters
 
 PENALTIES = [0.6, 1.05, 1.8]
 POLICY = TreePolicy(nodes=14, depth=5, top_k=3)

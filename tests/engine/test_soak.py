@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from models import random_inputs
-from pairs import pair
 
-from hivis.decode import generate
-from hivis.drafters.base import Drafter
+from hivis.core.drafter import Drafter
+from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.engine.generate import generate
+from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import default_policy
-from hivis.policy import Policy
-from hivis.sampling import SamplingParams
-from hivis.targets.hugging_face import HuggingFaceTarget
+from tests.helpers.models import random_inputs
+from tests.helpers.pairs import pair
 
 STATM = Path("/proc/self/statm")
 WARM_UP = 1000

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hivis import noise, reference
+from hivis.ops import noise, reference
 from tests.fuzz_ops.arena import Slots, extent, hostile
 from tests.fuzz_ops.case import Case, spoil_tensor
 from tests.fuzz_ops.noise import HIGH, LOW, words

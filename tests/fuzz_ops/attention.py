@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hivis import reference
+from hivis.ops import reference
 from tests.fuzz_ops.arena import Slots, extent, hostile
 from tests.fuzz_ops.case import Case, spoil_tensor
 

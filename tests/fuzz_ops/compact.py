@@ -6,7 +6,7 @@ from random import Random
 
 import torch
 
-from hivis import reference
+from hivis.ops import reference
 from tests.fuzz_ops.arena import Slots, extent, hostile
 from tests.fuzz_ops.case import Case, spoil_tensor
 

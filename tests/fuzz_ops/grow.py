@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hivis import noise, reference
+from hivis.ops import noise, reference
 from tests.fuzz_ops.accept import DTYPES, INF, NAN, values
 from tests.fuzz_ops.arena import Slots, dense, extent, hostile
 from tests.fuzz_ops.case import Case, spoil_tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hivis import noise
+from hivis.ops import noise
 from tests.fuzz_ops.arena import Slots
 from tests.fuzz_ops.case import Case, spoil_tensor
 

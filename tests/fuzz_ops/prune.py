@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hivis import reference
-from hivis.tree import ancestor_words
+from hivis.core.tree import ancestor_words
+from hivis.ops import reference
 from tests.fuzz_ops.accept import INF, NAN
 from tests.fuzz_ops.arena import Slots
 from tests.fuzz_ops.case import Case, spoil_tensor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hivis.training.losses import Target
-from hivis.training.samples import Sample
+from hivis.training.data.samples import Sample
+from hivis.training.learners.losses import Target
 
 VOCAB, HIDDEN, SEEN = 40, 32, 6
 

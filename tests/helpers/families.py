@@ -31,7 +31,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from hivis.targets.qwen_vl import StillPictures
+from hivis.models.families.qwen_vl import StillPictures
 
 IMAGE = "<image>"
 QWEN = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]

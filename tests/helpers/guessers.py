@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hivis.handoff import Prompt, Verdict
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingState
-from hivis.tree import DraftTree
+from hivis.core.handoff import Prompt, Verdict
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingState
+from hivis.core.tree import DraftTree
 
 
 def random_parents(nodes: int, max_depth: int, make: torch.Generator) -> list[int]:

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from verdicts import verdict_of
 
-from hivis.drafters.layer import OneLayerDrafter
-from hivis.handoff import Prompt
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
-from hivis.training.learner import Stage
-from hivis.training.losses import LossWeights, Target
-from hivis.training.passes import first_row
-from hivis.training.samples import Sample
+from hivis.core.handoff import Prompt
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.drafters.one_layer import OneLayerDrafter
+from hivis.training.data.samples import Sample
+from hivis.training.learners.learner import Stage
+from hivis.training.learners.losses import LossWeights, Target
+from hivis.training.learners.self_feedback import first_row
+from tests.helpers.verdicts import verdict_of
 
 VOCAB, HIDDEN = 40, 32
 SIZES = {

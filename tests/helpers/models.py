@@ -7,9 +7,9 @@ from functools import lru_cache
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.llava import Llava
+from hivis.core.target import Inputs
+from hivis.models.families.llava import Llava
+from hivis.models.target import HuggingFaceTarget
 
 VOCAB = 211
 IMAGE_TOKEN = VOCAB - 1

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import random
 
-from models import VOCAB, random_inputs, random_target
-from test_draft_vlm import bound, draft_model
-
-from hivis.decode import generate
-from hivis.drafters.base import Drafter
+from hivis.core.drafter import Drafter
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.hugging_face import HuggingFaceTarget
+from hivis.engine.generate import generate
+from hivis.models.target import HuggingFaceTarget
+from tests.drafters.test_draft_vlm import bound, draft_model
+from tests.helpers.models import VOCAB, random_inputs, random_target
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from bench.random_models import drafter_config, random_target, random_tensors
-from bench.shape_loops import Pair
-from bench.shapes import shape_of
-from bench.simulated import Replay, TreeShape, shaped_drafter
-from hivis.policy import TreePolicy
+from bench.synthetic.configs import shape_of
+from bench.synthetic.cycles import Pair
+from bench.synthetic.random_models import drafter_config, random_target, random_tensors
+from bench.synthetic.simulated_acceptance import Replay, TreeShape, shaped_drafter
+from hivis.core.policy import TreePolicy
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 0, 6, 1, 1, 5, 2, 4, 0, 6]

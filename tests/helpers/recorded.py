@@ -109,7 +109,7 @@ def _inside(value: Any) -> Any:
 
 
 class CpuRecorder:
-    """Stands in for :class:`hivis.graphs.CudaRecorder`; counts what it is used for."""
+    """Stands in for :class:`hivis.engine.cuda_graphs.CudaRecorder`; counts what it is used for."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hivis.handoff import Verdict
-from hivis.tree import DraftTree
+from hivis.core.handoff import Verdict
+from hivis.core.tree import DraftTree
 
 
 def verdict_of(tree: DraftTree, path: Tensor, path_len: Tensor, next_token: Tensor) -> Verdict:

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from families import RECIPES, config_of
-from models import random_inputs, random_target
-from pairs import pair
 from transformers import AutoModelForImageTextToText
 
 import hivis
-from hivis.batch import Batch, Wanted
-from hivis.decode import generate
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.families import family_of
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.tree import DraftTree
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.tree import DraftTree
+from hivis.engine.batch import Batch, Wanted
+from hivis.engine.generate import generate
+from hivis.models.families.registry import family_of
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers.families import RECIPES, config_of
+from tests.helpers.models import random_inputs, random_target
+from tests.helpers.pairs import pair
 
 TREE = TreePolicy(12, 4, 3)
 PROMPTS = [random_inputs(seed, text=7 + seed) for seed in range(4)]

@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
-from hivis.decode import generate
-from hivis.draft_models import load_draft_vlm
+from hivis.api.load_drafter import load_draft_vlm
+from hivis.bundled import paths
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.draft_vlm import DraftVLM
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.llava import Llava
-from hivis.targets.load import load_target
-from hivis.tiny import paths
+from hivis.models.families.llava import Llava
+from hivis.models.load import load_target
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 

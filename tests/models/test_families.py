@@ -10,27 +10,35 @@ from typing import Any
 
 import pytest
 import torch
-from families import HEAD_DIM, HEADS, HIDDEN, RECIPES, VOCAB, pictures, save_checkpoint
-from guessers import Guesser, KnowsTheText
 
-from hivis.decode import generate
-from hivis.draft_models import load_draft_vlm
+from hivis.api.load_drafter import load_draft_vlm
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter, picture_spans
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.options import TrainOptions
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.load import load_model, load_target
-from hivis.targets.prompts import PromptProcessor
-from hivis.train import make_learner
-from hivis.training.answers import Answerer, answer
-from hivis.training.samples import Columns
-from hivis.training.vispec_learner import cut_pictures, vispec_reading
+from hivis.models.load import load_model, load_target
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget
+from hivis.training.data.answers import Answerer, answer
+from hivis.training.data.samples import Columns
+from hivis.training.learners.vispec import cut_pictures, vispec_reading
+from hivis.training.options import TrainOptions
+from hivis.training.train import make_learner
+from tests.helpers.families import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    RECIPES,
+    VOCAB,
+    pictures,
+    save_checkpoint,
+)
+from tests.helpers.guessers import Guesser, KnowsTheText
 
 FAMILIES = list(RECIPES)
 TURNS = [
@@ -310,7 +318,7 @@ def test_a_model_spread_over_devices_is_refused(checkpoints):
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "sliding_window"])
 def test_attention_that_is_not_ours_is_refused_by_name(loaded, name):
-    from hivis.targets.attention import attention
+    from hivis.models.tree_attention import attention
 
     query = torch.randn(1, 2, 3, 16)
     with pytest.raises(HivisError, match=f"wanted a layer without {name}"):

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 import hivis
-from hivis.draft_models import load_any_drafter
+from hivis.api.load_drafter import load_any_drafter
+from hivis.bundled import paths
 from hivis.errors import HivisError
-from hivis.targets.load import load_target
-from hivis.targets.sizes import read_sizes
-from hivis.tiny import paths
-from hivis.tiny.draft import write_draft
+from hivis.models.drafter_sizes import read_sizes
+from hivis.models.load import load_target
+from recipes.tiny.draft import write_draft
 
 KINDS = ("target", "drafter", "draft model")
 WEIGHTS = "model.safetensors"

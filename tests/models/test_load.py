@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import random_llava
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hivis.decode import generate
+from hivis.bundled import paths
+from hivis.core.sampling import SamplingParams
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.sampling import SamplingParams
-from hivis.targets.load import load_model, load_target
-from hivis.targets.prompts import MAX_PIXELS, open_picture
-from hivis.tiny import paths
+from hivis.models.load import load_model, load_target
+from hivis.models.processor import MAX_PIXELS, open_picture
+from tests.helpers.models import random_llava
 
 QUESTION = "What is in the picture?"
 

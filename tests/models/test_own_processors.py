@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import RECIPES, config_of, sharp_model
-from test_families import PROMPTS, ask, asked_of, drafters
 
-from hivis.decode import generate
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.load import load_target
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.engine.generate import generate
+from hivis.models.load import load_target
+from tests.helpers.families import RECIPES, config_of, sharp_model
+from tests.models.test_families import PROMPTS, ask, asked_of, drafters
 
 pytest.importorskip("torchvision", reason="wants torchvision", exc_type=ImportError)
 

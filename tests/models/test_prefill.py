@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from families import RECIPES, pictures, save_checkpoint
-from models import random_inputs, random_llava, random_target
 
-from hivis.cache import KVCache
-from hivis.decode import Stream, generate
-from hivis.draft_models import load_draft_vlm
+from hivis.api.load_drafter import load_draft_vlm
+from hivis.core.kv_cache import KVCache
+from hivis.core.sampling import SamplingParams
+from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
-from hivis.sampling import SamplingParams
-from hivis.targets import chunk as chunks
-from hivis.targets.chunk import Chunk
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.llava import Llava
-from hivis.targets.load import load_target
+from hivis.models import prefill_attention as chunks
+from hivis.models.families.llava import Llava
+from hivis.models.load import load_target
+from hivis.models.prefill_attention import Chunk
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers.families import RECIPES, pictures, save_checkpoint
+from tests.helpers.models import random_inputs, random_llava, random_target
 
 CHUNKS = (1, 7, 64)
 WHOLE = 10_000

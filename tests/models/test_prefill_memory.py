@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from memory import bytes_of, peak_of
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -21,12 +20,13 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from hivis.targets.base import Inputs
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.idefics3 import Idefics3
-from hivis.targets.llava import Llava
-from hivis.targets.llava_next import LlavaNext
-from hivis.targets.qwen_vl import QwenVL
+from hivis.core.target import Inputs
+from hivis.models.families.idefics3 import Idefics3
+from hivis.models.families.llava import Llava
+from hivis.models.families.llava_next import LlavaNext
+from hivis.models.families.qwen_vl import QwenVL
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers.memory import bytes_of, peak_of
 
 ROWS, CAPACITY = 4096, 4096 + 64
 HIDDEN, LAYERS, HEAD_DIM, VOCAB, SLOT = 512, 8, 64, 4000, 3999

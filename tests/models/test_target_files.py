@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import random_llava
 from safetensors.torch import save_file
 
 from hivis.drafters.config import HiViSConfig
 from hivis.errors import HivisError
-from hivis.targets.sizes import read_sizes
+from hivis.models.drafter_sizes import read_sizes
 from hivis.training.tables import read_tables
+from tests.helpers.models import random_llava
 
 
 def config(folder: Path, **text: object) -> Path:

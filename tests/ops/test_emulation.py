@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulation import library
-from emulation.faults import FAULTS
 
-from hivis import ops, reference
+from hivis import ops
+from hivis.ops import reference
+from tests.emulation import library
+from tests.emulation.faults import FAULTS
 
-HERE = Path(__file__).parent / "emulation"
+HERE = Path(__file__).resolve().parents[1] / "emulation"
 CHECKS = sorted(path.stem.removeprefix("check_") for path in HERE.glob("check_*.cpp"))
 SEEDS = {"plain": "0,1,2,3", "race": "0", "ubsan": "1"}
 DIAGNOSES = ("FAILED:", "emulation:")

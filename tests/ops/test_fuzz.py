@@ -14,7 +14,7 @@ import pytest
 
 from tests.fuzz_ops.faults import FAULTS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fuzz(tmp_path: Path, seed: int, cases: int, before: str = "") -> str:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hivis import _C, ops, reference
+from hivis import _C, ops
+from hivis.ops import reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hivis import noise, ops
+from hivis import ops
+from hivis.ops import noise
 
 SEEDS = torch.tensor([0, 1, -1, 2**62 + 12345, -(2**63)])
 POSITIONS = torch.tensor([0, 7, 2**31 + 5, 2**33 - 2, -3])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.tree import ancestor_words
+from hivis.core.tree import ancestor_words
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="wants a GPU")
 

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hivis import noise, ops, reference
+from hivis import ops
+from hivis.ops import noise, reference
 
 RULES = [  # temperature, top_k, top_p, min_p
     (0.0, 0, 1.0, 0.0),

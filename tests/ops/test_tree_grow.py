@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hivis import noise as shared
-from hivis import ops, reference
-from hivis.tree import unpack_bits
+from hivis import ops
+from hivis.core.tree import unpack_bits
+from hivis.ops import noise as shared
+from hivis.ops import reference
 
 # temperature, sharpness, whether the noise is known
 RULES = [

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hivis import ops, reference
-from hivis.tree import ancestor_words
+from hivis import ops
+from hivis.core.tree import ancestor_words
+from hivis.ops import reference
 
 
 def random_pool(

@@ -17,19 +17,19 @@ import pytest
 from PIL import Image
 
 import hivis
-from hivis.cli import main
-from hivis.commands import generate as command
-from hivis.commands import show
+from hivis.bundled import paths
+from hivis.cli import generate as command
+from hivis.cli import terminal as show
+from hivis.cli.main import main
+from hivis.core.sampling import SamplingParams
+from hivis.engine.results import CycleTrace, Statistics
 from hivis.errors import HivisError
-from hivis.generation import CycleTrace, Statistics
 from hivis.page import write_page
 from hivis.page.assemble import page
 from hivis.page.labels import label, token_texts
 from hivis.page.run import Cycle, Piece, Run, gather
 from hivis.page.tree import OWN, Drawing, lay_out
 from hivis.page.write import write_whole
-from hivis.sampling import SamplingParams
-from hivis.tiny import paths
 
 PICTURE = paths.EVAL / "scene00.png"
 QUICK = ("--max-new-tokens", "16", "--dtype", "float32", "--device", "cpu", "--policy", "fixed")
@@ -349,7 +349,7 @@ def test_refused_before_the_model_loads(place, message, monkeypatch, tmp_path):
 
 
 def test_an_installed_page_has_its_style_and_script():
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     listed = re.search(r'^"hivis.page" = (\[.*\])$', (root / "pyproject.toml").read_text(), re.M)
     patterns = json.loads(listed[1])
     others = [p for p in (root / "hivis" / "page").iterdir() if p.is_file() and p.suffix != ".py"]

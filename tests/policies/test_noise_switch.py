@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import random_inputs, random_target
-from test_growth import VOCAB, check_valid, grow, oracle, paths, scored
 from torch import Tensor
 
-from hivis.decode import generate
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig
-from hivis.drafters.growth import NodeScores
 from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.tree_growth import NodeScores
+from hivis.engine.generate import generate
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams, SamplingState
+from tests.drafters.test_tree_growth import VOCAB, check_valid, grow, oracle, paths, scored
+from tests.helpers.models import random_inputs, random_target
 
 POSITION = torch.tensor([17, 4])
 TIMES = Times({8: 2.0, 16: 2.2, 32: 2.5, 60: 3.0}, 0.2, 0.5)

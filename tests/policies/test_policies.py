@@ -9,14 +9,15 @@ import time
 
 import pytest
 import torch
-from guessers import Guesser, KnowsTheText
-from models import VOCAB, random_inputs, random_target
 from torch import Tensor
 
-from hivis.decode import generate
+from hivis.core.policy import Outcome, Planner, TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.tree import DraftTree, ancestor_words
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
-from hivis.drafters.growth import Grower, NodeScores
 from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.tree_growth import Grower, NodeScores
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.policies.calibration import EDGES, Calibration
 from hivis.policies.confidence import ConfidencePolicy
@@ -29,9 +30,8 @@ from hivis.policies.cost import (
     default_policy,
 )
 from hivis.policies.times import Times, convex
-from hivis.policy import Outcome, Planner, TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.tree import DraftTree, ancestor_words
+from tests.helpers.guessers import Guesser, KnowsTheText
+from tests.helpers.models import VOCAB, random_inputs, random_target
 
 CPU = torch.device("cpu")
 SIZES = (8, 16, 32, 60)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-DOC = (Path(__file__).resolve().parent.parent / "docs" / "kernels.md").read_text()
+DOC = (Path(__file__).resolve().parents[2] / "docs" / "kernels.md").read_text()
 
 
 def test_the_cycle_on_random_tensors(capsys):

@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from bench.markdown import compare_tables, markdown_table
-from hivis.tiny import paths
+from bench.common.markdown import compare_tables, markdown_table
+from hivis.bundled import paths
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 

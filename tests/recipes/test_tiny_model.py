@@ -1,4 +1,4 @@
-"""Tokenizer, labels, model shape and (where they are) the shipped weights of hivis.tiny."""
+"""Tokenizer, labels, model shape and (where they are) the shipped weights of recipes.tiny."""
 
 import random
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from hivis.tiny.data import IGNORE, Conversations, encode, normalise, patch_labels, pixels
-from hivis.tiny.model import FIRST_LAYERS, LAYERS, make_target, target_config, use_layers
-from hivis.tiny.paths import TARGET
-from hivis.tiny.questions import conversation
-from hivis.tiny.scenes import draw_scene, make_scene
-from hivis.tiny.tokenizer import IMAGE, make_processor, prompt_text, train_tokenizer
+from hivis.bundled.paths import TARGET
+from recipes.tiny.data import IGNORE, Conversations, encode, normalise, patch_labels, pixels
+from recipes.tiny.model import FIRST_LAYERS, LAYERS, make_target, target_config, use_layers
+from recipes.tiny.questions import conversation
+from recipes.tiny.scenes import draw_scene, make_scene
+from recipes.tiny.tokenizer import IMAGE, make_processor, prompt_text, train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Scenes, questions and assets of hivis.tiny: deterministic, true, attributed, held-out apart."""
+"""Scenes, questions and assets of recipes.tiny: deterministic, true, attributed, held-out apart."""
 
 import json
 import random
@@ -6,10 +6,11 @@ import random
 import pytest
 from PIL import Image
 
-from hivis.tiny.paths import ASSETS
-from hivis.tiny.prompts import heldout, heldout_scene, training_prompts
-from hivis.tiny.questions import ABOUT, conversation, describe, long_turn
-from hivis.tiny.scenes import (
+from hivis.bundled.prompts import heldout
+from recipes.tiny.paths import ASSETS
+from recipes.tiny.prompts import heldout_scene, training_prompts
+from recipes.tiny.questions import ABOUT, conversation, describe, long_turn
+from recipes.tiny.scenes import (
     CANVAS,
     COLUMNS,
     HELD_OUT_SEEDS,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hivis.errors import HivisError
-from hivis.tiny import ship
+from recipes.tiny import ship
 
 
 def test_shipped_weights_are_bfloat16(tmp_path: Path):
@@ -47,11 +47,11 @@ def test_figures_keep_the_last_record_of_each_stage(tmp_path: Path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("hivis.tiny.train_target", "--minutes", "0", "--out", "x"),
-        ("hivis.tiny.evaluate", "--target", "./nowhere"),
-        ("hivis.tiny.conversations", "--out", "x", "--count", "0"),
-        ("hivis.tiny.draft", "--out", "x", "--target", "./nowhere"),
-        ("hivis.tiny.ship", "--run", "./nowhere"),
+        ("recipes.tiny.train_target", "--minutes", "0", "--out", "x"),
+        ("recipes.tiny.evaluate", "--target", "./nowhere"),
+        ("recipes.tiny.conversations", "--out", "x", "--count", "0"),
+        ("recipes.tiny.draft", "--out", "x", "--target", "./nowhere"),
+        ("recipes.tiny.ship", "--run", "./nowhere"),
     ],
     ids=lambda arguments: arguments[0],
 )

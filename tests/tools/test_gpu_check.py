@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench import latency
-from bench.shapes import SHAPES
+from bench.synthetic.configs import SHAPES
 from hivis.errors import HivisError
 from tools import gpu_check, gpu_smoke
 from tools.stages import NOT_FOUND, TIMED_OUT, Stage, Step, run_stages, summary
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GPU = {"torch": "2.11.0", "device": "NVIDIA Test", "arch": "90"}
 
 
@@ -156,12 +156,12 @@ def test_tests_that_lack_a_package_are_left_out_and_named(monkeypatch):
     gone = {"hypothesis", "xdist"}
     monkeypatch.setattr(gpu_check, "find_spec", lambda name: None if name in gone else real(name))
     made = gpu_check.test()
-    users = [path.name for path in (ROOT / "tests").glob("test_*.py")
+    users = [path.name for path in (ROOT / "tests").rglob("test_*.py")
              if "\nfrom hypothesis import" in path.read_text()]  # fmt: skip
     assert users
     for name in users:
         assert f"without {name} (no hypothesis installed)" in made.note
-        assert any(part.endswith(f"tests/{name}") for part in made.steps[0].command)
+        assert any(part.endswith(f"/{name}") for part in made.steps[0].command)
     assert "one process" in made.note and "-n" not in made.steps[0].command
     assert "--devices" in made.steps[0].command
 
@@ -172,9 +172,9 @@ def test_packages_are_found_through_this_checkouts_own_modules(tmp_path, monkeyp
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "peer.py").write_text("import nowhere.at.all\nimport json\n")
     (tmp_path / "tests" / "helper.py").write_text("from bench.peer import x\n")
-    (tmp_path / "tests" / "helper2.py").write_text("import helper2\nimport helper\n")
+    (tmp_path / "tests" / "helper2.py").write_text("import tests.helper2\nimport tests.helper\n")
     user = tmp_path / "tests" / "test_x.py"
-    user.write_text("import helper2\n\ndef f():\n    import only_inside\n")
+    user.write_text("import tests.helper2\n\ndef f():\n    import only_inside\n")
     assert gpu_check.missing_packages(user) == {"nowhere"}
 
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from models import IMAGE_TOKEN, PICTURE_ROWS, VOCAB, random_inputs, random_llava
 from safetensors.torch import load_file
 
+from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.targets.base import Inputs
-from hivis.targets.llava import Llava
-from hivis.training.answers import Answerer
-from hivis.training.capture import (
+from hivis.models.families.llava import Llava
+from hivis.training.data.answers import Answerer
+from hivis.training.data.capture import (
     REPORT_FILE,
     CaptureSettings,
     Report,
@@ -29,8 +28,11 @@ from hivis.training.capture import (
     check_finished,
     write_capture,
 )
-from hivis.training.capture_settings import SETTINGS_FILE, fingerprint
-from hivis.training.samples import Capture, Columns, Sample, shard_header
+from hivis.training.data.files import SETTINGS_FILE, fingerprint
+from hivis.training.data.samples import Capture, Columns, Sample, shard_header
+from tests.helpers.models import IMAGE_TOKEN, PICTURE_ROWS, VOCAB, random_inputs, random_llava
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ALL = Columns("all", pictures=True, seen=True)
 SOURCES = {"data": "d", "target": "t"}
@@ -307,7 +309,7 @@ def test_a_crash_before_a_file_is_in_place_changes_nothing(
 
 KILLED = """
 import sys, torch
-import test_capture
+from tests.training import test_capture
 torch.set_num_threads(1)
 print("ready", flush=True)
 test_capture.run(test_capture.Path(sys.argv[1]))
@@ -320,10 +322,9 @@ def test_a_kill_at_any_moment_changes_nothing(through: Path, tmp_path: Path) -> 
     run(tmp_path / "timed")
     moment = random.SystemRandom().uniform(0, time.monotonic() - begun)
     folder = tmp_path / "killed"
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(folder)],
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
     assert child.stdout is not None and child.stdout.readline() == b"ready\n"
     time.sleep(moment)

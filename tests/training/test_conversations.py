@@ -13,15 +13,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import random_llava
 from PIL import Image
 
+from hivis.bundled.paths import TARGET
 from hivis.errors import HivisError
-from hivis.targets.prompts import PromptProcessor
-from hivis.tiny.conversations import write_conversations
-from hivis.tiny.paths import TARGET
-from hivis.tiny.prompts import training_prompts
-from hivis.training.conversations import MARKER, Turn, asked, read_conversations
+from hivis.models.processor import PromptProcessor
+from hivis.training.data.conversations import MARKER, Turn, asked, read_conversations
+from recipes.tiny.conversations import write_conversations
+from recipes.tiny.prompts import training_prompts
+from tests.helpers.models import random_llava
 
 HUMAN = {"from": "human", "value": f"{MARKER}\nWhat is this?"}
 GPT = {"from": "gpt", "value": "A dog."}
@@ -378,7 +378,7 @@ def test_generated_conversations_are_the_training_prompts(tmp_path: Path) -> Non
 
 
 def test_the_command_refuses_to_write_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hivis.tiny.conversations", "--out", "x", "--count", "0"]
+    command = [sys.executable, "-m", "recipes.tiny.conversations", "--out", "x", "--count", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == "error: count: wanted at least 1, got 0\n"
     assert list(tmp_path.iterdir()) == []

@@ -12,28 +12,28 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
-from hivis.decode import generate
-from hivis.draft_models import load_draft_vlm
+from hivis.api.load_drafter import load_draft_vlm
+from hivis.bundled import paths
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.base import Inputs
-from hivis.targets.draft_model import TextModel
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.llava import Llava
-from hivis.targets.load import load_target
-from hivis.targets.trainable_draft import TrainableDraft, load_trainable_draft
-from hivis.tiny import draft as tiny_draft
-from hivis.tiny import paths
-from hivis.training.accepted import mean_accepted_length, prompt_of
-from hivis.training.distill import DraftLearner
-from hivis.training.losses import Target
-from hivis.training.samples import Columns, Sample
+from hivis.models.draft_model import TextModel
+from hivis.models.families.llava import Llava
+from hivis.models.load import load_target
+from hivis.models.target import HuggingFaceTarget
+from hivis.models.trainable_draft import TrainableDraft, load_trainable_draft
+from hivis.training.data.samples import Columns, Sample
+from hivis.training.learners.distill import DraftLearner
+from hivis.training.learners.losses import Target
+from hivis.training.replay import mean_accepted_length, prompt_of
+from recipes.tiny import draft as tiny_draft
+from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 
 ANSWER = 14
 POLICY = TreePolicy(16, 5, 4)

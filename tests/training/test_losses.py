@@ -7,10 +7,9 @@ from dataclasses import fields
 import pytest
 import torch
 import torch.nn.functional as F
-from learners import HIDDEN, VOCAB, toy_target
 
-from hivis.training import losses
-from hivis.training.losses import (
+from hivis.training.learners import losses
+from hivis.training.learners.losses import (
     LossWeights,
     RowLosses,
     Wanted,
@@ -18,7 +17,8 @@ from hivis.training.losses import (
     masked_mean,
     row_losses,
 )
-from hivis.training.passes import select_rows
+from hivis.training.learners.self_feedback import select_rows
+from tests.helpers.learners import HIDDEN, VOCAB, toy_target
 
 
 def test_losses_by_definition() -> None:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from learners import (
+
+from hivis.drafters.config import HiViSConfig
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.errors import HivisError
+from hivis.training.data.samples import Columns
+from hivis.training.learners.attention import aligned_attention, visible
+from hivis.training.learners.losses import Target
+from hivis.training.learners.one_layer import LayerLearner, LayerSettings
+from hivis.training.learners.rows import hivis_reading
+from tests.helpers.learners import (
     SIZES,
     answer_outputs,
     assert_no_row_sees_the_future,
@@ -20,15 +29,6 @@ from learners import (
     toy_target,
     train,
 )
-
-from hivis.drafters.config import HiViSConfig
-from hivis.drafters.hivis import HiViSDrafter
-from hivis.errors import HivisError
-from hivis.training.attention import aligned_attention, visible
-from hivis.training.layer_learner import LayerLearner, LayerSettings
-from hivis.training.losses import Target
-from hivis.training.rows import hivis_reading
-from hivis.training.samples import Columns
 
 PICTURE = [0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
 LAYOUTS = {

@@ -7,20 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hivis.decode import generate
-from hivis.draft_models import load_draft_vlm
+from hivis.api.load_drafter import load_draft_vlm
+from hivis.bundled import paths
+from hivis.bundled.prompts import heldout
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.hugging_face import HuggingFaceTarget
-from hivis.targets.llava import Llava
-from hivis.targets.load import load_model
-from hivis.targets.prompts import PromptProcessor
-from hivis.tiny import paths
-from hivis.tiny.prompts import heldout
-from hivis.training.accepted import accepted_lengths, mean_accepted_length
-from hivis.training.answers import Answerer, answer
-from hivis.training.samples import Columns
+from hivis.engine.generate import generate
+from hivis.models.families.llava import Llava
+from hivis.models.load import load_model
+from hivis.models.processor import PromptProcessor
+from hivis.models.target import HuggingFaceTarget
+from hivis.training.data.answers import Answerer, answer
+from hivis.training.data.samples import Columns
+from hivis.training.replay import accepted_lengths, mean_accepted_length
 
 TREE, NEW = TreePolicy(16, 5, 4), 40
 

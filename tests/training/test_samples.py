@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from captures import HIDDEN, toy_samples
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hivis.errors import HivisError
-from hivis.training.samples import (
+from hivis.training.data.samples import (
     Capture,
     Columns,
     batch_order,
@@ -20,6 +19,7 @@ from hivis.training.samples import (
     shard_header,
     split,
 )
+from tests.helpers.captures import HIDDEN, toy_samples
 
 ALL = Columns("all", pictures=True, seen=True)
 

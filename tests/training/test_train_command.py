@@ -15,22 +15,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hivis.cli import main
-from hivis.collect import columns_of
-from hivis.decode import generate
-from hivis.draft_models import load_draft_vlm
+from hivis.api.load_drafter import load_draft_vlm
+from hivis.bundled import paths
+from hivis.cli.main import main
+from hivis.core.policy import TreePolicy
+from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
+from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.options import CollectOptions
-from hivis.policy import TreePolicy
-from hivis.sampling import SamplingParams
-from hivis.targets.load import load_target
-from hivis.tiny import paths
-from hivis.tiny.conversations import write_conversations
-from hivis.tiny.draft import write_draft
-from hivis.training import state
-from hivis.training.capture_settings import fingerprint
-from hivis.training.samples import Capture, Columns
+from hivis.models.load import load_target
+from hivis.training import run_state as state
+from hivis.training.answer import columns_of
+from hivis.training.data.files import fingerprint
+from hivis.training.data.samples import Capture, Columns
+from hivis.training.options import CollectOptions
+from recipes.tiny.conversations import write_conversations
+from recipes.tiny.draft import write_draft
 
 METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
 ANSWERS = ["--max-new-tokens", "8", "--answer-batch", "4", "--dtype", "float32"]
@@ -66,7 +66,7 @@ def test_too_little_memory_is_one_line(
         raise torch.OutOfMemoryError("no\nmemory") if where == "device" else MemoryError()
 
     data, out = work / "conversations.jsonl", tmp_path / "out"
-    monkeypatch.setattr("hivis.training.capture.answer", full)
+    monkeypatch.setattr("hivis.training.data.capture.answer", full)
     given = arguments("hivis", data, out)
     if command == "capture":
         given = ["capture", *given[1 : given.index("--updates")]]
@@ -216,7 +216,9 @@ def test_a_hub_name_stands_for_the_files_behind_it(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers that were captured under a model's hub name serve training under its folder."""
-    monkeypatch.setattr("hivis.collect.snapshot_download", lambda name, **_: str(paths.TARGET))
+    monkeypatch.setattr(
+        "hivis.training.answer.snapshot_download", lambda name, **_: str(paths.TARGET)
+    )
     named = ["--target", "owner/model"]
     given = ["capture", "--method", "hivis", *named, *ANSWERS, "--count", "6"]
     out = tmp_path / "answers"
@@ -240,7 +242,7 @@ def test_every_option_of_the_training_arrives(
         seen.append((learner, settings))
         raise Arrived
 
-    monkeypatch.setattr("hivis.train.run", look)
+    monkeypatch.setattr("hivis.training.train.run", look)
 
     def given(method: str, *more: str) -> tuple:
         with pytest.raises(Arrived):
@@ -287,7 +289,7 @@ def test_every_option_of_the_answers_arrives(
         seen.append((options, columns))
         raise Arrived
 
-    monkeypatch.setattr("hivis.train.collect", look)
+    monkeypatch.setattr("hivis.training.train.collect", look)
     data, out = work / "conversations.jsonl", tmp_path / "out"
     more = [
         "--images", str(work), "--count", "7", "--turns", "2", "--sampled", "0.25",

@@ -14,19 +14,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from captures import HIDDEN, toy_samples, toy_target
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
-from hivis.training import state as state_module
-from hivis.training.learner import Stage
-from hivis.training.loop import LoopSettings, Report, learning_rate, run
-from hivis.training.losses import LossWeights, RowLosses, Wanted, row_losses
-from hivis.training.samples import Capture, Columns, Sample, save_shard
-from hivis.training.state import Checkpoint
+from hivis.training import run_state as state_module
+from hivis.training.data.samples import Capture, Columns, Sample, save_shard
+from hivis.training.learners.learner import Stage
+from hivis.training.learners.losses import LossWeights, RowLosses, Wanted, row_losses
+from hivis.training.run_state import Checkpoint
+from hivis.training.trainer import LoopSettings, Report, learning_rate, run
+from tests.helpers.captures import HIDDEN, toy_samples, toy_target
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = HiViSConfig(
     hidden_size=HIDDEN, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
@@ -159,9 +161,8 @@ def test_a_stopped_run_ends_in_the_same_weights(
 KILLED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_training_loop as t
-from hivis.training import state
+from tests.training import test_trainer as t
+from hivis.training import run_state as state
 state.SAVE_SECONDS = 0.0
 capture = t.Capture(Path({data!r}), t.Columns("text"))
 t.train(Path({out!r}), capture, resume={resume}, learner=t.ToyLearner((400, 400)))
@@ -171,12 +172,11 @@ t.train(Path({out!r}), capture, resume={resume}, learner=t.ToyLearner((400, 400)
 def test_killed_at_any_moment(tmp_path: Path, capture: Capture) -> None:
     """SIGKILL, wherever it lands: also in the middle of writing a checkpoint."""
     out, data = str(tmp_path / "out"), str(tmp_path / "data")
-    tests = str(Path(__file__).parent)
 
     def start(resume: bool) -> subprocess.Popen:
-        code = KILLED.format(tests=tests, data=data, out=out, resume=resume)
+        code = KILLED.format(data=data, out=out, resume=resume)
         return subprocess.Popen(
-            [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}
+            [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT
         )
 
     for i, wait in enumerate((0.05, 0.4, 0.15)):

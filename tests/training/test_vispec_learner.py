@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from learners import (
+
+from hivis.drafters.config import ViSpecConfig
+from hivis.drafters.vispec import ViSpecDrafter
+from hivis.errors import HivisError
+from hivis.training.data.samples import Columns, Sample
+from hivis.training.learners.one_layer import LayerSettings
+from hivis.training.learners.vispec import ViSpecLearner, text_reading, vispec_reading
+from tests.helpers.learners import (
     HIDDEN,
     SIZES,
     answer_outputs,
@@ -21,13 +28,6 @@ from learners import (
     toy_target,
     train,
 )
-
-from hivis.drafters.config import ViSpecConfig
-from hivis.drafters.vispec import ViSpecDrafter
-from hivis.errors import HivisError
-from hivis.training.layer_learner import LayerSettings
-from hivis.training.samples import Columns, Sample
-from hivis.training.vispec_learner import ViSpecLearner, text_reading, vispec_reading
 
 ONE = [0] * 3 + [1] * 5 + [0] * 3
 LAYOUTS = {

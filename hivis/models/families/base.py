@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel
 
+from hivis.core.handoff import Span
+from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.handoff import Span
-from hivis.targets.base import Inputs
 
 
 class Family(ABC):

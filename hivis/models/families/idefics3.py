@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hivis.targets.family import Family
+from hivis.models.families.base import Family
 
 #: Tiles that pass through the tower at once. Small models show large pictures: all of theirs could
 #: take more memory than their weights.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
-from hivis.targets.family import Family
+from hivis.models.families.base import Family
 
 
 class Llava(Family):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from hivis.errors import HivisError
-from hivis.targets.family import Family
+from hivis.models.families.base import Family
 
 
 class LlavaNext(Family):

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel, Qwen2_5_VLProcessor
 from transformers.utils import is_torchvision_available
 
+from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.targets.base import Inputs
-from hivis.targets.family import Family
+from hivis.models.families.base import Family
 
 
 class StillPictures(Qwen2_5_VLProcessor):

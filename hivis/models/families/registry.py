@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hivis.errors import HivisError
-from hivis.targets.family import Family
-from hivis.targets.idefics3 import Idefics3
-from hivis.targets.llava import Llava
-from hivis.targets.llava_next import LlavaNext
-from hivis.targets.qwen_vl import QwenVL
+from hivis.models.families.base import Family
+from hivis.models.families.idefics3 import Idefics3
+from hivis.models.families.llava import Llava
+from hivis.models.families.llava_next import LlavaNext
+from hivis.models.families.qwen_vl import QwenVL
 
 FAMILIES: tuple[Family, ...] = (Llava(), LlavaNext(), QwenVL(), Idefics3())
 

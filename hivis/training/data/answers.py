@@ -14,16 +14,16 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from hivis.core.handoff import Prompt, Span
 from hivis.drafters.vispec import picture_spans
 from hivis.errors import HivisError
-from hivis.handoff import Prompt, Span
-from hivis.training.samples import Columns, Sample
+from hivis.training.data.samples import Columns, Sample
 
 P = TypeVar("P")
 
 
 class PromptInputs(Protocol):
-    """One prompt as ``hivis.targets`` makes it: ``tokens`` ``[1, P]`` and the processor's rest."""
+    """One prompt as ``hivis.models`` makes it: ``tokens`` ``[1, P]`` and the processor's rest."""
 
     @property
     def tokens(self) -> Tensor: ...
@@ -33,7 +33,7 @@ class PromptInputs(Protocol):
 
 
 class Family(Protocol):
-    """The part of ``hivis.targets``' family adapters that a capture needs."""
+    """The part of ``hivis.models``' family adapters that a capture needs."""
 
     def language_model(self, model: Any) -> Any: ...
 

@@ -25,9 +25,9 @@ from rich.progress import (
 )
 
 from hivis.errors import HivisError
-from hivis.training.answers import Answerer, P, PromptInputs, answer
-from hivis.training.capture_settings import agree, settings_of, write_json
-from hivis.training.samples import Columns, Sample, save_shard, shard_header, shard_paths
+from hivis.training.data.answers import Answerer, P, PromptInputs, answer
+from hivis.training.data.files import agree, settings_of, write_json
+from hivis.training.data.samples import Columns, Sample, save_shard, shard_header, shard_paths
 
 #: Stands beside the shards once all prompts are done.
 REPORT_FILE = "report.json"
@@ -140,7 +140,7 @@ def write_capture(
 
     Args:
         sources: what the capture is made from: a name (data, target) and its
-            :func:`hivis.training.capture_settings.fingerprint`.
+            :func:`hivis.training.data.files.fingerprint`.
         progress: show a bar on stderr.
 
     Raises:

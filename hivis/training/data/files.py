@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hivis.errors import HivisError
-from hivis.training.samples import shard_paths
+from hivis.training.data.samples import shard_paths
 
 SETTINGS_FILE = "capture.json"
 _PIECE = 1 << 20  # bytes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hivis.errors import HivisError
-from hivis.training.samples import Sample
+from hivis.training.data.samples import Sample
 
 
 def count_tokens(samples: Iterable[Sample], vocab: int) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from hivis.drafters import draft_vlm
 from hivis.drafters.draft_vlm import DraftVLM
-from hivis.training.learner import Stage
-from hivis.training.losses import LossWeights, RowLosses, Target, Wanted, head_losses
-from hivis.training.samples import Columns, Sample
+from hivis.training.data.samples import Columns, Sample
+from hivis.training.learners.learner import Stage
+from hivis.training.learners.losses import LossWeights, RowLosses, Target, Wanted, head_losses
 
 #: There is no hidden state to match, and with no feature loss beside it the soft cross entropy, of
 #: which the layers that do match one take a tenth, is the aim itself.
@@ -146,5 +146,5 @@ class DraftLearner:
         return drafter
 
     def save(self, folder: Path) -> None:
-        """Write the draft model for :func:`hivis.draft_models.load_draft_vlm`."""
+        """Write the draft model for :func:`hivis.api.load_drafter.load_draft_vlm`."""
         self.draft.save(folder)

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from hivis.drafters.base import Drafter
-from hivis.training.losses import LossWeights, RowLosses
-from hivis.training.samples import Columns, Sample
+from hivis.core.drafter import Drafter
+from hivis.training.data.samples import Columns, Sample
+from hivis.training.learners.losses import LossWeights, RowLosses
 
 
 @dataclass(frozen=True)

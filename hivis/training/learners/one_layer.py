@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from hivis.drafters.config import HiViSConfig, LayerConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
-from hivis.training.layer_model import HiViSModel
-from hivis.training.learner import Stage
-from hivis.training.losses import LossWeights, RowLosses, Target
-from hivis.training.passes import forward_steps, pass_losses
-from hivis.training.rows import Batch, collate, hivis_reading
-from hivis.training.samples import Columns, Sample
+from hivis.training.data.samples import Columns, Sample
+from hivis.training.learners.learner import Stage
+from hivis.training.learners.losses import LossWeights, RowLosses, Target
+from hivis.training.learners.one_layer_model import HiViSModel
+from hivis.training.learners.rows import Batch, collate, hivis_reading
+from hivis.training.learners.self_feedback import forward_steps, pass_losses
 
 
 @dataclass(frozen=True)

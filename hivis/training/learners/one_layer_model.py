@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hivis.drafters.config import HiViSConfig, LayerConfig
-from hivis.training.attention import Keys, Turn, aligned_attention, rotate
+from hivis.training.learners.attention import Keys, Turn, aligned_attention, rotate
 
 
 class Attention(nn.Module):

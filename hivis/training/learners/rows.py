@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from hivis.drafters.config import HiViSConfig
 from hivis.drafters.hivis import rows_to_hide
 from hivis.errors import HivisError
-from hivis.training.losses import Target
-from hivis.training.samples import Sample
+from hivis.training.data.samples import Sample
+from hivis.training.learners.losses import Target
 
 
 @dataclass(frozen=True)

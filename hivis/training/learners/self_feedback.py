@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hivis.training.attention import rotation
-from hivis.training.layer_model import OneLayerModel
-from hivis.training.losses import RowLosses, Wanted, row_losses
-from hivis.training.rows import Batch
+from hivis.training.learners.attention import rotation
+from hivis.training.learners.losses import RowLosses, Wanted, row_losses
+from hivis.training.learners.one_layer_model import OneLayerModel
+from hivis.training.learners.rows import Batch
 
 #: What enters the layer at the rows from ``start`` on: ``join(start, hidden [B, m, E], step)``.
 Join = Callable[[int, Tensor, int], Tensor]

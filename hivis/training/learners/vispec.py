@@ -13,13 +13,13 @@ from torch import Tensor
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
-from hivis.training.layer_learner import LayerSettings, check_target, copy_tensors
-from hivis.training.learner import Stage
-from hivis.training.losses import LossWeights, RowLosses, Target
-from hivis.training.passes import forward_steps, pass_losses
-from hivis.training.rows import Batch, Reading, collate, padded
-from hivis.training.samples import Columns, Sample
-from hivis.training.vispec_model import ViSpecModel
+from hivis.training.data.samples import Columns, Sample
+from hivis.training.learners.learner import Stage
+from hivis.training.learners.losses import LossWeights, RowLosses, Target
+from hivis.training.learners.one_layer import LayerSettings, check_target, copy_tensors
+from hivis.training.learners.rows import Batch, Reading, collate, padded
+from hivis.training.learners.self_feedback import forward_steps, pass_losses
+from hivis.training.learners.vispec_model import ViSpecModel
 
 
 @dataclass(frozen=True)

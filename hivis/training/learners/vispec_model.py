@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hivis.drafters.config import ViSpecConfig
-from hivis.training.layer_model import OneLayerModel
+from hivis.training.learners.one_layer_model import OneLayerModel
 
 
 @dataclass(frozen=True)

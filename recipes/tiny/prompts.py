@@ -1,0 +1,73 @@
+"""Prompts: endless ones over training scenes, and how the shipped held-out ones were made."""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image
+
+from hivis.bundled.paths import EVAL
+from hivis.bundled.prompts import HeldOut
+from recipes.tiny.questions import ABOUT, Turn, about_meaning, long_turn
+from recipes.tiny.scenes import HELD_OUT_SEEDS, Scene, draw_scene, make_scene, things
+
+HELD_OUT_COUNT = 50
+
+
+def training_prompts(seed: int, count: int) -> Iterator[tuple[Image.Image | None, str]]:
+    """`count` pairs (picture or None, question) over scenes that training may see.
+
+    Six in ten ask for a description, one in twenty has no picture, the rest are short questions.
+    """
+    rng = random.Random(f"hivis prompts {seed}")
+    for _ in range(count):
+        choice = rng.random()
+        if choice < 0.05:
+            yield None, about_meaning(rng.choice(things()), rng).question
+            continue
+        scene = make_scene(rng.randrange(HELD_OUT_SEEDS))
+        if choice < 0.65:
+            turn = long_turn(scene, rng)
+        else:
+            turn = rng.choice(tuple(ABOUT.values()))(scene, rng)
+        yield draw_scene(scene), turn.question
+
+
+def heldout_scene(number: int) -> Scene:
+    """The scene of picture `number`; its seed is outside the range of training seeds."""
+    return make_scene(HELD_OUT_SEEDS + 1000 + number)
+
+
+def heldout_turns(scene: Scene) -> Iterator[tuple[str, Turn]]:
+    """(topic, turn): one long question about a held-out scene and one short one of every kind."""
+    rng = random.Random(f"hivis held out {scene.seed}")
+    yield "long", long_turn(scene, rng)
+    for topic, ask in ABOUT.items():
+        yield topic, ask(scene, rng)
+
+
+def write_heldout(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
+    """Write the pictures and `prompts.jsonl`; return the number of prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(count):
+        scene = heldout_scene(number)
+        image = f"scene{number:02d}.png"
+        draw_scene(scene).save(folder / image, optimize=True)
+        for topic, turn in heldout_turns(scene):
+            record = asdict(HeldOut(f"{number:02d}-{topic}", Path(image), turn.question,
+                                    turn.kind, topic, turn.facts))  # fmt: skip
+            lines.append(json.dumps(record | {"image": image}))
+    (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the held-out pictures and prompts.")
+    parser.add_argument("--out", type=Path, default=EVAL)
+    parser.add_argument("--count", type=int, default=HELD_OUT_COUNT)
+    args = parser.parse_args()
+    print(f"{write_heldout(args.out, args.count)} prompts in {args.out}")
