@@ -60,9 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         drawn.draw(document, options.plot)
 
 
-def shaped(
-    options: argparse.Namespace, header: dict[str, Any], console: Console
-) -> dict[str, Any]:  # fmt: skip
+def shaped(options: argparse.Namespace, header: dict[str, Any], console: Console) -> dict[str, Any]:
     """A model of real size with random weights."""
     print_machine(header, console)
     console.print(
@@ -76,7 +74,7 @@ def shaped(
 
 def written(
     options: argparse.Namespace, header: dict[str, Any], console: Console
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """A model with weights that were trained, and the texts that it writes."""
     settings = sampling_settings(options)
     loaded = load_methods(options)
@@ -89,9 +87,12 @@ def written(
 
 
 def latency(
-    options: argparse.Namespace, loaded: Loaded, cases: Sequence[Case],
-    settings: Sequence[SamplingParams], console: Console,
-) -> dict[str, Any]:  # fmt: skip
+    options: argparse.Namespace,
+    loaded: Loaded,
+    cases: Sequence[Case],
+    settings: Sequence[SamplingParams],
+    console: Console,
+) -> dict[str, Any]:
     """The default run: measure, and print one table."""
     series = measure(loaded.methods, cases, settings, options.repeat, console)
     rows = make_rows(series, find_margins(series, cases, settings, loaded.target))

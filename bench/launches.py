@@ -82,23 +82,36 @@ class Clock(PhaseClock):
 def target_of(layers: int) -> HuggingFaceTarget:
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            image_size=16, patch_size=8,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
         ),
         text_config=LlamaConfig(
-            hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=layers, vocab_size=VOCAB,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
+            hidden_size=HIDDEN,
+            intermediate_size=48,
+            num_hidden_layers=layers,
+            vocab_size=VOCAB,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
         ),
         image_token_index=SLOT,
-    )  # fmt: skip
+    )
     return HuggingFaceTarget(LlavaForConditionalGeneration(config), Llava())
 
 
 def drafter_of(kind: str) -> Any:
     sizes: dict[str, Any] = dict(
-        hidden_size=HIDDEN, intermediate_size=48, num_attention_heads=4, num_key_value_heads=4,
-        head_dim=8, vocab_size=VOCAB,
-    )  # fmt: skip
+        hidden_size=HIDDEN,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        vocab_size=VOCAB,
+    )
     if kind == "plain":
         return None
     if kind == "ViSpec":
@@ -124,10 +137,12 @@ def count(
             loop.cycle()
     found = counted.operations
     return {
-        "loop": kind, "temperature": temperature,
+        "loop": kind,
+        "temperature": temperature,
         **{phase: found[phase] for phase in PHASES},
-        "all": sum(found.values()), "waits": counted.waits,
-    }  # fmt: skip
+        "all": sum(found.values()),
+        "waits": counted.waits,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,8 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     table = Table("loop", "T", *PHASES, "all", "waits")
     for row in rows:
-        table.add_row(*(f"{value:g}" if not isinstance(value, str) else value
-                        for value in row.values()))  # fmt: skip
+        table.add_row(
+            *(f"{value:g}" if not isinstance(value, str) else value for value in row.values())
+        )
     console.print(table)
     if options.json:
         write_json(options.json, {"commit": commit(), "versions": versions(), "rows": rows})

@@ -33,9 +33,7 @@ from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
 from hivis.policies.named import policy_of
 
-PARTS = (
-    "target", "drafter", "grow", "accept", "compact", "read", "rest", "loop", "ops", "python",
-)  # fmt: skip
+PARTS = ("target", "drafter", "grow", "accept", "compact", "read", "rest", "loop", "ops", "python")
 #: Those that are called outside of the passes of target and drafter.
 OPS = ("tree_grow_", "tree_prune", "tree_accept", "kv_compact_")
 
@@ -107,14 +105,21 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
 def _parts(total: float, ms: dict[str, float], phases: dict[str, float]) -> dict[str, float]:
     drafter = ms.get("step", 0.0) + ms["commit"]
     parts = {
-        "target": ms["target"], "drafter": drafter, "grow": phases["draft"] - ms.get("step", 0.0),
-        "accept": phases["accept"], "compact": phases["compact"], "read": phases["read"],
+        "target": ms["target"],
+        "drafter": drafter,
+        "grow": phases["draft"] - ms.get("step", 0.0),
+        "accept": phases["accept"],
+        "compact": phases["compact"],
+        "read": phases["read"],
         "loop": total - ms["target"] - drafter,
-    }  # fmt: skip
+    }
     own = sum(parts[name] for name in ("grow", "accept", "compact", "read"))
     return {
-        **parts, "rest": parts["loop"] - own, "ops": ms["ops"], "python": parts["loop"] - ms["ops"]
-    }  # fmt: skip
+        **parts,
+        "rest": parts["loop"] - own,
+        "ops": ms["ops"],
+        "python": parts["loop"] - ms["ops"],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -100,10 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if with_ is drafter or name == PLAIN
     ]
     header = {
-        "device": device_name(options.device), "versions": versions(), "commit": commit(),
+        "device": device_name(options.device),
+        "versions": versions(),
+        "commit": commit(),
         "settings": {**vars(options), "dtype": dtype, "json": None},
         "prompts": len(cases),
-    }  # fmt: skip
+    }
     console.print(f"{header['device']}, commit {header['commit']}")
     console.print(
         f"{options.model or 'embedded model'}, {dtype}, {len(cases)} prompts, at most "
@@ -160,7 +162,9 @@ def make_rows(methods: Sequence[Method]) -> list[dict[str, Any]]:
     reference = by_name[PLAIN].made
     return [
         {
-            "method": m.name, "texts": m.texts, "tokens_per_s": m.tokens_per_s,
+            "method": m.name,
+            "texts": m.texts,
+            "tokens_per_s": m.tokens_per_s,
             "over_one": m.tokens_per_s / by_name[m.name].tokens_per_s,
             "over_plain": m.tokens_per_s / plain[m.texts].tokens_per_s,
             "tokens": sum(len(one.tokens) for one in m.made.values()),
@@ -170,7 +174,7 @@ def make_rows(methods: Sequence[Method]) -> list[dict[str, Any]]:
             "prompts": len(reference),
         }
         for m in methods
-    ]  # fmt: skip
+    ]
 
 
 def _accepted(texts: Sequence[Generation]) -> float:
@@ -186,10 +190,14 @@ def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
         table.columns[3].header = f"over B = {rows[0]['texts']}"
     for row in rows:
         table.add_row(
-            row["method"], str(row["texts"]), f"{row['tokens_per_s']:.0f}",
-            f"{row['over_one']:.2f}x", f"{row['over_plain']:.2f}x",
-            f"{row['accepted_length']:.2f}", f"{row['same_text']}/{row['prompts']}",
-        )  # fmt: skip
+            row["method"],
+            str(row["texts"]),
+            f"{row['tokens_per_s']:.0f}",
+            f"{row['over_one']:.2f}x",
+            f"{row['over_plain']:.2f}x",
+            f"{row['accepted_length']:.2f}",
+            f"{row['same_text']}/{row['prompts']}",
+        )
     console.print(table)
 
 

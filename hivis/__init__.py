@@ -16,9 +16,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "DraftTree", "HivisError", "Model", "Request", "SamplingParams", "TextGeneration",
-    "TextStream", "TreePolicy", "__version__", "load", "wrap",
-]  # fmt: skip
+    "DraftTree",
+    "HivisError",
+    "Model",
+    "Request",
+    "SamplingParams",
+    "TextGeneration",
+    "TextStream",
+    "TreePolicy",
+    "__version__",
+    "load",
+    "wrap",
+]
 
 # These import transformers, which takes seconds: only when they are asked for.
 _LAZY = {

@@ -205,8 +205,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--stages", default=",".join(LIMITS_S), help="of these, in this order")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check")
-    parser.add_argument("--total", type=float, default=float("inf"), metavar="SECONDS",
-                        help="stop whatever runs then, and say how far it came")  # fmt: skip
+    parser.add_argument(
+        "--total",
+        type=float,
+        default=float("inf"),
+        metavar="SECONDS",
+        help="stop whatever runs then, and say how far it came",
+    )
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of these, in this order")
     parser.add_argument("--bench", default="", metavar="ARGUMENTS", help="more for the benchmark")
     options = parser.parse_args(arguments)

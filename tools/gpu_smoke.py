@@ -103,9 +103,13 @@ def accept(dtype: torch.dtype, vocab: int, top_k: int, top_p: float, min_p: floa
                 depths[node] = depths[parent] + 1
                 if node % 2 and depths[parent] <= depth:
                     tokens[b, node] = reference.draw(
-                        logits[b, parent], gumbel[b, depths[parent]], float(temperature[b]),
-                        top_k, top_p, min_p,
-                    )  # fmt: skip
+                        logits[b, parent],
+                        gumbel[b, depths[parent]],
+                        float(temperature[b]),
+                        top_k,
+                        top_p,
+                        min_p,
+                    )
         inputs = [logits, tokens, parents, seed, position, *settings]
         ours = ops.tree_accept(*(x.to(device) for x in inputs), depth)
         wanted = reference.tree_accept(logits, tokens, parents, gumbel, *settings, depth)
@@ -120,12 +124,16 @@ def grow(dtype: torch.dtype, vocab: int, k: int, nodes: int) -> Check:
     def check(device: torch.device) -> bool:
         rows, pool = (1, 2, k), (2, 1 + k + k * k)
         state = [
-            torch.zeros(pool), torch.zeros(pool, dtype=torch.int64),
-            torch.full(pool, -1, dtype=torch.int32), torch.zeros(rows, dtype=torch.int32),
-            torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64),
-            torch.zeros(rows), torch.zeros((*rows, 1), dtype=torch.int64),
+            torch.zeros(pool),
+            torch.zeros(pool, dtype=torch.int64),
+            torch.full(pool, -1, dtype=torch.int32),
+            torch.zeros(rows, dtype=torch.int32),
+            torch.zeros(rows, dtype=torch.int64),
+            torch.zeros(rows, dtype=torch.int64),
+            torch.zeros(rows),
+            torch.zeros((*rows, 1), dtype=torch.int64),
             torch.zeros((*rows, 24), dtype=dtype),
-        ]  # fmt: skip
+        ]
         state = [x.to(device) for x in state]
         seed, position = torch.tensor([11, 12]), torch.tensor([100, 5])
         temperature, ends = torch.tensor([0.0, 0.7]), torch.tensor([3])

@@ -26,9 +26,7 @@ from tools.ptxas import Usage, errors_of, parse_budgets, parse_report, unknown, 
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
-FLAGS = (
-    "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v,--warn-on-spills", "-Werror=all-warnings",
-)  # fmt: skip
+FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v,--warn-on-spills", "-Werror=all-warnings")
 HEADER = ("kernel", "template arguments", "arch", "registers", "stack", "spills")
 
 
@@ -88,8 +86,11 @@ class Gate:
             return Compiled(source, arch, 0, head[2], True)
         done = subprocess.run(
             [*command, "-o", f"{stem}.o"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
         log.write_text(f"{key} {done.returncode}\n{done.stdout}")
         return Compiled(source, arch, done.returncode, done.stdout, False)
 
@@ -178,8 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(problem)
     cached = sum(one.cached for one in compiled)
     verdict = f"{len(problems)} problem(s)" if problems else "all within their budgets"
-    print(f"kernel gate: {len(sources)} files, {len(usages)} kernels ({cached} of "
-          f"{len(compiled)} compilations kept from before): {verdict}")  # fmt: skip
+    print(
+        f"kernel gate: {len(sources)} files, {len(usages)} kernels ({cached} of "
+        f"{len(compiled)} compilations kept from before): {verdict}"
+    )
     if options.json:
         document = {"kernels": [asdict(usage) for usage in usages], "problems": problems}
         options.json.write_text(json.dumps(document, indent=1) + "\n")

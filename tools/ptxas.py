@@ -20,9 +20,7 @@ from fnmatch import fnmatchcase
 
 _FUNCTION = re.compile(r"Function properties for (\S+)$")
 _ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'$")
-_FRAME = re.compile(
-    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads$"
-)  # fmt: skip
+_FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads$")
 _USED = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
 _BUDGET = re.compile(r"^\s*// budget\b(.*)$", re.MULTILINE)

@@ -82,10 +82,15 @@ def run_step(step: Step, folder: Path, cwd: Path, end: float) -> Outcome:
     with (folder / f"{step.name}.log").open("w") as log:
         try:
             process = subprocess.Popen(
-                step.command, cwd=cwd, env={**os.environ, **step.environment}, text=True,
-                errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                step.command,
+                cwd=cwd,
+                env={**os.environ, **step.environment},
+                text=True,
+                errors="replace",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 preexec_fn=os.setpgrp,
-            )  # fmt: skip
+            )
         except OSError as error:
             log.write(f"{error}\n")
             return Outcome(step.name, NOT_FOUND, 0.0, str(error))

@@ -69,10 +69,17 @@ def add_ablations(options: argparse.Namespace, loaded: Loaded) -> tuple[Labels, 
         )
     if any(temperature > 0 for temperature in options.temperature):
         unaware = partial(make_policy, options, noise=False)
-        parts[NO_NOISE] = _add(loaded, drafted_method(
-            f"HiViS {NO_NOISE}", loaded.target, load_coarse(options, folder), options, unaware,
-            sampled_only=True,
-        ))  # fmt: skip
+        parts[NO_NOISE] = _add(
+            loaded,
+            drafted_method(
+                f"HiViS {NO_NOISE}",
+                loaded.target,
+                load_coarse(options, folder),
+                options,
+                unaware,
+                sampled_only=True,
+            ),
+        )
     return parts, _add_policies(options, loaded, folder)
 
 
@@ -150,18 +157,20 @@ def judge(series: Sequence[Series], policies: Labels) -> dict[str, Any]:
     for measure, speed in (("with prefill", _speed), ("decoding alone", _decoding_speed)):
         groups: list[dict[str, Any]] = [
             {"group": group, "temperature": temperature}
-            | _lead({
-                label: speed([
-                    s for s in series if s.key == (method, temperature, group)
-                ])
-                for label, method in policies.items()
-            })
+            | _lead(
+                {
+                    label: speed([s for s in series if s.key == (method, temperature, group)])
+                    for label, method in policies.items()
+                }
+            )
             for group, temperature in places
-        ]  # fmt: skip
-        mix = _lead({
-            label: speed([s for s in series if s.method == method])
-            for label, method in policies.items()
-        })  # fmt: skip
+        ]
+        mix = _lead(
+            {
+                label: speed([s for s in series if s.method == method])
+                for label, method in policies.items()
+            }
+        )
         worst = min(groups, key=lambda entry: entry["lead"])
         found[measure] = {
             "groups": groups,

@@ -22,9 +22,12 @@ DECODING = "decoding: tokens/s after the first"
 
 
 def compare(
-    options: argparse.Namespace, loaded: Loaded, cases: Sequence[Case],
-    settings: Sequence[SamplingParams], console: Console,
-) -> dict[str, Any]:  # fmt: skip
+    options: argparse.Namespace,
+    loaded: Loaded,
+    cases: Sequence[Case],
+    settings: Sequence[SamplingParams],
+    console: Console,
+) -> dict[str, Any]:
     """Measure, print the tables, and return all that the JSON file is to hold."""
     shown = [method.name for method in loaded.methods]
     parts, policies = add_ablations(options, loaded) if options.ablate else ({}, {})

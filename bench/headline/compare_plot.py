@@ -114,9 +114,7 @@ def _bars(
                 if key == (method, temperature, group) and row[figure] is not None:
                     places.append(j + (i - (len(temperatures) - 1) / 2) * height)
                     values.append(row[figure])
-        bars = axes.barh(
-            places, values, height * 0.9, color=colour, label=f"T = {temperature:g}"
-        )  # fmt: skip
+        bars = axes.barh(places, values, height * 0.9, color=colour, label=f"T = {temperature:g}")
         labels = [form.format(value) for value in values]
         axes.bar_label(bars, labels, padding=2, fontsize=8, bbox={"color": "white", "pad": 0.2})
     axes.set_yticks(range(len(methods)), [_short(method) for method in methods])

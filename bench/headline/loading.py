@@ -107,9 +107,13 @@ def _load_vispec(options: argparse.Namespace, folder: str | Path) -> Drafter:
 
 
 def drafted_method(
-    name: str, target: HuggingFaceTarget, drafter: Drafter, options: argparse.Namespace,
-    policy: Callable[[], Policy] | None = None, sampled_only: bool = False,
-) -> Method:  # fmt: skip
+    name: str,
+    target: HuggingFaceTarget,
+    drafter: Drafter,
+    options: argparse.Namespace,
+    policy: Callable[[], Policy] | None = None,
+    sampled_only: bool = False,
+) -> Method:
     """hivis with a drafter, by default with the policy that ``options`` name."""
     drafter.bind(target.embedding, target.head)
     policy = policy or partial(make_policy, options)

@@ -17,9 +17,12 @@ from hivis.errors import HivisError
 
 
 def measure(
-    methods: Sequence[Method], cases: Sequence[Case], settings: Sequence[SamplingParams],
-    repeat: int, console: Console,
-) -> list[Series]:  # fmt: skip
+    methods: Sequence[Method],
+    cases: Sequence[Case],
+    settings: Sequence[SamplingParams],
+    repeat: int,
+    console: Console,
+) -> list[Series]:
     """All runs, in one series for every group, temperature and method.
 
     A prompt is run by every method at every temperature before the next one's turn, in an order
@@ -37,8 +40,11 @@ def measure(
     }
     rows = sum(map(len, plan.values()))
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         warm = progress.add_task("warm-up", total=rows)
         for params in settings:
@@ -85,9 +91,11 @@ def _warm_up(method: Method, cases: Sequence[Case], params: SamplingParams) -> N
 
 
 def find_margins(
-    series: Sequence[Series], cases: Sequence[Case], settings: Sequence[SamplingParams],
+    series: Sequence[Series],
+    cases: Sequence[Case],
+    settings: Sequence[SamplingParams],
     target: Target,
-) -> dict[Key, list[float]]:  # fmt: skip
+) -> dict[Key, list[float]]:
     """Where a hivis text parts from plain decoding's: how close the two tokens were there."""
     margins: dict[Key, list[float]] = {}
     by_key = {s.key: s for s in series}

@@ -53,9 +53,13 @@ class Method:
 
 
 def hivis_method(
-    name: str, target: Target, drafter: Drafter | None = None,
-    policy: Callable[[], Policy] | None = None, warm_up_cycles: int = 1, sampled_only: bool = False,
-) -> Method:  # fmt: skip
+    name: str,
+    target: Target,
+    drafter: Drafter | None = None,
+    policy: Callable[[], Policy] | None = None,
+    warm_up_cycles: int = 1,
+    sampled_only: bool = False,
+) -> Method:
     """hivis itself, with a drafter or plainly.
 
     ``policy`` makes a policy. There is one for every temperature, so that what it learns at one

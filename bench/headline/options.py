@@ -69,30 +69,39 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
 def _add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is run")
     what.add_argument(
-        "--compare", action="store_true",
+        "--compare",
+        action="store_true",
         help="all drafters side by side, long and short answers apart",
-    )  # fmt: skip
+    )
     what.add_argument(
-        "--ablate", action="store_true",
+        "--ablate",
+        action="store_true",
         help="with --compare: also what each part of HiViS and each tree policy brings",
-    )  # fmt: skip
+    )
     what.add_argument("--quick", action="store_true", help="two prompts, few tokens: a trial run")
     what.add_argument("--no-hf", action="store_true", help="leave out the Hugging Face rows")
     model = parser.add_argument_group("model")
     model.add_argument("--model", help="folder or hub name of a VLM (default: the embedded one)")
-    model.add_argument("--drafter", help="folder of a HiViS drafter (default: the embedded "
-                       "one); with --shape hivis or vispec (default: hivis)")  # fmt: skip
+    model.add_argument(
+        "--drafter",
+        help="folder of a HiViS drafter (default: the embedded "
+        "one); with --shape hivis or vispec (default: hivis)",
+    )
     model.add_argument("--eagle", help="folder of an EAGLE-2 style drafter that sees the picture")
     model.add_argument("--vispec", help="folder of a ViSpec drafter (with --compare)")
     model.add_argument("--draft-vlm", help="folder of a small VLM that drafts (with --compare)")
     model.add_argument(
-        "--ablations", type=Path, metavar="DIR",
+        "--ablations",
+        type=Path,
+        metavar="DIR",
         help="HiViS drafters to ablate with: no-hiding, no-residual and stage-1 in this folder",
-    )  # fmt: skip
+    )
     model.add_argument(
-        "--drafter-weights", choices=FORMATS, default="full",
+        "--drafter-weights",
+        choices=FORMATS,
+        default="full",
         help="how coarse the weights of one-layer drafters are (default: full, as the target's)",
-    )  # fmt: skip
+    )
     model.add_argument(
         "--drafter-head",
         type=int,
@@ -109,17 +118,19 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 def _add_how(parser: argparse.ArgumentParser) -> None:
     tree = parser.add_argument_group("draft tree (nodes and depth are those of --policy fixed)")
     tree.add_argument(
-        "--policy", choices=("fixed", "confidence", "cost"),
+        "--policy",
+        choices=("fixed", "confidence", "cost"),
         help="how the size of every tree is chosen (default: fixed; with --compare cost)",
-    )  # fmt: skip
+    )
     tree.add_argument(
         "--nodes", type=int, help=f"N, the root included (default: {TREE.nodes}; with --shape 60)"
     )
     tree.add_argument("--depth", type=int, help=f"default: {TREE.depth}; with --shape 6")
     tree.add_argument(
-        "--tree-top-k", type=int,
+        "--tree-top-k",
+        type=int,
         help=f"nodes expanded per level (default: {TREE.top_k}; with --shape 10)",
-    )  # fmt: skip
+    )
     tree.add_argument(
         "--sharpness", type=float, default=TREE.sharpness, help="of path scores at T > 0"
     )
@@ -131,25 +142,31 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--max-new-tokens", type=int, help="default: 160")
     prompts = parser.add_argument_group("prompts (default: the embedded held-out ones)")
     prompts.add_argument(
-        "--prompts", type=Path,
+        "--prompts",
+        type=Path,
         help="JSON Lines with prompt, image (a path) and, if they are to be told apart, a group",
-    )  # fmt: skip
+    )
     prompts.add_argument("--prompt", help="one prompt of your own")
     prompts.add_argument("--image", action="append", default=[], help="its picture (repeatable)")
     prompts.add_argument(
-        "--count", type=int,
+        "--count",
+        type=int,
         help="at most this many prompts (default: 16); with --compare this many with long answers "
         "and twice as many with short ones (default: 12 and 24)",
-    )  # fmt: skip
+    )
     prompts.add_argument(
-        "--repeat", type=int,
+        "--repeat",
+        type=int,
         help="passes over the prompts; of each prompt the median counts (default: 1; with "
         "--compare 3)",
-    )  # fmt: skip
+    )
     prompts.add_argument(
-        "--question", type=int, default=QUESTION, metavar="ROWS",
+        "--question",
+        type=int,
+        default=QUESTION,
+        metavar="ROWS",
         help="text rows of the prompt in the table of computed prefills of --compare",
-    )  # fmt: skip
+    )
 
 
 def make_policy(options: argparse.Namespace, name: str | None = None, noise: bool = True) -> Policy:
@@ -169,8 +186,11 @@ def sampling_settings(options: argparse.Namespace) -> list[SamplingParams]:
     """How tokens are drawn, once for every temperature."""
     return [
         SamplingParams(
-            temperature=temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed,
+            temperature=temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
             max_new_tokens=options.max_new_tokens,
         )
         for temperature in dict.fromkeys(options.temperature)
-    ]  # fmt: skip
+    ]

@@ -38,11 +38,21 @@ def draw(run: dict[str, Any], path: Path) -> None:
             if row is None or row["speedup_vs_plain"] is None:
                 continue
             y = j + (i - (len(temperatures) - 1) / 2) * height
-            left.barh(y, row["speedup_vs_plain"], height * 0.92,
-                      color=shades(0.25 + 0.5 * i / max(1, len(temperatures) - 1)),
-                      label=f"T = {temperature:g}" if j == 0 else None)  # fmt: skip
-            left.text(row["speedup_vs_plain"] + 0.03, y, f"{row['speedup_vs_plain']:.2f}x",
-                      va="center", bbox={"color": "white", "pad": 0.5}, fontsize=9)  # fmt: skip
+            left.barh(
+                y,
+                row["speedup_vs_plain"],
+                height * 0.92,
+                color=shades(0.25 + 0.5 * i / max(1, len(temperatures) - 1)),
+                label=f"T = {temperature:g}" if j == 0 else None,
+            )
+            left.text(
+                row["speedup_vs_plain"] + 0.03,
+                y,
+                f"{row['speedup_vs_plain']:.2f}x",
+                va="center",
+                bbox={"color": "white", "pad": 0.5},
+                fontsize=9,
+            )
     left.axvline(1.0, color="grey", linewidth=0.8)
     left.set_yticks(range(len(methods)), methods)
     left.invert_yaxis()

@@ -131,13 +131,15 @@ def prefill_rows(question: int = QUESTION) -> list[dict[str, Any]]:
     for model, visual in MODELS.items():
         for width, height in PICTURES:
             prompt = Prefill(question, visual(width, height))
-            found.append({
-                "model": model,
-                "picture": f"{width} x {height}",
-                "visual": prompt.visual,
-                "target": prompt.target,
-                "drafters": prompt.rows(),
-            })  # fmt: skip
+            found.append(
+                {
+                    "model": model,
+                    "picture": f"{width} x {height}",
+                    "visual": prompt.visual,
+                    "target": prompt.target,
+                    "drafters": prompt.rows(),
+                }
+            )
     return found
 
 
@@ -159,9 +161,7 @@ def print_prefill(question: int, console: Console) -> None:
         target = entry["target"]
         cells = [f"{rows} ({rows / target:.0%})" for rows in entry["drafters"].values()]
         last = i + 1 < len(entries) and entries[i + 1]["model"] != entry["model"]
-        table.add_row(
-            entry["model"], entry["picture"], str(target), *cells, end_section=last
-        )  # fmt: skip
+        table.add_row(entry["model"], entry["picture"], str(target), *cells, end_section=last)
     console.print(table)
 
 

@@ -80,9 +80,7 @@ def mixed(items: Sequence[HeldOut], count: int, short_per_long: int) -> list[Hel
     return chosen
 
 
-def _read_prompts(
-    path: Path, processor: PromptProcessor, count: int, grouped: bool
-) -> list[Case]:  # fmt: skip
+def _read_prompts(path: Path, processor: PromptProcessor, count: int, grouped: bool) -> list[Case]:
     """Lines of ``{"prompt": ..., "image": ...}``: paths are seen from the file's folder."""
     try:
         lines = path.read_text().splitlines()

@@ -86,11 +86,13 @@ def make_rows(series: Sequence[Series], margins: Mapping[Key, list[float]]) -> l
     base = {s.key: s for s in series}
     return [
         _row(
-            s, base.get((PLAIN, s.temperature, s.group)),
-            base.get((HUGGING_FACE, s.temperature, s.group)), margins.get(s.key, []),
+            s,
+            base.get((PLAIN, s.temperature, s.group)),
+            base.get((HUGGING_FACE, s.temperature, s.group)),
+            margins.get(s.key, []),
         )
         for s in series
-    ]  # fmt: skip
+    ]
 
 
 def _row(s: Series, plain: Series | None, theirs: Series | None, margins: list[float]) -> Row:

@@ -50,13 +50,19 @@ def print_table(rows: Sequence[Row], console: Console, where: str = "") -> None:
         for row in rows
     ]
     print_rows(
-        console, f"{where}Speed, prefill included; same text: prompts with plain hivis' tokens",
-        ("tokens/s", "over plain", "over HF", "same text"), rows, speed,
-    )  # fmt: skip
+        console,
+        f"{where}Speed, prefill included; same text: prompts with plain hivis' tokens",
+        ("tokens/s", "over plain", "over HF", "same text"),
+        rows,
+        speed,
+    )
     print_rows(
-        console, f"{where}Drafting (accepted: drafted tokens per cycle), and latency in ms",
-        ("accepted", "tok/cycle", "first", "median", "p95", "drafter prefill"), rows, cycles,
-    )  # fmt: skip
+        console,
+        f"{where}Drafting (accepted: drafted tokens per cycle), and latency in ms",
+        ("accepted", "tok/cycle", "first", "median", "p95", "drafter prefill"),
+        rows,
+        cycles,
+    )
     ours = [row for row in rows if row["phases_ms"]["prefill"] is not None]
     phases = [[f"{row['phases_ms'][phase]:.1f}" for phase in PHASES] for row in ours]
     print_rows(console, f"{where}Milliseconds per text, by phase", PHASES, ours, phases)
@@ -84,9 +90,12 @@ def warn_if_busy(rows: Sequence[Row], console: Console) -> None:
 
 
 def print_rows(
-    console: Console, title: str, columns: Sequence[str], rows: Sequence[Row],
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Row],
     cells: Sequence[Sequence[str]],
-) -> None:  # fmt: skip
+) -> None:
     """A table with ``cells`` behind the method and temperature of each row."""
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)

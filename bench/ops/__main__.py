@@ -63,9 +63,16 @@ def run(op: str, case: Case, setting: Setting, rate: float) -> Result:
     times = time_together(calls, setting.device, seconds)
     ours, peers = times["ours"], {name: times[name] for name in case.peers}
     return Result(
-        op, case.label, ours, peers, times["copy"], case.bytes / ours / 1e3,
-        case.flops / ours / 1e3, rate, min(peers.values()) / ours,
-    )  # fmt: skip
+        op,
+        case.label,
+        ours,
+        peers,
+        times["copy"],
+        case.bytes / ours / 1e3,
+        case.flops / ours / 1e3,
+        rate,
+        min(peers.values()) / ours,
+    )
 
 
 def line(result: Result) -> str:

@@ -85,9 +85,14 @@ def tree_attention(setting: Setting) -> Iterator[Case]:
 
 
 def attention_case(
-    setting: Setting, dtype: torch.dtype, heads: int, kv_heads: int, dim: int, length: int,
+    setting: Setting,
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    length: int,
     nodes: int,
-) -> Case:  # fmt: skip
+) -> Case:
     rows, scale = length + nodes, dim**-0.5
     q = torch.randn(1, nodes, heads, dim, device=setting.device).to(dtype)
     k, v = torch.randn(2, 1, kv_heads, rows, dim, device=setting.device).to(dtype)
@@ -174,8 +179,17 @@ def accept_case(
         logits[0, node, node + 1] = 60.0  # certain at either temperature
     zero, one = torch.zeros(1, dtype=torch.int64, **on), torch.ones(1, **on)
     arguments = (
-        logits, tokens, parents, zero, zero, one * temperature, zero.int(), one, one * 0, 7,
-    )  # fmt: skip
+        logits,
+        tokens,
+        parents,
+        zero,
+        zero,
+        one * temperature,
+        zero.int(),
+        one,
+        one * 0,
+        7,
+    )
 
     def draw() -> Tensor:
         if temperature == 0:

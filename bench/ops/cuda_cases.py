@@ -237,9 +237,14 @@ def accept_case(
     root = torch.full((copies, 1), -1, dtype=torch.int32, **on)
     for node in range(walk):
         drawn = ops.tree_accept(
-            logits[:, node : node + 1], tokens[:, :1].contiguous(), root, seed, seed + node,
-            *settings(copies), 0,
-        )[2]  # fmt: skip
+            logits[:, node : node + 1],
+            tokens[:, :1].contiguous(),
+            root,
+            seed,
+            seed + node,
+            *settings(copies),
+            0,
+        )[2]
         tokens[:, node + 1] = drawn if node + 1 < walk else (drawn + 1) % vocab
 
     def ours(i: int) -> Call:

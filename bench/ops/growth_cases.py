@@ -55,9 +55,15 @@ class Level:
         output = torch.randn(1, k, WIDTH, **on).bfloat16()
         seed, position = torch.tensor([3], **on), torch.tensor([100], **on)
         level = cls(
-            k, temperature, state, seed, position, torch.full((1,), temperature, **on),
-            torch.tensor([2], **on), output,
-        )  # fmt: skip
+            k,
+            temperature,
+            state,
+            seed,
+            position,
+            torch.full((1,), temperature, **on),
+            torch.tensor([2], **on),
+            output,
+        )
         for number in range(1, DEPTH + 1):
             level.grow(torch.randn(1, k if number > 1 else 1, vocab, **on) * 3, number)
         return level
@@ -65,9 +71,17 @@ class Level:
     def grow(self, logits: Tensor, level: int = LEVEL) -> None:
         output = self.output[:, : logits.shape[1]]
         ops.tree_grow_(
-            logits, self.seed, self.position, self.warmth, self.ends, output, *self.state, level,
-            1.0, True,
-        )  # fmt: skip
+            logits,
+            self.seed,
+            self.position,
+            self.warmth,
+            self.ends,
+            output,
+            *self.state,
+            level,
+            1.0,
+            True,
+        )
 
     def grown_scores(self, logits: Tensor) -> Tensor:
         self.grow(logits)
@@ -189,10 +203,7 @@ def prune_case(setting: Setting, k: int, nodes: int) -> Case:
         [ours],
         {"torch": [peer]},
         level.state[0].numel() * 4 + nodes * (8 + 4 + 8 + 8 + 4),
-        outcomes={
-            "ours": flat(ours),
-            "torch": flat(peer),
-        },
+        outcomes={"ours": flat(ours), "torch": flat(peer)},
         targets=TARGETS.get(("tree_prune", prune_label(k, nodes)), ()),
     )
 

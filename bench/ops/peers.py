@@ -152,9 +152,9 @@ def flex(problem: Problem) -> Peer | None:
     batch = len(problem.lengths)
     mask = create_block_mask(mask_mod, batch, None, nodes, problem.rows, device=device)
     torch.compiler.reset()  # every case compiles anew: without this the ninth would run unfused
-    attend = torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else (
-        flex_attention
-    )  # fmt: skip
+    attend = (
+        torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else (flex_attention)
+    )
     q = problem.q.transpose(1, 2).contiguous()
 
     def call(k: Tensor, v: Tensor) -> Call:
@@ -180,9 +180,13 @@ def flashinfer(problem: Problem) -> Peer | None:
 
     def call(k: Tensor, v: Tensor) -> Call:
         return lambda: peer.single_prefill_with_kv_cache(
-            problem.q[0], k[0], v[0], packed_custom_mask=bits, kv_layout="HND",
+            problem.q[0],
+            k[0],
+            v[0],
+            packed_custom_mask=bits,
+            kv_layout="HND",
             sm_scale=problem.scale,
-        )  # fmt: skip
+        )
 
     calls = [call(k, v) for k, v in zip(problem.ks, problem.vs, strict=True)]
     return Peer(calls, lambda out: out.unsqueeze(0))
@@ -210,9 +214,13 @@ def flash_attn(problem: Problem) -> Peer | None:
 
         def run() -> Tensor:
             prefix, prefix_lse = flash_attn_with_kvcache(
-                q, k_rows, v_rows, cache_seqlens=problem.kv_len, softmax_scale=problem.scale,
+                q,
+                k_rows,
+                v_rows,
+                cache_seqlens=problem.kv_len,
+                softmax_scale=problem.scale,
                 return_softmax_lse=True,
-            )  # fmt: skip
+            )
             scores = (packed_q @ tree_k).float() * problem.scale + tree_mask
             tree_lse = problem.unpacked(scores.logsumexp(-1, keepdim=True))
             tree = problem.unpacked(scores.softmax(-1).to(q.dtype) @ tree_v)

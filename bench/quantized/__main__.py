@@ -36,13 +36,23 @@ from hivis.models.load import load_target
 
 #: Weights and head (``None``: all tokens) of each row.
 DRAFTERS: tuple[tuple[str, int | None], ...] = (
-    ("full", None), ("int8", None), ("int4-32", None), ("int4", None), ("int4-128", None),
-    ("full", 1024), ("full", 512), ("int4", 1024),
-)  # fmt: skip
+    ("full", None),
+    ("int8", None),
+    ("int4-32", None),
+    ("int4", None),
+    ("int4-128", None),
+    ("full", 1024),
+    ("full", 512),
+    ("int4", 1024),
+)
 #: The same at the size of a real model, of whose vocabulary a quarter may be drafted.
 LEVELS: tuple[tuple[str, int | None], ...] = (
-    ("full", None), ("int8", None), ("int4", None), ("full", 8000), ("int4", 8000),
-)  # fmt: skip
+    ("full", None),
+    ("int8", None),
+    ("int4", None),
+    ("full", 8000),
+    ("int4", 8000),
+)
 
 
 def name_of(weights: str, head: int | None, dtype: str = "bfloat16") -> str:
@@ -122,11 +132,13 @@ def level(options: argparse.Namespace) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for weights, head in LEVELS:
         size = bytes_of_level(SHAPES[options.shape], weights, head, DTYPES[options.dtype])
-        found.append({
-            "drafter": name_of(weights, head, options.dtype),
-            "bytes": size,
-            "h100_floor_us": size / BANDWIDTH * 1e6,
-        })  # fmt: skip
+        found.append(
+            {
+                "drafter": name_of(weights, head, options.dtype),
+                "bytes": size,
+                "h100_floor_us": size / BANDWIDTH * 1e6,
+            }
+        )
     times = time_level(SHAPES[options.shape], LEVELS, options.device, DTYPES[options.dtype])
     return [entry | {"ms": ms} for entry, ms in zip(found, times, strict=True)]
 
@@ -142,9 +154,11 @@ def print_level(entries: Sequence[dict[str, Any]], shape: str, console: Console)
         table.add_column(column, justify="right")
     for entry in entries:
         table.add_row(
-            entry["drafter"], f"{entry['bytes'] / 1e6:.0f}", f"{entry['h100_floor_us']:.0f}",
+            entry["drafter"],
+            f"{entry['bytes'] / 1e6:.0f}",
+            f"{entry['h100_floor_us']:.0f}",
             *(f"{entry['ms'][str(m)]:.1f}" for m in ROWS),
-        )  # fmt: skip
+        )
     console.print(table)
 
 
@@ -155,12 +169,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     console.print(f"{device_name(options.device)}, commit {commit()}, {options.dtype}")
     document: dict[str, Any] = {
-        "device": device_name(options.device), "versions": versions(), "commit": commit(),
+        "device": device_name(options.device),
+        "versions": versions(),
+        "commit": commit(),
         "settings": {
             key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(options).items() if key != "json"
+            for key, value in vars(options).items()
+            if key != "json"
         },
-    }  # fmt: skip
+    }
     rows = texts(options, console)
     print_texts(rows, console)
     document["rows"] = rows

@@ -72,9 +72,12 @@ def bytes_of_level(
 
 
 def time_level(
-    shape: Shape, drafters: Sequence[tuple[str, int | None]], device: str, dtype: torch.dtype,
+    shape: Shape,
+    drafters: Sequence[tuple[str, int | None]],
+    device: str,
+    dtype: torch.dtype,
     seconds: float = 3.0,
-) -> list[dict[str, float]]:  # fmt: skip
+) -> list[dict[str, float]]:
     """Milliseconds of all products of a level, for each drafter by number of rows.
 
     The drafters take turns. All weights are random and there once for each.

@@ -71,31 +71,49 @@ def _clip(tiny: bool) -> Any:
     """CLIP ViT-L/14 at 336 pixels, which LLaVA-1.5 and LLaVA-NeXT see with."""
     if tiny:
         return CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=TINY_LAYERS,
-            num_attention_heads=2, image_size=56, patch_size=14, projection_dim=32,
-        )  # fmt: skip
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=TINY_LAYERS,
+            num_attention_heads=2,
+            image_size=56,
+            patch_size=14,
+            projection_dim=32,
+        )
     return CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
-        image_size=336, patch_size=14, projection_dim=768,
-    )  # fmt: skip
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
 
 
 def _llama(text: Text) -> LlamaConfig:
     return LlamaConfig(
-        hidden_size=text.hidden, intermediate_size=text.intermediate,
-        num_hidden_layers=text.layers, num_attention_heads=text.heads,
-        num_key_value_heads=text.kv_heads, head_dim=text.head_dim, vocab_size=text.vocab,
-        max_position_embeddings=4096, rms_norm_eps=1e-5,
-    )  # fmt: skip
+        hidden_size=text.hidden,
+        intermediate_size=text.intermediate,
+        num_hidden_layers=text.layers,
+        num_attention_heads=text.heads,
+        num_key_value_heads=text.kv_heads,
+        head_dim=text.head_dim,
+        vocab_size=text.vocab,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+    )
 
 
 def _llava(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     clip = _clip(tiny)
     config = LlavaConfig(
-        vision_config=clip, text_config=_llama(text), tie_word_embeddings=False,
+        vision_config=clip,
+        text_config=_llama(text),
+        tie_word_embeddings=False,
         image_token_index=TINY_VOCAB - 1 if tiny else LLAVA_IMAGE,
-        vision_feature_layer=-2, vision_feature_select_strategy="default",
-    )  # fmt: skip
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
     return config, [(clip.image_size, clip.image_size)]
 
 
@@ -103,40 +121,68 @@ def _llava_next(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     clip = _clip(tiny)
     sides = [(high * clip.image_size, wide * clip.image_size) for high, wide in TILES]
     config = LlavaNextConfig(
-        vision_config=clip, text_config=_llama(text), tie_word_embeddings=False,
-        image_token_index=TINY_VOCAB - 1 if tiny else LLAVA_IMAGE, image_grid_pinpoints=sides,
-        vision_feature_layer=-2, vision_feature_select_strategy="default",
-    )  # fmt: skip
+        vision_config=clip,
+        text_config=_llama(text),
+        tie_word_embeddings=False,
+        image_token_index=TINY_VOCAB - 1 if tiny else LLAVA_IMAGE,
+        image_grid_pinpoints=sides,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
     return config, [sides[2], sides[0]]
 
 
 def _qwen(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     vision: dict[str, Any] = dict(
-        depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, patch_size=14,
-        spatial_merge_size=2, temporal_patch_size=2, tokens_per_second=2, window_size=112,
-        fullatt_block_indexes=[7, 15, 23, 31], out_hidden_size=text.hidden,
-    )  # fmt: skip
+        depth=32,
+        hidden_size=1280,
+        intermediate_size=3420,
+        num_heads=16,
+        patch_size=14,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        tokens_per_second=2,
+        window_size=112,
+        fullatt_block_indexes=[7, 15, 23, 31],
+        out_hidden_size=text.hidden,
+    )
     if tiny:
-        vision |= dict(depth=TINY_LAYERS, hidden_size=32, intermediate_size=48, num_heads=2,
-                       fullatt_block_indexes=[1])  # fmt: skip
+        vision |= dict(
+            depth=TINY_LAYERS,
+            hidden_size=32,
+            intermediate_size=48,
+            num_heads=2,
+            fullatt_block_indexes=[1],
+        )
     # Sections of time, height and width: a quarter, three eighths and three eighths of the pairs.
     part = text.head_dim // 16
     rope = {
-        "rope_type": "default", "rope_theta": 1e6, "mrope_section": [2 * part, 3 * part, 3 * part]
-    }  # fmt: skip
+        "rope_type": "default",
+        "rope_theta": 1e6,
+        "mrope_section": [2 * part, 3 * part, 3 * part],
+    }
     first = TINY_VOCAB - 5 if tiny else 151652
     config = Qwen2_5_VLConfig(
-        vision_config=vision, tie_word_embeddings=False,
+        vision_config=vision,
+        tie_word_embeddings=False,
         text_config=dict(
-            hidden_size=text.hidden, intermediate_size=text.intermediate,
-            num_hidden_layers=text.layers, num_attention_heads=text.heads,
-            num_key_value_heads=text.kv_heads, vocab_size=text.vocab,
-            max_position_embeddings=128000, rms_norm_eps=1e-6, rope_parameters=rope,
-            bos_token_id=None, eos_token_id=None,
+            hidden_size=text.hidden,
+            intermediate_size=text.intermediate,
+            num_hidden_layers=text.layers,
+            num_attention_heads=text.heads,
+            num_key_value_heads=text.kv_heads,
+            vocab_size=text.vocab,
+            max_position_embeddings=128000,
+            rms_norm_eps=1e-6,
+            rope_parameters=rope,
+            bos_token_id=None,
+            eos_token_id=None,
         ),
-        vision_start_token_id=first, vision_end_token_id=first + 1, image_token_id=first + 3,
+        vision_start_token_id=first,
+        vision_end_token_id=first + 1,
+        image_token_id=first + 3,
         video_token_id=first + 4,
-    )  # fmt: skip
+    )
     return config, [(112, 112)] if tiny else [(672, 672)]
 
 

@@ -42,9 +42,15 @@ def copy_gb_per_s(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def streamed_bytes(
-    config: Any, drafter: LayerConfig, policy: TreePolicy, rows: int, accepted: float,
-    dtype: torch.dtype, weights: str = "full", head: int | None = None,
-) -> dict[str, float]:  # fmt: skip
+    config: Any,
+    drafter: LayerConfig,
+    policy: TreePolicy,
+    rows: int,
+    accepted: float,
+    dtype: torch.dtype,
+    weights: str = "full",
+    head: int | None = None,
+) -> dict[str, float]:
     """Bytes that each phase of a cycle has to read (compaction: and to write).
 
     A pass reads all weights of the language model but the embedding, of which it looks up a few
@@ -73,9 +79,12 @@ def streamed_bytes(
     }
     width = drafter.head_dim
     shape = Level(
-        drafter.hidden_size, drafter.intermediate_size, drafter.num_attention_heads * width,
-        drafter.num_key_value_heads * width, drafter.vocab_size,
-    )  # fmt: skip
+        drafter.hidden_size,
+        drafter.intermediate_size,
+        drafter.num_attention_heads * width,
+        drafter.num_key_value_heads * width,
+        drafter.vocab_size,
+    )
     own = bytes_of_level(shape, weights, 0, dtype)
     level = bytes_of_level(shape, weights, head, dtype)
     drafting = {"draft": (policy.depth - 1) * level + level - own, "commit": own}
@@ -92,19 +101,25 @@ def speedups(
             if kind != DRAFTED:
                 continue
             per_token = cycle.ms / (length + 1)
-            rows.append({
-                "accepted_length": length,
-                "mode": mode,
-                "over_plain": cycles[PLAIN, mode].ms / per_token,
-                "over_hf": None if theirs_ms is None else theirs_ms / per_token,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "accepted_length": length,
+                    "mode": mode,
+                    "over_plain": cycles[PLAIN, mode].ms / per_token,
+                    "over_hf": None if theirs_ms is None else theirs_ms / per_token,
+                }
+            )
     return rows
 
 
 def goals(
-    cycles: Mapping[tuple[str, str], Cycles], parts: Mapping[str, Mapping[str, float]],
-    floors: Mapping[str, float], theirs_ms: float | None, nodes: int, coarse: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+    cycles: Mapping[tuple[str, str], Cycles],
+    parts: Mapping[str, Mapping[str, float]],
+    floors: Mapping[str, float],
+    theirs_ms: float | None,
+    nodes: int,
+    coarse: bool,
+) -> list[dict[str, Any]]:
     """What was to be reached on a GPU, in graphs where there are any.
 
     A ``coarse`` drafter is to bring more.
@@ -136,10 +151,12 @@ def checks(
     for (method, mode), row in by_key.items():
         if method == DRAFTED:
             step, cycle = cycles[PLAIN, mode].ms, cycles[DRAFTED, mode].ms
-            found.append({
-                "mode": mode,
-                "accepted_length": row["accepted_length"],
-                "by_texts": by_key[PLAIN, mode]["ms_per_token"] / row["ms_per_token"],
-                "by_formula": (row["accepted_length"] + 1) * step / cycle,
-            })  # fmt: skip
+            found.append(
+                {
+                    "mode": mode,
+                    "accepted_length": row["accepted_length"],
+                    "by_texts": by_key[PLAIN, mode]["ms_per_token"] / row["ms_per_token"],
+                    "by_formula": (row["accepted_length"] + 1) * step / cycle,
+                }
+            )
     return found

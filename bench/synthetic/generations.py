@@ -87,9 +87,14 @@ def their_text(pair: Pair, inputs: Inputs, params: SamplingParams, **extra: Any)
 
 
 def measure_texts(
-    pair: Pair, inputs: Inputs, params: SamplingParams, repeat: int, hugging_face: bool,
-    static: bool, bar: Bar,
-) -> list[dict[str, Any]]:  # fmt: skip
+    pair: Pair,
+    inputs: Inputs,
+    params: SamplingParams,
+    repeat: int,
+    hugging_face: bool,
+    static: bool,
+    bar: Bar,
+) -> list[dict[str, Any]]:
     """Texts of all methods in turn, in an order that rotates; one of each that does not count.
 
     Of every method the median time of each kind; ``accepted_length`` (simulated) is that of the

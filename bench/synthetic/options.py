@@ -37,24 +37,30 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
         "--weights", choices=("random",), help="what its weights are (default: random)"
     )
     shape.add_argument(
-        "--accepted", metavar="FILE|MEAN",
+        "--accepted",
+        metavar="FILE|MEAN",
         help="accepted lengths to replay: their mean, or a JSON file with counts by length, "
         f"as a list or an object (default: {MEAN})",
-    )  # fmt: skip
+    )
     shape.add_argument("--layers", type=int, help="of the target (default: as published)")
     shape.add_argument("--scale", choices=SCALES, help="a scaled model, to try the code")
     shape.add_argument(
-        "--prompt-rows", type=int, nargs="+", metavar="ROWS",
+        "--prompt-rows",
+        type=int,
+        nargs="+",
+        metavar="ROWS",
         help=f"rows of the prompts (default: {' and '.join(map(str, PROMPT_ROWS))})",
-    )  # fmt: skip
+    )
     shape.add_argument(
-        "--compile", action="store_true",
+        "--compile",
+        action="store_true",
         help="let torch.compile make the target's passes (a minute or more for every N)",
-    )  # fmt: skip
+    )
     shape.add_argument(
-        "--hf-static", action="store_true",
+        "--hf-static",
+        action="store_true",
         help="also generate with a static cache, which transformers compiles on a GPU",
-    )  # fmt: skip
+    )
 
 
 def check_shape(options: argparse.Namespace) -> None:

@@ -61,8 +61,14 @@ def _speedups(axes: Any, run: dict[str, Any]) -> None:
                 lengths = [row["accepted_length"] for row in rows]
                 gains = [row[over] for row in rows]
                 highest = max(highest, *gains)
-                axes.plot(lengths, gains, STYLES[mode], color=_colour(place, over), marker=".",
-                          label=f"over {words}, {mode}, {found['prompt_rows']} rows")  # fmt: skip
+                axes.plot(
+                    lengths,
+                    gains,
+                    STYLES[mode],
+                    color=_colour(place, over),
+                    marker=".",
+                    label=f"over {words}, {mode}, {found['prompt_rows']} rows",
+                )
     for one in run["published"]:
         label = f"{one['method']} {one['speedup']:.2f}x ({one['model']})"
         if one["accepted_length"] is None:
@@ -70,8 +76,13 @@ def _speedups(axes: Any, run: dict[str, Any]) -> None:
             axes.text(0, one["speedup"], label, fontsize=7.5, color="dimgrey", va="bottom")
         else:
             axes.plot(one["accepted_length"], one["speedup"], "k*", markersize=9)
-            axes.annotate(label, (one["accepted_length"], one["speedup"]), fontsize=7.5,
-                          xytext=(7, -11), textcoords="offset points")  # fmt: skip
+            axes.annotate(
+                label,
+                (one["accepted_length"], one["speedup"]),
+                fontsize=7.5,
+                xytext=(7, -11),
+                textcoords="offset points",
+            )
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.axvline(run["accepted"]["drawn_mean"], color="tab:green", linewidth=0.8)
     axes.text(run["accepted"]["drawn_mean"], 0.05, " replayed", color="tab:green", fontsize=8)
@@ -86,11 +97,20 @@ def _passes(axes: Any, run: dict[str, Any]) -> None:
     for place, found in enumerate(run["prompts"]):
         for mode, parts in found["parts_ms"].items():
             sizes = sorted(int(name.split()[1]) for name in parts if name.startswith("verify"))
-            axes.plot(sizes, [parts[PASS.format(nodes)] for nodes in sizes], STYLES[mode],
-                      marker=".", color=_colour(place, "over_plain"),
-                      label=f"{mode}, {found['prompt_rows']} rows")  # fmt: skip
-        axes.axhline(found["floors_ms"]["verify"], color=_colour(place, "over_plain"),
-                     linewidth=0.8, linestyle="--")  # fmt: skip
+            axes.plot(
+                sizes,
+                [parts[PASS.format(nodes)] for nodes in sizes],
+                STYLES[mode],
+                marker=".",
+                color=_colour(place, "over_plain"),
+                label=f"{mode}, {found['prompt_rows']} rows",
+            )
+        axes.axhline(
+            found["floors_ms"]["verify"],
+            color=_colour(place, "over_plain"),
+            linewidth=0.8,
+            linestyle="--",
+        )
     axes.set_ylim(bottom=0)
     axes.set_xlabel("N")
     axes.set_ylabel("ms (dashed: floor)")
@@ -113,12 +133,19 @@ def _phases(axes: Any, run: dict[str, Any]) -> None:
             for k, phase in enumerate(PHASES):
                 width = phases.get(phase, 0.0)
                 label = phase if len(names) == 1 else None
-                axes.barh(len(names) - 1, width, left=start, color=colours(k), label=label,
-                          height=0.7)  # fmt: skip
+                axes.barh(
+                    len(names) - 1, width, left=start, color=colours(k), label=label, height=0.7
+                )
                 start += width
             # What no phase has; in a graph there are none to be told apart.
-            axes.barh(len(names) - 1, max(0.0, row["ms"] - start), left=start, color="lightgrey",
-                      label="rest, or whole" if len(names) == 1 else None, height=0.7)  # fmt: skip
+            axes.barh(
+                len(names) - 1,
+                max(0.0, row["ms"] - start),
+                left=start,
+                color="lightgrey",
+                label="rest, or whole" if len(names) == 1 else None,
+                height=0.7,
+            )
             axes.text(row["ms"], len(names) - 1, f" {row['ms']:.2f}", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
@@ -130,8 +157,9 @@ def _phases(axes: Any, run: dict[str, Any]) -> None:
 
 def _legend(axes: Any, columns: int) -> None:
     """Below the axes: lines and bars leave no corner that is always free."""
-    axes.legend(frameon=False, fontsize=7.5, ncol=columns, loc="upper center",
-                bbox_to_anchor=(0.5, -0.13))  # fmt: skip
+    axes.legend(
+        frameon=False, fontsize=7.5, ncol=columns, loc="upper center", bbox_to_anchor=(0.5, -0.13)
+    )
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ _NEXT_7B = (
 #: By shape. ViSpec gives no LLaVA-1.5; LLaVA-1.6 (Vicuna) has language models of the same sizes.
 PUBLISHED: dict[str, tuple[Published, ...]] = {
     "llava-1.5-7b": (
-        _HIVIS, *_NEXT_7B,
+        _HIVIS,
+        *_NEXT_7B,
         Published("Spec-LLaVA, up to", "LLaVA-1.5-7B", 3.28, None, _SPEC_LLAVA),
     ),
     "llava-1.5-13b": (
@@ -46,4 +47,4 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         Published("ViSpec, mean", "Qwen2.5-VL-7B", 1.80, 2.24, _VISPEC),
         Published("ViSpec, COCO", "Qwen2.5-VL-7B", 1.99, 2.27, _VISPEC),
     ),
-}  # fmt: skip
+}

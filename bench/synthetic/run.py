@@ -62,13 +62,15 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "label": LABEL,
         "shape": {"name": shape.name, "model": shape.model, "scaled": shape.scaled},
         "accepted": {
-            "source": accepted.source, "shares": list(accepted.shares), "mean": accepted.mean,
+            "source": accepted.source,
+            "shares": list(accepted.shares),
+            "mean": accepted.mean,
             "drawn_mean": mean_of(lengths),
         },
         "published": [asdict(one) for one in PUBLISHED[shape.name]],
         "copy_gb_per_s": bandwidth,
         "prompts": [],
-    }  # fmt: skip
+    }
     print_run(document, console)
     for rows in options.prompt_rows:
         inputs = random_prompt(shape, pair.target, rows)
@@ -79,9 +81,12 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def make_pair(
-    shape: Shape, lengths: Sequence[int], options: argparse.Namespace, dtype: torch.dtype,
+    shape: Shape,
+    lengths: Sequence[int],
+    options: argparse.Namespace,
+    dtype: torch.dtype,
     device: torch.device,
-) -> tuple[Pair, LayerConfig]:  # fmt: skip
+) -> tuple[Pair, LayerConfig]:
     """Target and drafter with random weights, and what the drafter's sizes are."""
     target = random_target(shape, dtype, device)
     if options.compile:
@@ -94,9 +99,13 @@ def make_pair(
 
 
 def measure_prompt(
-    pair: Pair, config: LayerConfig, inputs: Inputs, options: argparse.Namespace,
-    about: dict[str, Any], console: Console,
-) -> dict[str, Any]:  # fmt: skip
+    pair: Pair,
+    config: LayerConfig,
+    inputs: Inputs,
+    options: argparse.Namespace,
+    about: dict[str, Any],
+    console: Console,
+) -> dict[str, Any]:
     """All figures for one prompt; ``about`` is what the document says of all of them."""
     bandwidth, mean = about["copy_gb_per_s"], about["accepted"]["drawn_mean"]
     cycles, rounds, seconds = TRIAL if options.quick else AMOUNT
@@ -116,9 +125,15 @@ def measure_prompt(
                 measured[kind, mode] = found
         parts, failed = measure_parts(running[DRAFTED], sizes, seconds)
     streamed = streamed_bytes(
-        pair.target.model.config, config, pair.shape.policy, inputs.length, mean,
-        pair.target.dtype, options.drafter_weights, options.drafter_head,
-    )  # fmt: skip
+        pair.target.model.config,
+        config,
+        pair.shape.policy,
+        inputs.length,
+        mean,
+        pair.target.dtype,
+        options.drafter_weights,
+        options.drafter_head,
+    )
     floors = {name: size / bandwidth / 1e6 for name, size in streamed.items()}
     theirs = next((row["ms_per_token"] for row in texts if row["method"] == HUGGING_FACE), None)
     lengths = sorted({*map(float, range(options.depth + 1)), mean})

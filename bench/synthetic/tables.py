@@ -31,15 +31,20 @@ def print_run(document: Mapping[str, Any], console: Console) -> None:
         console.print(f"NOT of that size: {shape['scaled']}. It says nothing about that model.")
     published = [
         [
-            one["method"], one["model"], f"{one['speedup']:.2f}x",
-            number(one["accepted_length"], "{:.2f}"), one["source"],
+            one["method"],
+            one["model"],
+            f"{one['speedup']:.2f}x",
+            number(one["accepted_length"], "{:.2f}"),
+            one["source"],
         ]
         for one in document["published"]
-    ]  # fmt: skip
+    ]
     _print(
-        console, "Published, each over its authors' own baseline",
-        ("method", "model", "speed-up", "accepted", "source"), published,
-    )  # fmt: skip
+        console,
+        "Published, each over its authors' own baseline",
+        ("method", "model", "speed-up", "accepted", "source"),
+        published,
+    )
     console.print(f"measured: copy {document['copy_gb_per_s']:.0f} GB/s (read plus written)")
 
 
@@ -103,21 +108,24 @@ def _passes(found: Mapping[str, Any], console: Console) -> None:
 def _phases(found: Mapping[str, Any], console: Console) -> None:
     floors, parts = found["floors_ms"], found["parts_ms"]
     inside = next(
-        row["phases_ms"] for row in found["cycles"]
+        row["phases_ms"]
+        for row in found["cycles"]
         if (row["loop"], row["mode"]) == (DRAFTED, EAGER)
-    )  # fmt: skip
+    )
     rows = []
     for phase in PHASES:
         name = PASS.format(found["nodes"]) if phase == "verify" else phase
         alone = [parts[mode].get(name) for mode in _modes(found)]
         best, floor = alone[-1], floors.get(phase)
-        rows.append([
-            phase,
-            number(inside.get(phase), "{:.3f}"),
-            *(number(ms, "{:.3f}") for ms in alone),
-            number(floor, "{:.3f}"),
-            number(best / floor if best and floor else None, "{:.1f}x"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                phase,
+                number(inside.get(phase), "{:.3f}"),
+                *(number(ms, "{:.3f}") for ms in alone),
+                number(floor, "{:.3f}"),
+                number(best / floor if best and floor else None, "{:.1f}x"),
+            ]
+        )
         if phase == "draft":
             growth = [number(parts[mode].get("growth"), "{:.3f}") for mode in _modes(found)]
             rows.append(["  of it growth", "-", *growth, "-", "-"])
@@ -129,11 +137,15 @@ def _cycles(found: Mapping[str, Any], console: Console) -> None:
     rows = []
     for row in found["cycles"]:
         length = row["accepted_length"]
-        rows.append([
-            LOOPS[row["loop"]], row["mode"], f"{row['ms']:.3f}",
-            f"{length:.2f}" if row["loop"] == DRAFTED else "-",
-            f"{1e3 * (length + 1) / row['ms']:.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                LOOPS[row["loop"]],
+                row["mode"],
+                f"{row['ms']:.3f}",
+                f"{length:.2f}" if row["loop"] == DRAFTED else "-",
+                f"{1e3 * (length + 1) / row['ms']:.1f}",
+            ]
+        )
     columns = ["loop", "mode", "ms per cycle", "accepted", "tokens/s"]
     _print(console, f"Cycles, without the prefill ({LABEL})", columns, rows)
 
@@ -141,13 +153,16 @@ def _cycles(found: Mapping[str, Any], console: Console) -> None:
 def _texts(found: Mapping[str, Any], console: Console) -> None:
     rows = [
         [
-            LOOPS.get(row["method"], row["method"]), row["mode"],
-            f"{row['first_token_ms']:.1f}", f"{row['ms_per_token']:.3f}", f"{row['total_ms']:.0f}",
+            LOOPS.get(row["method"], row["method"]),
+            row["mode"],
+            f"{row['first_token_ms']:.1f}",
+            f"{row['ms_per_token']:.3f}",
+            f"{row['total_ms']:.0f}",
             number(row["accepted_length"], "{:.2f}"),
             number(row["peak_bytes"] and row["peak_bytes"] / 1e9, "{:.2f}"),
         ]
         for row in found["texts"]
-    ]  # fmt: skip
+    ]
     columns = ["method", "mode", "first", "per token", "total", "accepted", "peak GB"]
     tokens = found["texts"][0]["tokens"]
     _print(console, f"Whole texts of {tokens} tokens, in ms ({LABEL})", columns, rows)

@@ -27,9 +27,12 @@ class TextPieces:
     """
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str], byte_tokens: Collection[int] = (),
-        special_tokens: Collection[int] = (), stop: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+        self,
+        decode: Callable[[Sequence[int]], str],
+        byte_tokens: Collection[int] = (),
+        special_tokens: Collection[int] = (),
+        stop: Sequence[str] = (),
+    ) -> None:
         for string in stop:
             if not isinstance(string, str) or not string:
                 raise HivisError(f"stop: wanted strings that are not empty, got {string!r}")

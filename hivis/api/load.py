@@ -26,12 +26,18 @@ from hivis.policies.named import policy_of
 
 
 def load(
-    model: str | Path | None = None, drafter: str | Path | Drafter | None = None, *,
-    dtype: str | torch.dtype = "auto", device: str | torch.device = "auto",
-    policy: str | Policy = "cost", drafter_weights: str = "full",
-    drafter_head: int | str | Path | None = None, graphs: bool | None = None, compile: bool = False,
+    model: str | Path | None = None,
+    drafter: str | Path | Drafter | None = None,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    policy: str | Policy = "cost",
+    drafter_weights: str = "full",
+    drafter_head: int | str | Path | None = None,
+    graphs: bool | None = None,
+    compile: bool = False,
     device_map: None = None,
-) -> Model:  # fmt: skip
+) -> Model:
     """Load a VLM and a drafter for it.
 
     Args:
@@ -80,10 +86,16 @@ def load(
 
 
 def wrap(
-    model: Any, drafter: str | Path | Drafter | None = None, processor: Any = None, *,
-    policy: str | Policy = "cost", drafter_weights: str = "full",
-    drafter_head: int | str | Path | None = None, graphs: bool | None = None, compile: bool = False,
-) -> Model:  # fmt: skip
+    model: Any,
+    drafter: str | Path | Drafter | None = None,
+    processor: Any = None,
+    *,
+    policy: str | Policy = "cost",
+    drafter_weights: str = "full",
+    drafter_head: int | str | Path | None = None,
+    graphs: bool | None = None,
+    compile: bool = False,
+) -> Model:
     """Use a Hugging Face model that is loaded already.
 
     The model object is shared, not copied, and can still be used: ``model.generate`` gives what it
@@ -124,9 +136,13 @@ def wrap(
 
 
 def _check(
-    drafter: object, weights: object, head: object, device: torch.device, graphs: object,
+    drafter: object,
+    weights: object,
+    head: object,
+    device: torch.device,
+    graphs: object,
     compile: object,
-) -> None:  # fmt: skip
+) -> None:
     """HivisError for what can be known to be wrong before anything is loaded."""
     if graphs is not None and not isinstance(graphs, bool):
         raise HivisError(f"graphs: wanted True, False or None, got {graphs!r:.60}")
@@ -142,9 +158,13 @@ def _check(
 
 
 def _drafter(
-    drafter: str | Path | Drafter | None, target: HuggingFaceTarget, processor: PromptProcessor,
-    weights: str, head: int | str | Path | None, policy: Policy,
-) -> Drafter | None:  # fmt: skip
+    drafter: str | Path | Drafter | None,
+    target: HuggingFaceTarget,
+    processor: PromptProcessor,
+    weights: str,
+    head: int | str | Path | None,
+    policy: Policy,
+) -> Drafter | None:
     """The drafter that was asked for, bound to ``target``, and fit for the policy's trees."""
     if drafter is None or drafter == "none":
         return None
@@ -159,9 +179,12 @@ def _drafter(
 
 
 def _bound(
-    drafter: str | Path | Drafter, target: HuggingFaceTarget, processor: PromptProcessor,
-    weights: str, head: int | str | Path | None,
-) -> Drafter:  # fmt: skip
+    drafter: str | Path | Drafter,
+    target: HuggingFaceTarget,
+    processor: PromptProcessor,
+    weights: str,
+    head: int | str | Path | None,
+) -> Drafter:
     if isinstance(drafter, (str, Path)):
         return load_any_drafter(drafter, target, processor, weights=weights, head=head)
     if not callable(getattr(drafter, "bind", None)):

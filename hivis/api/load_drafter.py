@@ -16,9 +16,12 @@ from hivis.models.target import HuggingFaceTarget
 
 
 def load_draft_vlm(
-    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
+    path: str | Path,
+    target: HuggingFaceTarget,
+    processor: PromptProcessor | None = None,
+    *,
     share_vision: bool = True,
-) -> DraftVLM:  # fmt: skip
+) -> DraftVLM:
     """A drafter for ``target`` around the small VLM or language model at ``path``.
 
     See :func:`hivis.models.draft_model.load_draft_model` for the arguments and errors.
@@ -27,9 +30,13 @@ def load_draft_vlm(
 
 
 def load_any_drafter(
-    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
-    weights: str = "full", head: int | str | Path | None = None,
-) -> Drafter:  # fmt: skip
+    path: str | Path,
+    target: HuggingFaceTarget,
+    processor: PromptProcessor | None = None,
+    *,
+    weights: str = "full",
+    head: int | str | Path | None = None,
+) -> Drafter:
     """Whatever drafter is at ``path``, ready to be used with ``target``.
 
     A drafter of ours says in its config of what ``type`` it is, a published one is known by the

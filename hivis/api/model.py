@@ -82,9 +82,13 @@ class Model:
     graphs: bool | None = None
 
     def generate(
-        self, prompt: Prompt, images: Pictures = (), *, streamer: Streamer | None = None,
+        self,
+        prompt: Prompt,
+        images: Pictures = (),
+        *,
+        streamer: Streamer | None = None,
         **settings: Any,
-    ) -> TextGeneration:  # fmt: skip
+    ) -> TextGeneration:
         """The whole text that answers a prompt.
 
         Args:
@@ -112,11 +116,21 @@ class Model:
         return stream.result
 
     def stream(
-        self, prompt: Prompt, images: Pictures = (), *, temperature: float | None = None,
-        top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
-        repetition_penalty: float | None = None, seed: int = 0, max_new_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None, traced: bool = False, **others: Any,
-    ) -> TextStream:  # fmt: skip
+        self,
+        prompt: Prompt,
+        images: Pictures = (),
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        traced: bool = False,
+        **others: Any,
+    ) -> TextStream:
         """The text that answers a prompt, piece by piece. ``prompt``, ``images``: :meth:`generate`.
 
         What is not given is as the model's own ``generation_config`` says, or greedy.
@@ -139,10 +153,16 @@ class Model:
                 text that would not fit the model's positions.
         """
         given = dict(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-            repetition_penalty=repetition_penalty, seed=seed, max_new_tokens=max_new_tokens,
-            stop=stop, **others,
-        )  # fmt: skip
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            **others,
+        )
         start = time.perf_counter()
         inputs = self.prepare(prompt, images)
         prepare_ms = (time.perf_counter() - start) * 1e3

@@ -63,8 +63,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 #: The same, of settings that a greedy text does not look at.
 NEUTRAL_SAMPLED: dict[str, tuple[Any, ...]] = {
-    "typical_p": (1,), "top_h": (), "epsilon_cutoff": (0,), "eta_cutoff": (0,),
-}  # fmt: skip
+    "typical_p": (1,),
+    "top_h": (),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+}
 KNOWN = HONOURED | HARMLESS | NEUTRAL.keys() | NEUTRAL_SAMPLED.keys()
 
 

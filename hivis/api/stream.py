@@ -103,10 +103,17 @@ class TextStream(Iterator[str]):
     """
 
     def __init__(
-        self, target: Target, inputs: Inputs, params: SamplingParams, drafter: Drafter | None,
-        policy: Policy, writer: Writer, traced: bool = False, prepare_ms: float = 0.0,
+        self,
+        target: Target,
+        inputs: Inputs,
+        params: SamplingParams,
+        drafter: Drafter | None,
+        policy: Policy,
+        writer: Writer,
+        traced: bool = False,
+        prepare_ms: float = 0.0,
         graphs: bool | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._writer, self._prepare_ms = writer, prepare_ms
         self._stream = Stream(target, inputs, params, drafter, policy, writer, traced, graphs)
         self._chunks: Generator[Chunk, None, None] = self._run()

@@ -37,9 +37,13 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=chat)
     parser.epilog = EXAMPLES
     parser.add_argument(
-        "--image", nargs="+", action="extend", default=[], metavar="PATH",
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
         help="pictures that it begins with",
-    )  # fmt: skip
+    )
     add_model(parser)
     add_settings(parser)
 

@@ -39,18 +39,24 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prompt", metavar="TEXT", help="the question; - reads it from stdin")
     add(
-        "--image", nargs="+", action="extend", default=[], metavar="PATH",
+        "--image",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
         help="pictures that it is about",
-    )  # fmt: skip
+    )
     add("--json", action="store_true", help="one JSON object: text, tokens, statistics")
     add(
-        "--show-tree", action="store_true",
+        "--show-tree",
+        action="store_true",
         help="colour what was drafted and accepted, and what the target drew itself",
-    )  # fmt: skip
+    )
     add(
-        "--html", metavar="PATH",
+        "--html",
+        metavar="PATH",
         help="write a page about the text: pictures, cycles, draft trees, times (one file)",
-    )  # fmt: skip
+    )
     add_model(parser)
     add_settings(parser)
 

@@ -59,9 +59,7 @@ def collect() -> dict[str, dict[str, Any]]:
         "versions": versions(),
         "devices": devices,
         "build": _C.build_info(),
-        "ops": {
-            kind: {"without": names} if names else "all" for kind, names in missing.items()
-        },
+        "ops": {kind: {"without": names} if names else "all" for kind, names in missing.items()},
         "prompts": {"read by": prefill_attention()},
         "coarse drafters": {
             str(device): coarse.products(torch.device(device)) for device in ("cpu", chosen)
@@ -71,7 +69,7 @@ def collect() -> dict[str, dict[str, Any]]:
             folder.name: _size(folder)
             for folder in (paths.TARGET, paths.HIVIS, paths.EAGLE, paths.VISPEC, paths.DRAFT_VLM)
         },
-    }  # fmt: skip
+    }
 
 
 def _version(package: str) -> str | None:

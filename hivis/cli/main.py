@@ -46,15 +46,18 @@ def make_parser() -> argparse.ArgumentParser:
     add("info", info.add_info, info.ABOUT)
     add("bench", lambda parser: None, bench.ABOUT)
     add(
-        "train", training.add_train,
+        "train",
+        training.add_train,
         "let the target answer the data's questions, and train a drafter on its answers",
-    )  # fmt: skip
+    )
     add(
-        "capture", training.add_capture,
+        "capture",
+        training.add_capture,
         "let the target answer the data's questions, for the training of several drafters",
-    )  # fmt: skip
+    )
     add(
-        "head", training.add_head,
+        "head",
+        training.add_head,
         "count the tokens that a target says most often, for drafters with a short head",
-    )  # fmt: skip
+    )
     return parser

@@ -28,34 +28,44 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="M", help="folder or hub name of a VLM (default: the embedded one)")
     add(
-        "--drafter", metavar="D",
+        "--drafter",
+        metavar="D",
         help="folder or hub name of a HiViS, EAGLE-2 or ViSpec drafter or of a small model; none: "
         "decode plainly (default: the embedded one for the embedded model, else none)",
-    )  # fmt: skip
+    )
     add(
-        "--dtype", type=one_of("auto", "bfloat16", "float16", "float32"), default="auto",
+        "--dtype",
+        type=one_of("auto", "bfloat16", "float16", "float32"),
+        default="auto",
         help="auto (default), bfloat16, float16 or float32",
-    )  # fmt: skip
+    )
     add(
-        "--drafter-weights", type=one_of(*FORMATS), default="full",
+        "--drafter-weights",
+        type=one_of(*FORMATS),
+        default="full",
         help="how coarse the drafter's weights are: full (default), int8, int4 (int4-32, int4-128: "
         "groups of as many inputs); the text is the same",
-    )  # fmt: skip
+    )
     add(
-        "--drafter-head", type=_head, metavar="N|FILE",
+        "--drafter-head",
+        type=_head,
+        metavar="N|FILE",
         help="draft only the target's N most frequent tokens, by the list beside the drafter, or "
         "those of a list (see hivis head); default: all tokens; the text is the same",
-    )  # fmt: skip
+    )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(
-        "--policy", type=one_of("cost", "confidence", "fixed"), default="cost",
+        "--policy",
+        type=one_of("cost", "confidence", "fixed"),
+        default="cost",
         help="how large draft trees are: cost (default), confidence or fixed; the text is the same",
-    )  # fmt: skip
+    )
     add("--no-graphs", action="store_true", help="launch a GPU's operations one by one")
     add(
-        "--compile", action="store_true",
+        "--compile",
+        action="store_true",
         help="let torch.compile make the model's passes: slow to begin with, then faster",
-    )  # fmt: skip
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -68,17 +78,23 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=number, metavar="P", help="from the most probable that hold this much")
     add("--min-p", type=number, metavar="P", help="from those this probable beside the first")
     add(
-        "--repetition-penalty", type=number, metavar="P",
+        "--repetition-penalty",
+        type=number,
+        metavar="P",
         help="lower tokens that prompt or text hold already; 1 does nothing",
-    )  # fmt: skip
+    )
     add("--seed", type=whole, default=0, help="the same seed gives the same text (default: 0)")
     add("--max-new-tokens", type=whole, metavar="N", help="the limit")
     add("--stop", action="append", metavar="TEXT", help="end the text before this (repeatable)")
     add(
-        "--set", action="append", default=[], type=_assignment, metavar="NAME=VALUE",
+        "--set",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
         help="another generation setting by its name in transformers, also to overrule one of the "
         "model's that hivis refuses (repeatable)",
-    )  # fmt: skip
+    )
 
 
 def _head(text: str) -> int | str:
@@ -98,9 +114,15 @@ def _assignment(text: str) -> tuple[str, Any]:
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, as :meth:`hivis.Model.stream` takes them."""
     names = (
-        "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_new_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "seed",
+        "max_new_tokens",
         "stop",
-    )  # fmt: skip
+    )
     given = {name: getattr(options, name) for name in names}
     for name, value in options.set:
         if name not in KNOWN | OWN:
@@ -131,11 +153,16 @@ def load_model(options: argparse.Namespace) -> Model:
 
         quiet()
         return load(
-            options.model, options.drafter, dtype=options.dtype, device=options.device,
-            policy=options.policy, drafter_weights=options.drafter_weights,
-            drafter_head=options.drafter_head, graphs=False if options.no_graphs else None,
+            options.model,
+            options.drafter,
+            dtype=options.dtype,
+            device=options.device,
+            policy=options.policy,
+            drafter_weights=options.drafter_weights,
+            drafter_head=options.drafter_head,
+            graphs=False if options.no_graphs else None,
             compile=options.compile,
-        )  # fmt: skip
+        )
 
 
 @contextmanager

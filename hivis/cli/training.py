@@ -50,9 +50,11 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add("--method", required=True, choices=METHODS)
     add("--target", required=True, help="folder or hub name of the VLM to draft for")
     add(
-        "--data", required=True, type=Path,
+        "--data",
+        required=True,
+        type=Path,
         help="conversations in LLaVA's format (.jsonl or .json), or a folder of captured answers",
-    )  # fmt: skip
+    )
     add("--out", required=True, type=Path, help="folder for the drafter")
     add("--resume", action="store_true", help="go on with a run that was stopped, exactly")
     _add_machine(parser)
@@ -64,13 +66,15 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=float, help="peak learning rate (default: the method's)")
     add("--soft", type=float, help="weight of the soft cross entropy (default: 0.1)")
     add(
-        "--noise", type=float,
+        "--noise",
+        type=float,
         help="uniform noise on hidden states, as a part of their size (default: 0.1)",
-    )  # fmt: skip
+    )
     add(
-        "--residual-rows", type=int,
+        "--residual-rows",
+        type=int,
         help="learned vectors of the drafting steps (default: 3 for hivis, 0 for eagle)",
-    )  # fmt: skip
+    )
     add("--held-out", type=int, default=64, help="answers only measured (default: %(default)s)")
     add("--fp32", action="store_true", help="no autocast to bfloat16")
 

@@ -47,9 +47,15 @@ class KVCache:
     values: list[Tensor]
 
     def __init__(
-        self, layers: int, batch: int, kv_heads: int, rows: int, head_dim: int,
-        dtype: torch.dtype, device: torch.device | str,
-    ) -> None:  # fmt: skip
+        self,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        rows: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
         self._room = torch.empty(
             (layers, 2, batch, kv_heads, rows, head_dim), dtype=dtype, device=device
         )

@@ -107,9 +107,13 @@ class TreePolicy:
         return max(self.nodes, self.depth * self.top_k, self.depth + 1)
 
     def planner(
-        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = (),
+        self,
+        target: object,
+        drafter: object,
+        device: torch.device,
+        ends: tuple[int, ...] = (),
         texts: int = 1,
-    ) -> Planner:  # fmt: skip
+    ) -> Planner:
         """Always this shape."""
         return Planner(self)
 
@@ -188,9 +192,13 @@ class Policy(Protocol):
         ...
 
     def planner(
-        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = (),
+        self,
+        target: object,
+        drafter: object,
+        device: torch.device,
+        ends: tuple[int, ...] = (),
         texts: int = 1,
-    ) -> Planner:  # fmt: skip
+    ) -> Planner:
         """What plans the trees of so many texts, which close with one of the tokens ``ends``.
 
         The texts of a batch get trees of one size, and tell how each of them did. May hand out what

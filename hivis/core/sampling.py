@@ -117,9 +117,11 @@ class SamplingState:
 
     @classmethod
     def of_each(
-        cls, params: Sequence[SamplingParams], device: torch.device | str,
+        cls,
+        params: Sequence[SamplingParams],
+        device: torch.device | str,
         seen: Tensor | None = None,
-    ) -> SamplingState:  # fmt: skip
+    ) -> SamplingState:
         """One sequence for each of ``params``; ``seen`` is used if any of them has a penalty."""
         found = {} if seen is None else {"seen": seen}
         return cls.over(sampling_entries(params, device) | found, params)

@@ -21,9 +21,19 @@ from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
 from hivis.errors import HivisError, first_line
 
 __all__ = [
-    "CONFIG_FILE", "WEIGHTS_FILE", "HiViSConfig", "LayerConfig", "ViSpecConfig", "check_tensors",
-    "load", "random_tensors", "read_json", "read_safetensors", "save", "some",
-]  # fmt: skip
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "HiViSConfig",
+    "LayerConfig",
+    "ViSpecConfig",
+    "check_tensors",
+    "load",
+    "random_tensors",
+    "read_json",
+    "read_safetensors",
+    "save",
+    "some",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -21,9 +21,13 @@ class LayerConfig:
 
     KIND: ClassVar[str] = ""
     WHOLE_NUMBERS: ClassVar[tuple[str, ...]] = (
-        "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-        "head_dim", "vocab_size",
-    )  # fmt: skip
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+    )
 
     hidden_size: int
     intermediate_size: int

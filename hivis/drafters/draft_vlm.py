@@ -170,10 +170,13 @@ class DraftVLM:
             ops.kv_compact_(cache.kv, cache.kv_len, rows, (verdict.path_len - 2).clamp(min=0))
         cache.kv_len.copy_(last)
         # path repeats its last node to the end. A next token of -1 ends the text: any will do.
-        pair = torch.stack([
-            tree.tokens.gather(1, verdict.path[:, -1:].long()).squeeze(1),
-            verdict.next_token.clamp(min=0),
-        ], 1)  # fmt: skip
+        pair = torch.stack(
+            [
+                tree.tokens.gather(1, verdict.path[:, -1:].long()).squeeze(1),
+                verdict.next_token.clamp(min=0),
+            ],
+            1,
+        )
         logits = self.model.extend(pair, self._pair_depths, self._pair_words)
         cache.kv_len += 2
         cache.note("logits", self._known(logits[:, 1]))

@@ -16,9 +16,13 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_drafter(
-    path: str | Path, revision: str | None = None, config: str | Path | None = None, *,
-    weights: str = "full", head: int | str | Path | None = None,
-) -> HiViSDrafter | ViSpecDrafter:  # fmt: skip
+    path: str | Path,
+    revision: str | None = None,
+    config: str | Path | None = None,
+    *,
+    weights: str = "full",
+    head: int | str | Path | None = None,
+) -> HiViSDrafter | ViSpecDrafter:
     """Read a drafter: one of ours, or one that its authors published.
 
     Device and dtype are those of the target that it is bound to.

@@ -37,9 +37,13 @@ from hivis.errors import HivisError, first_line
 PICKLE_FILE = "pytorch_model.bin"
 _EMBEDDING = "embed_tokens.weight"
 _NEEDED = (
-    "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "rms_norm_eps",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "rms_norm_eps",
     "vocab_size",
-)  # fmt: skip
+)
 
 
 def load(folder: Path, config_file: Path) -> tuple[HiViSConfig | ViSpecConfig, dict[str, Tensor]]:
@@ -93,8 +97,11 @@ def _sizes(raw: dict[str, Any]) -> dict[str, Any]:
         "vocab_size": raw["vocab_size"],
         "rms_norm_eps": raw["rms_norm_eps"],
     }
-    names = {"num_key_value_heads": "num_key_value_heads", "rope_theta": "rope_theta",
-             "qkv_bias": "attention_bias"}  # fmt: skip
+    names = {
+        "num_key_value_heads": "num_key_value_heads",
+        "rope_theta": "rope_theta",
+        "qkv_bias": "attention_bias",
+    }
     sizes |= {ours: raw[name] for name, ours in names.items() if raw.get(name) is not None}
     HiViSConfig(**sizes)  # whatever it is, the layer's sizes must hold
     return sizes

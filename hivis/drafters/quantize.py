@@ -11,8 +11,12 @@ from hivis.errors import HivisError
 
 #: Bits and the largest group of inputs, by the name of the format; "full" is the target's dtype.
 FORMATS = {
-    "full": (0, 0), "int8": (8, 0), "int4": (4, 64), "int4-32": (4, 32), "int4-128": (4, 128),
-}  # fmt: skip
+    "full": (0, 0),
+    "int8": (8, 0),
+    "int4": (4, 64),
+    "int4-32": (4, 32),
+    "int4-128": (4, 128),
+}
 #: Outputs that are quantised at a time: what is needed in fp32 meanwhile stays small.
 OUTPUTS = 4096
 

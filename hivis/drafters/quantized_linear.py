@@ -179,11 +179,13 @@ class Packed8InPlanes(Packed):
         high, low = codes >> 4, codes & 15
         groups = codes.shape[1] // group_of(codes.shape[1], 256)
         scales, zero = scale.unsqueeze(1).expand(-1, groups), scale.new_zeros(len(scale), groups)
-        self.planes = Packed4(Codes4(
-            torch.cat([high + 8, low]).to(torch.uint8),
-            torch.cat([scales * 16, scales]),
-            torch.cat([zero, scales * 8]),
-        ))  # fmt: skip
+        self.planes = Packed4(
+            Codes4(
+                torch.cat([high + 8, low]).to(torch.uint8),
+                torch.cat([scales * 16, scales]),
+                torch.cat([zero, scales * 8]),
+            )
+        )
         super().__init__(len(codes), *self.planes.stored)
 
     def _product(self, rows: Tensor) -> Tensor:

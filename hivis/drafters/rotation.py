@@ -25,7 +25,7 @@ class Rotations:
 
     def __init__(
         self, positions: int, config: LayerConfig, device: torch.device, dtype: torch.dtype
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.positions = positions
         self.index = torch.arange(positions, device=device)
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -48,9 +48,7 @@ class Rotations:
         return torch.addcmul(qkv * factors[:, :, 0], swapped, factors[:, :, 1], out=out)
 
 
-def rope_table(
-    rows: int, config: LayerConfig, device: torch.device, dtype: torch.dtype
-) -> Tensor:  # fmt: skip
+def rope_table(rows: int, config: LayerConfig, device: torch.device, dtype: torch.dtype) -> Tensor:
     """``[rows, 2 D]``: cosines, then sines with the sign of the half they are multiplied with.
 
     Rotating ``x`` is ``x * cos + roll(x, D/2) * sin``: the halves of Llama's layout swap places,

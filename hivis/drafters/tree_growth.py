@@ -162,9 +162,16 @@ class Grower:
             if scores.penal is not None and path is not None:
                 logits = scores.penal.penalise(logits, path)
             ops.tree_grow_(
-                logits, *rule, self._ends, output, *self._state, carried, level,
-                self.policy.sharpness, scores.noise is not None,
-            )  # fmt: skip
+                logits,
+                *rule,
+                self._ends,
+                output,
+                *self._state,
+                carried,
+                level,
+                self.policy.sharpness,
+                scores.noise is not None,
+            )
             if level == depth:
                 break
             frontier = self._frontiers[level - 1]

@@ -24,10 +24,17 @@ def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: Sampling
     if sampling.seen is not None:
         logits = sampling.penalise(logits, tree.paths())
     found = ops.tree_accept(
-        logits, tree.tokens, tree.parents,
-        sampling.seed, position, sampling.temperature, sampling.top_k, sampling.top_p,
-        sampling.min_p, tree.max_depth,
-    )  # fmt: skip
+        logits,
+        tree.tokens,
+        tree.parents,
+        sampling.seed,
+        position,
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
+        sampling.min_p,
+        tree.max_depth,
+    )
     return Verdict(*found)
 
 

@@ -116,9 +116,11 @@ class Progress:
     """
 
     def __init__(
-        self, params: SamplingParams, model_eos: tuple[int, ...],
+        self,
+        params: SamplingParams,
+        model_eos: tuple[int, ...],
         until: Callable[[int], bool] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         eos = model_eos if params.eos_token_ids is None else params.eos_token_ids
         self._eos = frozenset(eos)
         self.ends = tuple(sorted(self._eos))

@@ -43,9 +43,15 @@ class Loop:
     """
 
     def __init__(
-        self, target: Target, drafter: Drafter | None, policy: Policy, *,
-        slots: int = 1, traced: bool = False, graphs: bool | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        target: Target,
+        drafter: Drafter | None,
+        policy: Policy,
+        *,
+        slots: int = 1,
+        traced: bool = False,
+        graphs: bool | None = None,
+    ) -> None:
         self.target, self.drafter, self.policy = target, drafter, policy
         self.slots = slots
         self._device = target.embedding.device

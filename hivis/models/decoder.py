@@ -114,9 +114,12 @@ class HuggingFaceDecoder:
         return self.embedding.dtype
 
     def _read(
-        self, embeddings: Tensor, capacity: int, positions: Tensor | None = None,
+        self,
+        embeddings: Tensor,
+        capacity: int,
+        positions: Tensor | None = None,
         wanted: Sequence[bool] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Fill a fresh cache of ``capacity`` rows with ``[B, R, E]``.
 
         ``positions`` are those of the rows, as :meth:`Family.positions` gives them; by default they
@@ -131,9 +134,12 @@ class HuggingFaceDecoder:
         return self._read_on(embeddings, 0, positions, wanted)
 
     def _read_on(
-        self, embeddings: Tensor, start: int, positions: Tensor,
+        self,
+        embeddings: Tensor,
+        start: int,
+        positions: Tensor,
         wanted: Sequence[bool] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Read ``[B, R, E]`` behind the first ``start`` rows of the cache, in chunks.
 
         Args:

@@ -64,9 +64,13 @@ class HuggingFaceDraft(HuggingFaceDecoder):
     rows: Literal["text", "all"]
 
     def __init__(
-        self, model: PreTrainedModel, family: Family, *,
-        shares_vision: bool = False, vocab_size: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        *,
+        shares_vision: bool = False,
+        vocab_size: int | None = None,
+    ) -> None:
         super().__init__(model, family)
         self.rows = "text" if isinstance(family, TextModel) else "all"
         self.shares_vision = shares_vision
@@ -110,9 +114,13 @@ class HuggingFaceDraft(HuggingFaceDecoder):
 
 
 def load_draft_model(
-    path: str | Path, target: HuggingFaceTarget, processor: PromptProcessor | None = None, *,
-    share_vision: bool = True, dtype: torch.dtype | None = None,
-) -> HuggingFaceDraft:  # fmt: skip
+    path: str | Path,
+    target: HuggingFaceTarget,
+    processor: PromptProcessor | None = None,
+    *,
+    share_vision: bool = True,
+    dtype: torch.dtype | None = None,
+) -> HuggingFaceDraft:
     """Load a draft model for ``target``, on its device.
 
     Args:

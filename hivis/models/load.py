@@ -33,9 +33,8 @@ def load_model(
 
 
 def read_model(
-    path: str | Path, dtype: torch.dtype, families: Sequence[Family] = FAMILIES,
-    text: Any = None,
-) -> tuple[Any, list[str]]:  # fmt: skip
+    path: str | Path, dtype: torch.dtype, families: Sequence[Family] = FAMILIES, text: Any = None
+) -> tuple[Any, list[str]]:
     """A model of one of ``families``, and the parameters that its checkpoint has no weight for.
 
     ``text`` is transformers' class for those that are plain language models.

@@ -73,9 +73,7 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     def verify(self, tree: DraftTree) -> Verify:
         return Verify(*self._verify(tree.tokens, tree.depths, tree.ancestors))
 
-    def _verify_rows(
-        self, tokens: Tensor, depths: Tensor, words: Tensor
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def _verify_rows(self, tokens: Tensor, depths: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[B, N, V]`` and hidden states ``[B, N, E]`` of a whole tree."""
         hidden = self._run(tokens, depths, words)
         return self._head(hidden), hidden

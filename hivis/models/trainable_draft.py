@@ -36,9 +36,15 @@ class TrainableDraft(HuggingFaceDraft):
     """
 
     def __init__(
-        self, model: PreTrainedModel, family: Family, *, own_tower: bool = False,
-        stored: torch.dtype = torch.float32, tokenizer: Any = None, vocab_size: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: PreTrainedModel,
+        family: Family,
+        *,
+        own_tower: bool = False,
+        stored: torch.dtype = torch.float32,
+        tokenizer: Any = None,
+        vocab_size: int | None = None,
+    ) -> None:
         sees = not isinstance(family, TextModel)
         if own_tower:
             cast(Any, model).model.vision_tower.requires_grad_(False)
@@ -101,7 +107,10 @@ def load_trainable_draft(
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     stored = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype
     return TrainableDraft(
-        draft.model, draft.family,
+        draft.model,
+        draft.family,
         own_tower=own_tower,
-        stored=stored or torch.float32, tokenizer=tokenizer, vocab_size=draft.vocab_size,
-    )  # fmt: skip
+        stored=stored or torch.float32,
+        tokenizer=tokenizer,
+        vocab_size=draft.vocab_size,
+    )

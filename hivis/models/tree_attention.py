@@ -53,9 +53,17 @@ class TreeRows:
 
 
 def attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    *, scaling: float, tree_rows: TreeRows | None = None, chunk: Chunk | None = None, **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    tree_rows: TreeRows | None = None,
+    chunk: Chunk | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
     """transformers' attention function: ``query [B, H, N, D]`` in, ``[B, N, H, D]`` out."""
     check_call(attention_mask is not None, kwargs)
     if chunk is not None:

@@ -89,9 +89,25 @@ def tree_grow_(
     """
     op = torch.ops.hivis.tree_grow_.default if torch.compiler.is_compiling() else _C.tree_grow_
     op(
-        logits, seed, position, temperature, ends, output, pool_scores, pool_tokens, pool_parents,
-        nodes, slots, tokens, scores, words, carried, level, sharpness, noise,
-    )  # fmt: skip
+        logits,
+        seed,
+        position,
+        temperature,
+        ends,
+        output,
+        pool_scores,
+        pool_tokens,
+        pool_parents,
+        nodes,
+        slots,
+        tokens,
+        scores,
+        words,
+        carried,
+        level,
+        sharpness,
+        noise,
+    )
 
 
 @torch.library.register_fake("hivis::tree_grow_")
@@ -116,11 +132,23 @@ def _tree_grow_fake(
     noise: bool,
 ) -> None:
     check_devices(
-        "logits", logits, seed=seed, position=position, temperature=temperature, ends=ends,
-        output=output, pool_scores=pool_scores, pool_tokens=pool_tokens,
-        pool_parents=pool_parents, nodes=nodes, slots=slots, tokens=tokens, scores=scores,
-        words=words, carried=carried,
-    )  # fmt: skip
+        "logits",
+        logits,
+        seed=seed,
+        position=position,
+        temperature=temperature,
+        ends=ends,
+        output=output,
+        pool_scores=pool_scores,
+        pool_tokens=pool_tokens,
+        pool_parents=pool_parents,
+        nodes=nodes,
+        slots=slots,
+        tokens=tokens,
+        scores=scores,
+        words=words,
+        carried=carried,
+    )
 
 
 def tree_prune(

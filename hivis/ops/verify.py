@@ -216,9 +216,17 @@ def _tree_accept_fake(
     max_depth: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_devices(
-        "logits", logits, tokens=tokens, parents=parents, seed=seed, position=position,
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-    )  # fmt: skip
+        "logits",
+        logits,
+        tokens=tokens,
+        parents=parents,
+        seed=seed,
+        position=position,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+    )
     batch = logits.shape[0]
     return (
         parents.new_empty((batch, max_depth + 1)),

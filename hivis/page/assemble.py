@@ -106,10 +106,14 @@ def _tiles(run: Run) -> str:
         (f"{first_ms:,.0f}", "ms to the first token", "prefill included"),
         (f"{whole_ms:,.0f}", "ms in total", f"ended by {run.finish}"),
     ]
-    return "<dl class='tiles'>" + "".join(
-        f"<div><dt>{name}</dt><dd>{figure}</dd><dd class='note'>{escape(note)}</dd></div>"
-        for figure, name, note in tiles
-    ) + "</dl>"  # fmt: skip
+    return (
+        "<dl class='tiles'>"
+        + "".join(
+            f"<div><dt>{name}</dt><dd>{figure}</dd><dd class='note'>{escape(note)}</dd></div>"
+            for figure, name, note in tiles
+        )
+        + "</dl>"
+    )
 
 
 def _facts(run: Run) -> str:
@@ -118,13 +122,17 @@ def _facts(run: Run) -> str:
     took = run.statistics
     read = f"the target {took.prompt_rows}"
     facts = [
-        ("model", run.model), ("drafter", run.drafter or "none"), ("device", run.device),
+        ("model", run.model),
+        ("drafter", run.drafter or "none"),
+        ("device", run.device),
         ("tokens drawn at", _drawn(run)),
-        ("rows of the prompt read", f"{read}, the drafter {took.drafter_rows}"
-         if run.drafter else read),
+        (
+            "rows of the prompt read",
+            f"{read}, the drafter {took.drafter_rows}" if run.drafter else read,
+        ),
         ("ended by", f"{run.finish}: {ENDED.get(run.finish, '')}"),
         ("made with", f"hivis {__version__}"),
-    ]  # fmt: skip
+    ]
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(said)}</dd></div>" for name, said in facts)
     return f'<dl class="facts">{rows}</dl>'
 

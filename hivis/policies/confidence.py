@@ -39,9 +39,13 @@ class ConfidencePolicy:
         return TreePolicy(self.sizes[-1], self.depth, self.top_k).drafter_rows
 
     def planner(
-        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = (),
+        self,
+        target: object,
+        drafter: object,
+        device: torch.device,
+        ends: tuple[int, ...] = (),
         texts: int = 1,
-    ) -> Planner:  # fmt: skip
+    ) -> Planner:
         return ConfidencePlanner(self, looks_ahead(self.ahead, device), ends)
 
 

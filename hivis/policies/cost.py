@@ -79,9 +79,13 @@ class CostPolicy:
         return TreePolicy(nodes, depth, self.top_k, self.sharpness, ends=ends, noise=self.noise)
 
     def planner(
-        self, target: object, drafter: object, device: torch.device, ends: tuple[int, ...] = (),
+        self,
+        target: object,
+        drafter: object,
+        device: torch.device,
+        ends: tuple[int, ...] = (),
         texts: int = 1,
-    ) -> Planner:  # fmt: skip
+    ) -> Planner:
         """The pair's own planner for so many texts at a time, with all that it has learnt."""
         key = (id(target), id(drafter), str(device), texts)
         planner = self._kept.get(key)

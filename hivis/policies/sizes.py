@@ -39,9 +39,15 @@ class SizedPlanner(Planner, ABC):
     learns = True
 
     def __init__(
-        self, sizes: tuple[int, ...], depth: int, top_k: int, sharpness: float,
-        ahead: bool, ends: tuple[int, ...], noise: bool,
-    ) -> None:  # fmt: skip
+        self,
+        sizes: tuple[int, ...],
+        depth: int,
+        top_k: int,
+        sharpness: float,
+        ahead: bool,
+        ends: tuple[int, ...],
+        noise: bool,
+    ) -> None:
         super().__init__(TreePolicy(sizes[-1], depth, top_k, sharpness, self, ends, noise))
         self.sizes, self.ahead = sizes, ahead
         self.plan: tuple[int, int] | None = None

@@ -62,10 +62,13 @@ def collect(options: CollectOptions, columns: Columns) -> Report:
     draft = None if options.draft is None else local_model(options.draft)
     answerer = load_answerer(options, target, draft)
     settings = CaptureSettings(
-        columns=columns, sampled=options.sampled, max_new_tokens=options.max_new_tokens,
-        batch=options.answer_batch, seed=options.seed,
+        columns=columns,
+        sampled=options.sampled,
+        max_new_tokens=options.max_new_tokens,
+        batch=options.answer_batch,
+        seed=options.seed,
         shard=-(-SHARD // options.answer_batch) * options.answer_batch,
-    )  # fmt: skip
+    )
     sources = {"data": fingerprint(options.data), "target": fingerprint(target)}
     if answerer.look is not None and draft is not None:
         sources["look"] = fingerprint(draft)

@@ -21,10 +21,14 @@ class Bars:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.fields[stage]}"), BarColumn(8), MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True), TextColumn("{task.description}"), console=console,
+            TextColumn("{task.fields[stage]}"),
+            BarColumn(8),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}"),
+            console=console,
             disable=not console.is_terminal,
-        )  # fmt: skip
+        )
         self._tasks: dict[str, Any] = {}
         self._said = time.monotonic()
 

@@ -37,12 +37,14 @@ def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> Prompt:
     hidden = sample.hidden_at(kept).to(embedding)
     on_device = kept.to(embedding.device)
     return Prompt(
-        embeddings[None, on_device], hidden[None], length,
+        embeddings[None, on_device],
+        hidden[None],
+        length,
         tokens=sample.tokens[None, kept].to(embedding.device),
         visual=visual[None, kept].to(embedding.device),
         spans=tuple((begin, end) for begin, end in sample.spans.tolist()),
         seen=None if sample.seen is None else sample.seen.to(embedding),
-    )  # fmt: skip
+    )
 
 
 @torch.inference_mode()

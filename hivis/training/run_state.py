@@ -138,9 +138,11 @@ class Checkpoint:
         }
         plain = {"stage": progress.stage, "update": progress.update, "metrics": progress.metrics}
         state = {
-            "recipe": json.dumps(self.recipe), "progress": json.dumps(plain), "module": trained,
+            "recipe": json.dumps(self.recipe),
+            "progress": json.dumps(plain),
+            "module": trained,
             "optimizer": optimizer,
-        }  # fmt: skip
+        }
         draft = self.folder / (STATE_FILE + ".part")
         torch.save(state, draft)
         os.replace(draft, self.folder / STATE_FILE)

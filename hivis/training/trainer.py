@@ -75,10 +75,14 @@ class Report:
 
 
 def run(
-    learner: Learner, target: Target, capture: Capture, settings: LoopSettings,
-    recipe: dict[str, Any], checkpoint: Checkpoint,
+    learner: Learner,
+    target: Target,
+    capture: Capture,
+    settings: LoopSettings,
+    recipe: dict[str, Any],
+    checkpoint: Checkpoint,
     report: Callable[[Report], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Train through all stages that are not done yet; returns the metrics of each.
 
     Every finished stage leaves its drafter in ``checkpoint``'s folder.
@@ -97,17 +101,30 @@ def run(
             f"one conversation can be held out, got {len(capture)}"
         )
     described = {
-        "recipe": recipe, "settings": asdict(settings),
-        "stages": [asdict(stage) for stage in stages], "drafter": learner.described(),
-        "samples": len(training), "held_out": len(held_out),
+        "recipe": recipe,
+        "settings": asdict(settings),
+        "stages": [asdict(stage) for stage in stages],
+        "drafter": learner.described(),
+        "samples": len(training),
+        "held_out": len(held_out),
         "data": fingerprint(capture.directory, pieces=4),
-    }  # fmt: skip
+    }
     progress = checkpoint.open(described, learner.module)
     unseen = [capture[i] for i in held_out]
     while progress.stage < len(stages):
         stage = stages[progress.stage]
-        _run_stage(learner, target, capture, training, unseen, stage, settings, checkpoint,
-                   progress, report)  # fmt: skip
+        _run_stage(
+            learner,
+            target,
+            capture,
+            training,
+            unseen,
+            stage,
+            settings,
+            checkpoint,
+            progress,
+            report,
+        )
         drafter = learner.drafter()
         progress.metrics[stage.name] = {
             "updates": stage.updates,
@@ -124,10 +141,17 @@ def run(
 
 
 def _run_stage(
-    learner: Learner, target: Target, capture: Capture, training: Sequence[int],
-    unseen: Sequence[Sample], stage: Stage, settings: LoopSettings, checkpoint: Checkpoint,
-    progress: Progress, report: Callable[[Report], None],
-) -> None:  # fmt: skip
+    learner: Learner,
+    target: Target,
+    capture: Capture,
+    training: Sequence[int],
+    unseen: Sequence[Sample],
+    stage: Stage,
+    settings: LoopSettings,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    report: Callable[[Report], None],
+) -> None:
     parameters = [p for p in learner.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.95), weight_decay=0.01)
     if progress.optimizer is not None:
@@ -166,9 +190,13 @@ def _run_stage(
 
 
 def _batches(
-    learner: Learner, capture: Capture, training: Sequence[int], stage: Stage,
-    settings: LoopSettings, progress: Progress,
-) -> Iterator[Any]:  # fmt: skip
+    learner: Learner,
+    capture: Capture,
+    training: Sequence[int],
+    stage: Stage,
+    settings: LoopSettings,
+    progress: Progress,
+) -> Iterator[Any]:
     """The rest of the stage's batches, each made while the one before is trained on."""
     lengths = [capture.lengths[i] for i in training]
     of_stage = progress.stage

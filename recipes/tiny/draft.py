@@ -33,11 +33,17 @@ def draft_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     """0.8 million parameters beside the target's tower: a 2-layer Llama and a projector."""
     config = target_config(tokenizer)
     text = cast(LlamaConfig, config.text_config)
-    text.update({
-        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32,
-        "tie_word_embeddings": True,
-    })  # fmt: skip
+    text.update(
+        {
+            "hidden_size": 128,
+            "intermediate_size": 352,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+        }
+    )
     config.tie_word_embeddings = True
     return config
 

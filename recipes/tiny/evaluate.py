@@ -71,8 +71,9 @@ def answers(
             return_tensors="pt",
         ).to(model.device, model.dtype)
         ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        out += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :],
-                                      skip_special_tokens=True)  # fmt: skip
+        out += processor.batch_decode(
+            ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
     return [answer.strip() for answer in out]
 
 

@@ -102,8 +102,10 @@ def make_target(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCo
                 parameter.data.zero_()
     nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.5)
     nn.init.normal_(model.lm_head.weight, std=0.02)
-    for linear in (model.model.multi_modal_projector.linear_1,
-                   model.model.multi_modal_projector.linear_2):  # fmt: skip
+    for linear in (
+        model.model.multi_modal_projector.linear_1,
+        model.model.multi_modal_projector.linear_2,
+    ):
         nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
     _start_local(model.model.vision_tower)
     model.generation_config = GenerationConfig(

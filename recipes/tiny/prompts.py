@@ -58,8 +58,16 @@ def write_heldout(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
         image = f"scene{number:02d}.png"
         draw_scene(scene).save(folder / image, optimize=True)
         for topic, turn in heldout_turns(scene):
-            record = asdict(HeldOut(f"{number:02d}-{topic}", Path(image), turn.question,
-                                    turn.kind, topic, turn.facts))  # fmt: skip
+            record = asdict(
+                HeldOut(
+                    f"{number:02d}-{topic}",
+                    Path(image),
+                    turn.question,
+                    turn.kind,
+                    topic,
+                    turn.facts,
+                )
+            )
             lines.append(json.dumps(record | {"image": image}))
     (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)

@@ -122,8 +122,11 @@ def describe(scene: Scene, rng: random.Random) -> str:
         if words > MAX_WORDS:
             del meanings[place]
     if rng.random() < 0.5:  # each meaning right after its thing, or all at the end
-        body = [s for p, text in zip(parts, placed, strict=True)
-                for s in (text, meanings.get(p.place, ""))]  # fmt: skip
+        body = [
+            s
+            for p, text in zip(parts, placed, strict=True)
+            for s in (text, meanings.get(p.place, ""))
+        ]
     else:
         body = [*placed, *meanings.values()]
     return " ".join(s for s in (opening, *body, closing) if s)
@@ -158,8 +161,12 @@ def _about_colour(scene: Scene, rng: random.Random) -> Turn:
 def _about_count(scene: Scene, rng: random.Random) -> Turn:
     if rng.random() < 0.25:
         thing = _absent(scene, rng)
-        return Turn(f"How many {thing.plural} are there?", f"There are no {thing.plural}.",
-                    "short", (f"no {thing.plural}",))  # fmt: skip
+        return Turn(
+            f"How many {thing.plural} are there?",
+            f"There are no {thing.plural}.",
+            "short",
+            (f"no {thing.plural}",),
+        )
     item = rng.choice(scene.items)
     number = NUMBERS[item.count]
     if item.count == 1:
@@ -180,20 +187,29 @@ def _about_sign(scene: Scene, rng: random.Random) -> Turn:
 def _about_presence(scene: Scene, rng: random.Random) -> Turn:
     if rng.random() < 0.5:
         thing = _absent(scene, rng)
-        return Turn(f"Is there {thing.a} in the picture?",
-                    f"No, there is no {thing.name} in the picture.", "short", ("No",))  # fmt: skip
+        return Turn(
+            f"Is there {thing.a} in the picture?",
+            f"No, there is no {thing.name} in the picture.",
+            "short",
+            ("No",),
+        )
     item = rng.choice(scene.items)
     phrase = f"is {item.phrase}" if item.count == 1 else f"are {item.phrase}"
-    return Turn(f"Is there {item.thing.a} in the picture?",
-                f"Yes, there {phrase} {at(item.place)}.", "short", ("Yes",))  # fmt: skip
+    return Turn(
+        f"Is there {item.thing.a} in the picture?",
+        f"Yes, there {phrase} {at(item.place)}.",
+        "short",
+        ("Yes",),
+    )
 
 
 def _about_where(scene: Scene, rng: random.Random) -> Turn:
     item = rng.choice(scene.items)
     one = item.count == 1
     noun, be = (item.thing.name, "is") if one else (item.thing.plural, "are")
-    return Turn(f"Where {be} the {noun}?", f"The {noun} {be} {at(item.place)}.", "short",
-                (at(item.place),))  # fmt: skip
+    return Turn(
+        f"Where {be} the {noun}?", f"The {noun} {be} {at(item.place)}.", "short", (at(item.place),)
+    )
 
 
 def _about_colour_owner(scene: Scene, rng: random.Random) -> Turn:
@@ -209,8 +225,13 @@ def _about_colour_owner(scene: Scene, rng: random.Random) -> Turn:
 
 def about_meaning(thing: Thing, rng: random.Random) -> Turn:
     """A question that needs no picture."""
-    question = rng.choice((f"What is {thing.a}?", f"What does the word {thing.name} mean?",
-                           f"Explain what {thing.a} is."))  # fmt: skip
+    question = rng.choice(
+        (
+            f"What is {thing.a}?",
+            f"What does the word {thing.name} mean?",
+            f"Explain what {thing.a} is.",
+        )
+    )
     return Turn(question, meaning(thing, rng), "short", (thing.gloss,))
 
 
@@ -232,9 +253,11 @@ def _absent(scene: Scene, rng: random.Random) -> Thing:
 
 def long_turn(scene: Scene, rng: random.Random) -> Turn:
     """Ask for a description. Its facts: every noun, colour and place, and the sign's word."""
-    facts = [f for i in scene.items
-             for f in ((i.thing.name if i.count == 1 else i.thing.plural), i.colour,
-                       PLACES[i.place])]  # fmt: skip
+    facts = [
+        f
+        for i in scene.items
+        for f in ((i.thing.name if i.count == 1 else i.thing.plural), i.colour, PLACES[i.place])
+    ]
     if scene.sign:
         facts.append(scene.sign.word)
     return Turn(rng.choice(DESCRIBE), describe(scene, rng), "long", tuple(facts))

@@ -26,10 +26,16 @@ COLUMNS = 12
 HELD_OUT_SEEDS = 1 << 40  # training seeds lie below, held-out seeds at or above
 
 PLACES = (
-    "top left", "top middle", "top right",
-    "middle left", "center", "middle right",
-    "bottom left", "bottom middle", "bottom right",
-)  # fmt: skip
+    "top left",
+    "top middle",
+    "top right",
+    "middle left",
+    "center",
+    "middle right",
+    "bottom left",
+    "bottom middle",
+    "bottom right",
+)
 TILE_COLOURS = {
     "red": (231, 76, 60),
     "orange": (245, 158, 66),

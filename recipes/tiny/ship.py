@@ -19,14 +19,18 @@ from hivis.drafters.draft_vocab import HEAD_FILE
 from hivis.errors import HivisError, run_cli
 
 TARGET_FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "processor_config.json", "chat_template.jinja",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+)
 WEIGHTS_FILE = "model.safetensors"
 DRAFTERS = {
     **dict.fromkeys((HIVIS, VISPEC, EAGLE), ("config.json", HEAD_FILE)),
     DRAFT_VLM: ("config.json", "tokenizer.json", "tokenizer_config.json"),
-}  # fmt: skip
+}
 #: Megabytes that all weights together may have.
 LIMIT = 40.0
 

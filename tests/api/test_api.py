@@ -15,13 +15,7 @@ import hivis
 from hivis.api.model import Model
 from hivis.bundled import paths
 from hivis.core.policy import TreePolicy
-from hivis.drafters.checkpoint import (
-    HiViSConfig,
-    LayerConfig,
-    ViSpecConfig,
-    random_tensors,
-    save,
-)
+from hivis.drafters.checkpoint import HiViSConfig, LayerConfig, ViSpecConfig, random_tensors, save
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
@@ -52,9 +46,11 @@ def drafters(tmp_path_factory) -> dict[str, Path]:
     save(folder / "vispec", config, random_tensors(config, seed=1))
     write_draft(folder / "draft_vlm", paths.TARGET)
     return {
-        "hivis": paths.HIVIS, "eagle": paths.EAGLE, "vispec": folder / "vispec",
+        "hivis": paths.HIVIS,
+        "eagle": paths.EAGLE,
+        "vispec": folder / "vispec",
         "draft_vlm": folder / "draft_vlm",
-    }  # fmt: skip
+    }
 
 
 def plain(model: Model) -> Model:
@@ -223,9 +219,13 @@ def test_wrap_takes_a_drafter_object(model):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("hivis", HiViSDrafter), ("eagle", HiViSDrafter), ("vispec", ViSpecDrafter),
-     ("draft_vlm", DraftVLM)],
-)  # fmt: skip
+    [
+        ("hivis", HiViSDrafter),
+        ("eagle", HiViSDrafter),
+        ("vispec", ViSpecDrafter),
+        ("draft_vlm", DraftVLM),
+    ],
+)
 def test_drafters_are_told_apart(drafters, name, kind):
     loaded = hivis.load(paths.TARGET, drafters[name], dtype="float32", device="cpu")
     assert type(loaded.drafter) is kind
@@ -235,11 +235,16 @@ def test_published_drafters_are_told_from_small_models(tmp_path):
     """Their config.json names a whole Llama model too."""
     ours = json.loads((paths.HIVIS / "config.json").read_text())
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 1,
-        "hidden_size": ours["hidden_size"], "intermediate_size": ours["intermediate_size"],
-        "num_attention_heads": ours["num_attention_heads"], "vocab_size": ours["vocab_size"],
-        "num_key_value_heads": ours["num_key_value_heads"], "rms_norm_eps": ours["rms_norm_eps"],
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        "hidden_size": ours["hidden_size"],
+        "intermediate_size": ours["intermediate_size"],
+        "num_attention_heads": ours["num_attention_heads"],
+        "vocab_size": ours["vocab_size"],
+        "num_key_value_heads": ours["num_key_value_heads"],
+        "rms_norm_eps": ours["rms_norm_eps"],
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     shutil.copy(paths.HIVIS / "model.safetensors", tmp_path)
     loaded = hivis.load(paths.TARGET, tmp_path, dtype="float32", device="cpu")
@@ -268,12 +273,19 @@ def test_conversations_and_several_pictures(model):
 @pytest.mark.parametrize(
     "bad",
     [
-        {"model": "/nowhere"}, {"model": Path("nowhere")}, {"drafter": "/nowhere"},
-        {"drafter": paths.EVAL}, {"dtype": "int8"}, {"dtype": torch.int8}, {"device": "tpu"},
-        {"device": "cuda:99"}, {"policy": "best"}, {"device": 3.5},
+        {"model": "/nowhere"},
+        {"model": Path("nowhere")},
+        {"drafter": "/nowhere"},
+        {"drafter": paths.EVAL},
+        {"dtype": "int8"},
+        {"dtype": torch.int8},
+        {"device": "tpu"},
+        {"device": "cuda:99"},
+        {"policy": "best"},
+        {"device": 3.5},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_bad_arguments_of_load_are_named(bad):
     with pytest.raises(HivisError) as error:
         hivis.load(**bad)
@@ -289,10 +301,14 @@ def test_a_drafter_of_another_target_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "processor"),
-    [("a name", None), (torch.nn.Linear(2, 2), None), (random_llava(), None),
-     (random_llava(), object())],
+    [
+        ("a name", None),
+        (torch.nn.Linear(2, 2), None),
+        (random_llava(), None),
+        (random_llava(), object()),
+    ],
     ids=["text", "layer", "no processor", "no processor's kind"],
-)  # fmt: skip
+)
 def test_bad_arguments_of_wrap_are_named(model, processor):
     with pytest.raises(HivisError, match="^(model|processor): wanted .*, got "):
         hivis.wrap(model, processor=processor)

@@ -104,9 +104,14 @@ def test_bad_texts_are_named(model, bad):
 def test_rows_are_kept_wherever_the_prompts_part(new, rows, chunk):
     """A random model, whose every wrong row shows; prompts that go on and prompts that branch."""
     config = HiViSConfig(
-        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, vocab_size=211, rows="all" if rows == "none" else rows,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=211,
+        rows="all" if rows == "none" else rows,
+    )
     drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     drafter = None if rows == "none" else drafter
     continued, policy = ContinuedTarget(random_target()), TreePolicy(8, 3, 3)

@@ -24,10 +24,14 @@ def sentencepiece(leading: str) -> Tokenizer:
     vocab |= {word: 256 + place for place, word in enumerate(WORDS)}
     tokenizer = Tokenizer(models.BPE(vocab, [], byte_fallback=True, unk_token=None))
     if leading == "strip":
-        tokenizer.decoder = decoders.Sequence([
-            decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ])  # fmt: skip
+        tokenizer.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
     else:
         tokenizer.decoder = decoders.Sequence(
             [decoders.ByteFallback(), decoders.Metaspace("▁", "first"), decoders.Fuse()]

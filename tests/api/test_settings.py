@@ -109,12 +109,17 @@ def test_a_model_that_does_not_sample():
 @pytest.mark.parametrize(
     ("model", "given", "limit"),
     [
-        ({}, {}, 512), ({"max_new_tokens": 30}, {}, 30), ({"max_length": 50}, {}, 40),
-        ({"max_new_tokens": 30, "max_length": 12}, {}, 2), ({"max_length": 4096}, {}, 512),
-        ({"max_new_tokens": 30}, {"max_new_tokens": 70}, 70), ({}, {"max_length": 15}, 5),
-        ({"max_new_tokens": 9000}, {}, 2038), ({"max_length": 3}, {}, 1),
+        ({}, {}, 512),
+        ({"max_new_tokens": 30}, {}, 30),
+        ({"max_length": 50}, {}, 40),
+        ({"max_new_tokens": 30, "max_length": 12}, {}, 2),
+        ({"max_length": 4096}, {}, 512),
+        ({"max_new_tokens": 30}, {"max_new_tokens": 70}, 70),
+        ({}, {"max_length": 15}, 5),
+        ({"max_new_tokens": 9000}, {}, 2038),
+        ({"max_length": 3}, {}, 1),
     ],
-)  # fmt: skip
+)
 def test_the_limit(model, given, limit):
     assert params(model, **given).max_new_tokens == limit
 

@@ -25,17 +25,24 @@ QUICK = ("--compare", "--quick", "--max-new-tokens", "6", "--dtype", "float32", 
 COMPARED = [HUGGING_FACE, LOOKUP, PLAIN, EAGLE, VISPEC, SPEC_LLAVA, HIVIS]
 VISUAL_ROWS = 100
 SIZES = {
-    "hidden_size": 256, "intermediate_size": 64, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 2688,
-}  # fmt: skip
+    "hidden_size": 256,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 2688,
+}
 
 
 def save_draft_vlm(folder: Path) -> None:
     config = LlavaConfig.from_pretrained(paths.TARGET)
     for name, value in (
-        ("num_hidden_layers", 1), ("hidden_size", 64), ("intermediate_size", 64),
-        ("num_attention_heads", 1), ("num_key_value_heads", 1),
-    ):  # fmt: skip
+        ("num_hidden_layers", 1),
+        ("hidden_size", 64),
+        ("intermediate_size", 64),
+        ("num_attention_heads", 1),
+        ("num_key_value_heads", 1),
+    ):
         setattr(config.text_config, name, value)
     torch.manual_seed(4)
     LlavaForConditionalGeneration(config).save_pretrained(folder)
@@ -62,11 +69,22 @@ def printed(folder):
     out = io.StringIO()
     with redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
-        latency.main([
-            *QUICK, "--ablate", "--vispec", str(folder / "vispec"),
-            "--draft-vlm", str(folder / "vlm"), "--ablations", str(folder / "parts"),
-            "--json", str(folder / "out.json"), "--plot", str(folder / "out.png"),
-        ])  # fmt: skip
+        latency.main(
+            [
+                *QUICK,
+                "--ablate",
+                "--vispec",
+                str(folder / "vispec"),
+                "--draft-vlm",
+                str(folder / "vlm"),
+                "--ablations",
+                str(folder / "parts"),
+                "--json",
+                str(folder / "out.json"),
+                "--plot",
+                str(folder / "out.png"),
+            ]
+        )
     return out.getvalue()
 
 
@@ -97,8 +115,11 @@ def test_a_missing_ablation_is_noted_and_the_noise_is_only_at_t_1(document, prin
     assert "without residual" in note and "no-residual" in note
     assert "without residual is left out" in " ".join(printed.split())
     assert set(document["parts"]) == {
-        "HiViS", "without hiding", "without stage 2", "without shared noise"
-    }  # fmt: skip
+        "HiViS",
+        "without hiding",
+        "without stage 2",
+        "without shared noise",
+    }
     unaware = {r["temperature"] for r in document["rows"] if "noise" in r["method"]}
     assert unaware == {1.0}
     assert list(document["policies"]) == [

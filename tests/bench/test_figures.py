@@ -24,9 +24,14 @@ from hivis.errors import HivisError
 
 def run_of(tokens: int, ms: float, first: float = 10.0) -> Run:
     made = Statistics(
-        cycles=tokens - 1, accepted_lengths=(0,) * (tokens - 1), prompt_rows=40, drafter_rows=10,
-        first_token_ms=first, total_ms=ms, phases_ms={"prefill": first, "verify": ms - first},
-    )  # fmt: skip
+        cycles=tokens - 1,
+        accepted_lengths=(0,) * (tokens - 1),
+        prompt_rows=40,
+        drafter_rows=10,
+        first_token_ms=first,
+        total_ms=ms,
+        phases_ms={"prefill": first, "verify": ms - first},
+    )
     return Run((7,) * tokens, first, ms, Generation((7,) * tokens, made))
 
 
@@ -87,8 +92,13 @@ def test_methods_take_turns_and_repeats_come_back_to_their_prompt():
     methods = [method("x"), method("y", cycles=8), method("z", sampled_only=True)]
     series = measure(methods, cases, settings, 2, Console())
     warm = [call for call in calls[: 1 + 3 + 1 + 3 + 1]]  # three cycles a text
-    assert warm == [("x", "a", 0.0), *(("y", p, 0.0) for p in "abc"),
-                    ("x", "a", 1.0), *(("y", p, 1.0) for p in "abc"), ("z", "a", 1.0)]  # fmt: skip
+    assert warm == [
+        ("x", "a", 0.0),
+        *(("y", p, 0.0) for p in "abc"),
+        ("x", "a", 1.0),
+        *(("y", p, 1.0) for p in "abc"),
+        ("z", "a", 1.0),
+    ]
     rest = calls[len(warm) :]
     assert len(rest) == 2 * 3 * (2 + 3)
     assert [c[0] for c in rest if c[2] == 1.0][:9] == list("xyzyzxzxy")
@@ -167,9 +177,13 @@ def test_any_comparison_can_be_drawn(tmp_path, groups, temperatures, methods):
         for method in methods
     ]
     run = {
-        "device": "a machine", "commit": "abc", "settings": {"dtype": "float32"},
-        "groups": groups, "compared": methods, "rows": make_rows(series, {}),
-    }  # fmt: skip
+        "device": "a machine",
+        "commit": "abc",
+        "settings": {"dtype": "float32"},
+        "groups": groups,
+        "compared": methods,
+        "rows": make_rows(series, {}),
+    }
     compare_plot.draw(run, tmp_path / "out.svg")
     drawn = (tmp_path / "out.svg").read_text()
     assert drawn.startswith("<?xml") and len(drawn) > 10_000

@@ -133,8 +133,12 @@ def test_flashinfer_gets_its_mask_as_bits(monkeypatch):
             q.transpose(0, 1), k, v, attn_mask=mask, scale=sm_scale, enable_gqa=True
         ).transpose(0, 1)
 
-    install(monkeypatch, "flashinfer", packbits=packbits,
-            single_prefill_with_kv_cache=single_prefill_with_kv_cache)  # fmt: skip
+    install(
+        monkeypatch,
+        "flashinfer",
+        packbits=packbits,
+        single_prefill_with_kv_cache=single_prefill_with_kv_cache,
+    )
     problem = problem_of(TINY, [17], 6)
     wanted = result_of(peers.sdpa(problem))
     torch.testing.assert_close(result_of(peers.flashinfer(problem)), wanted, rtol=1e-4, atol=1e-5)
@@ -195,10 +199,15 @@ def test_a_level_in_torch_is_ours(k, vocab, temperature):
     assert case.bytes == k * vocab * 4
 
 
-@pytest.mark.parametrize(("other", "wanted"), [
-    ([1.0, -torch.inf], 0.0), ([1.0, torch.inf], torch.inf), ([1.0, 5.0], torch.inf),
-    ([1.0, torch.nan], torch.nan),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("other", "wanted"),
+    [
+        ([1.0, -torch.inf], 0.0),
+        ([1.0, torch.inf], torch.inf),
+        ([1.0, 5.0], torch.inf),
+        ([1.0, torch.nan], torch.nan),
+    ],
+)
 def test_equal_infinities_do_not_differ(other, wanted):
     got = cuda_run.difference(torch.tensor([1.0, -torch.inf]), torch.tensor(other))
     assert got == wanted or (got != got and wanted != 0)
@@ -240,13 +249,21 @@ def test_every_target_belongs_to_a_case(monkeypatch):
 
         return case
 
-    monkeypatch.setattr(cuda_cases, "attention_case", note(
-        "tree_attention", lambda model, lengths, nodes: cuda_cases.attention_name(
-            model, lengths, nodes)))  # fmt: skip
+    monkeypatch.setattr(
+        cuda_cases,
+        "attention_case",
+        note(
+            "tree_attention",
+            lambda model, lengths, nodes: cuda_cases.attention_name(model, lengths, nodes),
+        ),
+    )
     monkeypatch.setattr(cuda_cases, "compact_case", note("kv_compact_", cuda_cases.compact_name))
     monkeypatch.setattr(cuda_cases, "accept_case", note("tree_accept", cuda_cases.accept_name))
-    monkeypatch.setattr(growth_cases, "grow_case", note(
-        "tree_grow_", lambda dtype, *label: growth_cases.grow_label(*label)))  # fmt: skip
+    monkeypatch.setattr(
+        growth_cases,
+        "grow_case",
+        note("tree_grow_", lambda dtype, *label: growth_cases.grow_label(*label)),
+    )
     monkeypatch.setattr(growth_cases, "prune_case", note("tree_prune", growth_cases.prune_label))
     for cases in cuda_cases.CUDA_CASES.values():
         list(cases(SETTING))
@@ -276,8 +293,11 @@ def test_targets_are_judged():
 
 
 def test_the_floor_is_the_larger_of_bytes_and_arithmetic(monkeypatch):
-    monkeypatch.setitem(TARGETS, ("tree_attention", "Tiny N=9 S=17"), [
-        Target("floors", 1.5, False), Target("x sdpa", 5, True)])  # fmt: skip
+    monkeypatch.setitem(
+        TARGETS,
+        ("tree_attention", "Tiny N=9 S=17"),
+        [Target("floors", 1.5, False), Target("x sdpa", 5, True)],
+    )
     case = cuda_cases.attention_case(SETTING, TINY, [17], 9)
     slow = cuda_run.Machine(1e-3, {"torch.bfloat16": 1e9}, 0)
     result = cuda_run.run_case("tree_attention", case, slow, 0.0, fixed_times)
@@ -311,9 +331,11 @@ def test_a_run_on_a_gpu_prints_lines_and_a_document(monkeypatch, capsys):
     by_op: dict[str, list] = {}
     for op, case in tiny_cases():
         by_op.setdefault(op, []).append(case)
-    monkeypatch.setattr(kernels, "CUDA_CASES", {
-        op: (lambda setting, cases=cases: iter(cases)) for op, cases in by_op.items()
-    })  # fmt: skip
+    monkeypatch.setattr(
+        kernels,
+        "CUDA_CASES",
+        {op: (lambda setting, cases=cases: iter(cases)) for op, cases in by_op.items()},
+    )
     monkeypatch.setattr(kernels, "measure", lambda setting: MACHINE)
     monkeypatch.setattr(
         kernels, "run_case", lambda *given: cuda_run.run_case(*given, timer=fixed_times)
@@ -380,9 +402,13 @@ def test_graphs_hold_whole_rounds_of_the_buffers(monkeypatch):
         return graphs[-1]
 
     for name, value in {
-        "CUDAGraph": make_graph, "graph": FakeCapture, "Event": FakeEvent,
-        "synchronize": lambda: None, "current_stream": lambda: "main", "set_stream": streams.append,
-    }.items():  # fmt: skip
+        "CUDAGraph": make_graph,
+        "graph": FakeCapture,
+        "Event": FakeEvent,
+        "synchronize": lambda: None,
+        "current_stream": lambda: "main",
+        "set_stream": streams.append,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, value)
 
     def call(name):
@@ -397,8 +423,11 @@ def test_graphs_hold_whole_rounds_of_the_buffers(monkeypatch):
             raise RuntimeError("operation not permitted when stream is capturing")
 
     resets: list[int] = []
-    calls = {"ours": [call("a"), call("b"), call("c"), call("d"), call("e")],
-             "one": [call("x")], "broken": [broken]}  # fmt: skip
+    calls = {
+        "ours": [call("a"), call("b"), call("c"), call("d"), call("e")],
+        "one": [call("x")],
+        "broken": [broken],
+    }
     times, failures = timing.time_graphs(calls, lambda: resets.append(1), seconds=0.0, least=3)
     assert graphs[0].calls == list("abcde") * 5 and graphs[1].calls == ["x"] * 24
     assert times["ours"].us == pytest.approx(480 / 25) and times["one"].us == pytest.approx(20)
@@ -413,10 +442,19 @@ def test_graphs_hold_whole_rounds_of_the_buffers(monkeypatch):
 
 def test_quick_runs_from_end_to_end(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "kernels.py"), "--quick", "--threads", "1",
-         "--json", "out.json"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(ROOT / "bench" / "kernels.py"),
+            "--quick",
+            "--threads",
+            "1",
+            "--json",
+            "out.json",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "out.json").read_text())
     assert json.loads(done.stdout.splitlines()[-1]) == document

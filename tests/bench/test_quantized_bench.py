@@ -49,10 +49,22 @@ def test_a_7b_level_is_what_the_design_says() -> None:
 
 def test_a_trial_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "coarse.json"
-    coarse.main([
-        "--count", "1", "--repeat", "1", "--max-new-tokens", "8", "--dtype", "float32",
-        "--shape", "tiny", "--json", str(out),
-    ])  # fmt: skip
+    coarse.main(
+        [
+            "--count",
+            "1",
+            "--repeat",
+            "1",
+            "--max-new-tokens",
+            "8",
+            "--dtype",
+            "float32",
+            "--shape",
+            "tiny",
+            "--json",
+            str(out),
+        ]
+    )
     found = json.loads(out.read_text())
     names = [PLAIN, *(name_of(*drafter, "float32") for drafter in DRAFTERS)]
     for temperature in (0.0, 1.0):

@@ -12,15 +12,8 @@ from bench.synthetic.accepted_lengths import mean_of, parse_accepted, truncated_
 from bench.synthetic.configs import SHAPES, shape_of
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Running
 from bench.synthetic.generations import own_text
-from bench.synthetic.random_models import (
-    random_prompt,
-)
-from bench.synthetic.simulated_acceptance import (
-    Replay,
-    TreeShape,
-    paths_by_depth,
-    rank_parents,
-)
+from bench.synthetic.random_models import random_prompt
+from bench.synthetic.simulated_acceptance import Replay, TreeShape, paths_by_depth, rank_parents
 from hivis import ops
 from hivis.core.handoff import Verdict
 from hivis.core.sampling import SamplingParams
@@ -66,7 +59,7 @@ def test_a_histogram_is_read_as_a_list_or_an_object(tmp_path, text):
         ("[1, -2]", "got -2 at '1'"),
         ("[1, true]", "got true at '1'"),
         ("[1, null]", "got null"),
-        ('[1, "2"]', "got \"2\""),
+        ('[1, "2"]', 'got "2"'),
         ("[1, NaN]", "got NaN"),
         ('{"-1": 3}', "at '-1'"),
         ('{"one": 3}', "at 'one'"),
@@ -74,7 +67,7 @@ def test_a_histogram_is_read_as_a_list_or_an_object(tmp_path, text):
         ('{"²": 3}', "at"),
         ("[0, 0, 0, 0, 0, 7]", "wanted lengths up to 4"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_histogram_is_refused_in_one_line(tmp_path, text, says):
     path = tmp_path / "counts.json"
     path.write_text(text)
@@ -101,9 +94,10 @@ def test_a_bad_mean_is_refused(text):
 shapes = st.tuples(st.integers(1, 9), st.integers(2, 12)).flatmap(
     lambda sizes: st.tuples(
         st.integers(sizes[0] + 1, min(64, sizes[1] + (sizes[0] - 1) * sizes[1] ** 2 + 1)),
-        st.just(sizes[0]), st.just(sizes[1]),
+        st.just(sizes[0]),
+        st.just(sizes[1]),
     )
-)  # fmt: skip
+)
 
 
 @given(shapes)
@@ -149,9 +143,17 @@ def test_a_replayed_verdict_is_one_that_the_walk_could_have_given(lengths, seed)
             logits[0, node, made.emitted[0, place]] = 1.0
         one = torch.ones(1)
         found = ops.tree_accept(
-            logits, tree.tokens, tree.parents, torch.zeros(1, dtype=torch.int64),
-            torch.zeros(1, dtype=torch.int64), 0 * one, (0 * one).int(), one, 0 * one, 6,
-        )  # fmt: skip
+            logits,
+            tree.tokens,
+            tree.parents,
+            torch.zeros(1, dtype=torch.int64),
+            torch.zeros(1, dtype=torch.int64),
+            0 * one,
+            (0 * one).int(),
+            one,
+            0 * one,
+            6,
+        )
         if next_token not in tree.tokens:  # else the walk might go on
             wanted = (made.path, made.path_len, made.next_token, made.emitted)
             assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -53,8 +53,11 @@ def test_sizes_are_those_that_were_published():
         tables = 2 * text.vocab_size * text.hidden_size
         billions[name] = round((text.num_hidden_layers * layer + tables) / 1e9, 2)
     assert billions == {
-        "llava-1.5-7b": 6.74, "llava-1.5-13b": 13.02, "llava-next-7b": 6.74, "qwen2.5-vl-7b": 7.62
-    }  # fmt: skip
+        "llava-1.5-7b": 6.74,
+        "llava-1.5-13b": 13.02,
+        "llava-next-7b": 6.74,
+        "qwen2.5-vl-7b": 7.62,
+    }
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -114,14 +117,16 @@ def test_goals_are_judged_by_what_was_measured():
     parts = {EAGER: {"verify 60": 4.2, "draft": 1.3, "growth": 0.1, "commit": 0.2, "accept": 0.1}}
     found = goals(cycles_of(4.0, 5.9), parts, {"draft": 1.2}, 24.0, 60, False)
     got = {goal["figure"]: goal["got"] for goal in found}
-    assert got == pytest.approx({
-        "verify over plain step": 1.05,
-        "draft over its weights": 1.3 / 1.2,
-        # 5.9 less the passes: 4.2, 1.3 without the growth, 0.2
-        "neither model's pass, of verify": 0.3 / 4.2,
-        "over plain": 4 * 4.0 / 5.9,
-        "over Hugging Face": 4 * 24.0 / 5.9,
-    })  # fmt: skip
+    assert got == pytest.approx(
+        {
+            "verify over plain step": 1.05,
+            "draft over its weights": 1.3 / 1.2,
+            # 5.9 less the passes: 4.2, 1.3 without the growth, 0.2
+            "neither model's pass, of verify": 0.3 / 4.2,
+            "over plain": 4 * 4.0 / 5.9,
+            "over Hugging Face": 4 * 24.0 / 5.9,
+        }
+    )
     assert [goal["reached"] for goal in found] == [True, True, False, True, True]
     coarse = goals(cycles_of(4.0, 5.9), {EAGER: {}}, {"draft": 1.2}, None, 60, True)
     assert [goal["reached"] for goal in coarse] == [False] * 5
@@ -137,8 +142,11 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, coarse):
     pair.target.prefill(random_prompt(shape, pair.target, 40), "none", 50)
     found = streamed_bytes(shape.config, config, POLICY, 40, 3.0, torch.float32, *coarse)
     model = pair.target.model
-    read = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters(),
-            *model.model.language_model.norm.parameters()]  # fmt: skip
+    read = [
+        *model.model.language_model.layers.parameters(),
+        *model.lm_head.parameters(),
+        *model.model.language_model.norm.parameters(),
+    ]
     row = pair.target.cache.kv[..., 0, :].numel()
     assert found["verify"] == 4 * (sum(w.numel() for w in read) + 40 * row)
     assert found["compact"] == 4 * 2 * 4 * row
@@ -173,18 +181,42 @@ def test_the_floors_in_the_documents_are_those_of_the_configurations():
 # --- the command
 
 FIELDS = {
-    "prompt_rows", "picture_rows", "nodes", "texts", "cycles", "parts_ms", "failed",
-    "streamed_bytes", "floors_ms", "speedups", "checks", "memory_bytes", "goals",
-}  # fmt: skip
+    "prompt_rows",
+    "picture_rows",
+    "nodes",
+    "texts",
+    "cycles",
+    "parts_ms",
+    "failed",
+    "streamed_bytes",
+    "floors_ms",
+    "speedups",
+    "checks",
+    "memory_bytes",
+    "goals",
+}
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("shape")
-    latency.main([
-        "--shape", "llava-next-7b", "--scale", "tiny", "--quick", "--accepted", "4",
-        "--dtype", "float32", "--json", str(folder / "out.json"), "--plot", str(folder / "out.png"),
-    ])  # fmt: skip
+    latency.main(
+        [
+            "--shape",
+            "llava-next-7b",
+            "--scale",
+            "tiny",
+            "--quick",
+            "--accepted",
+            "4",
+            "--dtype",
+            "float32",
+            "--json",
+            str(folder / "out.json"),
+            "--plot",
+            str(folder / "out.png"),
+        ]
+    )
     assert (folder / "out.png").read_bytes()[:4] == b"\x89PNG"
     return json.loads((folder / "out.json").read_text())
 
@@ -228,11 +260,28 @@ def test_compiled_passes_and_a_static_cache(tmp_path, monkeypatch, capsys):
     plainly = HuggingFaceTarget.compile
     monkeypatch.setattr(HuggingFaceTarget, "compile", lambda target: plainly(target, "eager"))
     path = tmp_path / "out.json"
-    latency.main([
-        "--shape", "llava-1.5-7b", "--scale", "tiny", "--quick", "--compile", "--hf-static",
-        "--no-hf", "--nodes", "16", "--drafter-weights", "int8", "--drafter-head", "90",
-        "--prompt-rows", "40", "--json", str(path),
-    ])  # fmt: skip
+    latency.main(
+        [
+            "--shape",
+            "llava-1.5-7b",
+            "--scale",
+            "tiny",
+            "--quick",
+            "--compile",
+            "--hf-static",
+            "--no-hf",
+            "--nodes",
+            "16",
+            "--drafter-weights",
+            "int8",
+            "--drafter-head",
+            "90",
+            "--prompt-rows",
+            "40",
+            "--json",
+            str(path),
+        ]
+    )
     (found,) = json.loads(path.read_text())["prompts"]
     passes = {name for name in found["parts_ms"][EAGER] if name.startswith("verify")}
     assert passes == {"verify 1", "verify 16"}
@@ -250,10 +299,21 @@ def test_both_modes_are_measured_where_there_are_graphs(tmp_path, monkeypatch):
     monkeypatch.setattr("hivis.engine.running_batch.lateness", lambda device: 1)
     for module in ("shape_run", "shape_texts"):
         monkeypatch.setattr(f"bench.{module}.modes", lambda device: [EAGER, GRAPH])
-    latency.main([
-        "--shape", "qwen2.5-vl-7b", "--scale", "tiny", "--quick", "--max-new-tokens", "24",
-        "--prompt-rows", "40", "--json", str(path),
-    ])  # fmt: skip
+    latency.main(
+        [
+            "--shape",
+            "qwen2.5-vl-7b",
+            "--scale",
+            "tiny",
+            "--quick",
+            "--max-new-tokens",
+            "24",
+            "--prompt-rows",
+            "40",
+            "--json",
+            str(path),
+        ]
+    )
     assert recorder.recorded and recorder.replayed > 20
     (found,) = json.loads(path.read_text())["prompts"]
     both = [(kind, mode) for mode in (EAGER, GRAPH) for kind in (PLAIN, DRAFTED)]
@@ -337,8 +397,10 @@ def test_bad_input_is_named_before_anything_is_made(monkeypatch, arguments, says
 
 def test_prompts_that_do_not_fit_are_refused():
     with pytest.raises(HivisError, match="context: wanted at most 4096 positions"):
-        latency.main(["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny",
-                      "--prompt-rows", "4090"])  # fmt: skip
+        latency.main(
+            ["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny", "--prompt-rows", "4090"]
+        )
     with pytest.raises(HivisError, match="--prompt-rows: wanted 12 to 4095, got 3"):
-        latency.main(["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny",
-                      "--prompt-rows", "3"])  # fmt: skip
+        latency.main(
+            ["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny", "--prompt-rows", "3"]
+        )

@@ -27,10 +27,14 @@ def method(name: str, texts: int, times: list[float], tokens: int) -> throughput
 
 
 def test_rows_compare_like_with_like() -> None:
-    rows = throughput.make_rows([
-        method(PLAIN, 1, [3.0, 2.0, 9.0], 5), method(HIVIS, 1, [1.0], 5),
-        method(PLAIN, 4, [1.5], 5), method(HIVIS, 4, [0.5], 4),
-    ])  # fmt: skip
+    rows = throughput.make_rows(
+        [
+            method(PLAIN, 1, [3.0, 2.0, 9.0], 5),
+            method(HIVIS, 1, [1.0], 5),
+            method(PLAIN, 4, [1.5], 5),
+            method(HIVIS, 4, [0.5], 4),
+        ]
+    )
     speeds = [row["tokens_per_s"] for row in rows]
     assert speeds == [2.0, 6.0, 4.0, 10.0]  # 6 tokens, the last 5, over medians
     assert [row["over_one"] for row in rows] == [1.0, 1.0, 2.0, 10 / 6]
@@ -73,8 +77,11 @@ def test_what_is_left_of_a_cycle_is_the_loops(tmp_path: Path) -> None:
     overhead.main(["--texts", "1", "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
     assert [(row["temperature"], row["trees"]) for row in rows] == [
-        (0.0, "fixed"), (0.0, "cost"), (1.0, "fixed"), (1.0, "cost")
-    ]  # fmt: skip
+        (0.0, "fixed"),
+        (0.0, "cost"),
+        (1.0, "fixed"),
+        (1.0, "cost"),
+    ]
     for row in rows:
         assert row["cycles"] > 3
         assert min(row[part] for part in overhead.PARTS) > 0

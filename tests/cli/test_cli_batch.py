@@ -108,9 +108,7 @@ def test_a_bad_line_is_named_and_what_was_begun_is_written(
         (["--temperature", "-1"], "temperature: wanted"),
     ],
 )
-def test_bad_options_are_named(
-    folder: Path, capsys: Any, more: list[str], complaint: str
-) -> None:  # fmt: skip
+def test_bad_options_are_named(folder: Path, capsys: Any, more: list[str], complaint: str) -> None:
     with pytest.raises(HivisError, match=complaint):
         main(["batch", str(folder / "prompts.jsonl"), *QUICK, *more])
     assert not capsys.readouterr().out

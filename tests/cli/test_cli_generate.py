@@ -41,10 +41,14 @@ def heed_ctrl_c() -> None:
 def start(*arguments: str, **more) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
     return subprocess.Popen(
-        [sys.executable, "-m", "hivis", *arguments], cwd=ROOT, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c,
+        [sys.executable, "-m", "hivis", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_ctrl_c,
         **more,
-    )  # fmt: skip
+    )
 
 
 def run(*arguments: str, given: str = "") -> tuple[int, str, str]:
@@ -73,9 +77,13 @@ def test_generate_on_a_terminal(text):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "hivis", "generate", *QUICK, "--show-tree"], cwd=ROOT,
-        env=environment, stdin=other_side, stdout=other_side, stderr=other_side,
-    )  # fmt: skip
+        [sys.executable, "-m", "hivis", "generate", *QUICK, "--show-tree"],
+        cwd=ROOT,
+        env=environment,
+        stdin=other_side,
+        stdout=other_side,
+        stderr=other_side,
+    )
     os.close(other_side)
     shown = b""
     try:

@@ -27,9 +27,12 @@ from tests.helpers.verdicts import verdict_of
 
 TEMPERATURES = [0.0, 0.7, 1.0]
 POLICIES = [
-    TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(7, 6, 1), TreePolicy(6, 2, 3),
+    TreePolicy(2, 1, 1),
+    TreePolicy(16, 5, 4),
+    TreePolicy(7, 6, 1),
+    TreePolicy(6, 2, 3),
     TreePolicy(70, 9, 10),
-]  # fmt: skip
+]
 CAPACITY = 220
 # fp32, sums in another order, three layers deep.
 TOLERANCE = 1e-5
@@ -54,10 +57,20 @@ def small_llava(seed: int = 5) -> LlavaForConditionalGeneration:
 
 def small_llama(vocab: int = VOCAB, positions: int = 256) -> LlamaForCausalLM:
     torch.manual_seed(6)
-    return sharpened(LlamaForCausalLM(LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, vocab_size=vocab, max_position_embeddings=positions,
-    )))  # fmt: skip
+    return sharpened(
+        LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=8,
+                vocab_size=vocab,
+                max_position_embeddings=positions,
+            )
+        )
+    )
 
 
 def draft_model(kind: str, device: str = "cpu") -> HuggingFaceDraft:
@@ -77,9 +90,7 @@ def prompt_of(inputs: Inputs, rows: str) -> Prompt:
     keep = (inputs.tokens[0] != IMAGE_TOKEN) | (rows == "all")
     tokens = inputs.tokens[:, keep]
     nothing = torch.full((*tokens.shape, 3), float("nan"))
-    return Prompt(
-        nothing, nothing, inputs.length, tokens, tokens == IMAGE_TOKEN, inputs.features
-    )  # fmt: skip
+    return Prompt(nothing, nothing, inputs.length, tokens, tokens == IMAGE_TOKEN, inputs.features)
 
 
 def state(temperature: float = 0.0, batch: int = 1, seed: int = 3) -> SamplingState:
@@ -107,9 +118,7 @@ class Watched:
         made = [prompt_of(inputs, model.rows) for inputs in prompts]
         tokens = torch.cat([prompt.tokens for prompt in made])
         nothing = torch.full((*tokens.shape, 3), float("nan"))
-        prompt = Prompt(
-            nothing, nothing, prompts[0].length, tokens, features=prompts[0].features
-        )  # fmt: skip
+        prompt = Prompt(nothing, nothing, prompts[0].length, tokens, features=prompts[0].features)
         self.make = torch.Generator().manual_seed(1)
         self.batch = len(prompts)
         self.root = self.random_tokens()
@@ -201,8 +210,14 @@ def test_every_drafted_row_is_the_models_own_answer(kind, pictures, temperature)
     """Trees of several kinds one after another, each behind paths of other lengths."""
     text = watched(kind, pictures)
     text.check_root()
-    policies = [TreePolicy(14, 5, 3), TreePolicy(16, 1, 20), TreePolicy(9, 2, 4),
-                TreePolicy(6, 5, 1), TreePolicy(14, 5, 3), TreePolicy(14, 5, 3)]  # fmt: skip
+    policies = [
+        TreePolicy(14, 5, 3),
+        TreePolicy(16, 1, 20),
+        TreePolicy(9, 2, 4),
+        TreePolicy(6, 5, 1),
+        TreePolicy(14, 5, 3),
+        TreePolicy(14, 5, 3),
+    ]
     for cycle, policy in enumerate(policies):
         tree = text.grow(policy, temperature)
         assert text.check_tree(tree) == text.batch * (policy.depth - 1) * policy.top_k
@@ -244,8 +259,13 @@ def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
     model = draft_model(kind)
     for b, whole in enumerate(text.texts):
         tokens = torch.tensor([whole])
-        prompt = Prompt(torch.empty(1, len(whole) - 1, 1), torch.empty(0), len(whole) - 1,
-                        tokens[:, :-1], features=text.features)  # fmt: skip
+        prompt = Prompt(
+            torch.empty(1, len(whole) - 1, 1),
+            torch.empty(0),
+            len(whole) - 1,
+            tokens[:, :-1],
+            features=text.features,
+        )
         logits = model.prefill(prompt, tokens[:, -1], CAPACITY)
         text.close(text.drafter.cache.each["logits"][b], logits[0])
         rows = len(whole)

@@ -301,19 +301,22 @@ def test_a_tree_wider_than_the_head_is_refused() -> None:
         generate(target, random_inputs(0), SamplingParams(), drafter, TreePolicy(8, 2, 4))
 
 
-@pytest.mark.parametrize(("given", "says"), [
-    ({"drafter_head": 3.5}, "drafter head: wanted a number of tokens or a file, got 3.5"),
-    ({"drafter_head": True}, "drafter head: wanted a number of tokens or a file, got True"),
-    ({"drafter_head": 0}, "drafter head: wanted a number of tokens or a file, got 0"),
-    ({"drafter_head": [1, 2]}, "drafter head: wanted a number of tokens or a file"),
-    ({"drafter": "none", "drafter_head": 9}, "drafter: wanted one for coarse weights"),
-    ({"drafter": "none", "drafter_weights": "int8"}, "drafter: wanted one for coarse weights"),
-    ({"drafter_weights": ["int8"]}, "drafter weights: wanted one of full"),
-    ({"drafter_weights": None}, "drafter weights: wanted one of full"),
-    ({"graphs": "yes"}, "graphs: wanted True, False or None, got 'yes'"),
-    ({"graphs": 0}, "graphs: wanted True, False or None, got 0"),
-    ({"compile": "no"}, "compile: wanted True or False, got 'no'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"drafter_head": 3.5}, "drafter head: wanted a number of tokens or a file, got 3.5"),
+        ({"drafter_head": True}, "drafter head: wanted a number of tokens or a file, got True"),
+        ({"drafter_head": 0}, "drafter head: wanted a number of tokens or a file, got 0"),
+        ({"drafter_head": [1, 2]}, "drafter head: wanted a number of tokens or a file"),
+        ({"drafter": "none", "drafter_head": 9}, "drafter: wanted one for coarse weights"),
+        ({"drafter": "none", "drafter_weights": "int8"}, "drafter: wanted one for coarse weights"),
+        ({"drafter_weights": ["int8"]}, "drafter weights: wanted one of full"),
+        ({"drafter_weights": None}, "drafter weights: wanted one of full"),
+        ({"graphs": "yes"}, "graphs: wanted True, False or None, got 'yes'"),
+        ({"graphs": 0}, "graphs: wanted True, False or None, got 0"),
+        ({"compile": "no"}, "compile: wanted True or False, got 'no'"),
+    ],
+)
 def test_what_load_takes_is_looked_at_before_anything_is_loaded(monkeypatch, given, says):
     monkeypatch.setattr("hivis.api.load.load_target", lambda *_: pytest.fail("loaded"))
     with pytest.raises(HivisError) as error:

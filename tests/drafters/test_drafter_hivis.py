@@ -25,9 +25,15 @@ from hivis.errors import HivisError
 from tests.helpers.verdicts import verdict_of
 
 CONFIG = HiViSConfig(
-    hidden_size=48, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=64, vocab_size=101, residual_rows=3, attention_bias=True,
-)  # fmt: skip
+    hidden_size=48,
+    intermediate_size=80,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+    vocab_size=101,
+    residual_rows=3,
+    attention_bias=True,
+)
 MAX_ROWS = 160
 # fp32, sums in another order: measured about 5e-7 of the norm.
 TOLERANCE = 5e-6

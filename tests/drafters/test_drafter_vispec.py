@@ -28,9 +28,15 @@ from tests.helpers.papers import Paper
 from tests.helpers.verdicts import verdict_of
 
 CONFIG = ViSpecConfig(
-    hidden_size=48, intermediate_size=80, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=16, vocab_size=101, attention_bias=True, queries=3,
-)  # fmt: skip
+    hidden_size=48,
+    intermediate_size=80,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=101,
+    attention_bias=True,
+    queries=3,
+)
 POLICY = TreePolicy(nodes=12, depth=5, top_k=3)
 MAX_ROWS = 160
 # fp32 against float64: measured about 5e-7 of the norm.
@@ -94,9 +100,15 @@ class Text:
         self.papers = []
         for b in range(batch):
             paper = Paper(
-                "vispec", drafter.tensors, c.num_attention_heads, c.num_key_value_heads,
-                c.rope_theta, c.rms_norm_eps, drafter._embedding, drafter._head,
-            )  # fmt: skip
+                "vispec",
+                drafter.tensors,
+                c.num_attention_heads,
+                c.num_key_value_heads,
+                c.rope_theta,
+                c.rms_norm_eps,
+                drafter._embedding,
+                drafter._head,
+            )
             paper.read(embeddings[b], hidden[b], int(self.root[b]), layout)
             self.papers.append(paper)
 
@@ -156,10 +168,15 @@ def test_a_prompt_and_what_follows_equal_the_formulas(layout: str, queries: int)
         text.check()
 
 
-@pytest.mark.parametrize("config", [
-    CONFIG, replace(CONFIG, attention_bias=False, num_key_value_heads=4),
-    replace(CONFIG, head_dim=24, rope_theta=1e6),
-], ids=["grouped, bias", "plain", "head_dim apart"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, attention_bias=False, num_key_value_heads=4),
+        replace(CONFIG, head_dim=24, rope_theta=1e6),
+    ],
+    ids=["grouped, bias", "plain", "head_dim apart"],
+)
 def test_sequences_of_a_batch(config: ViSpecConfig) -> None:
     text = Text(make_drafter(config), LAYOUTS["two"], batch=3)
     text.check()
@@ -231,11 +248,10 @@ def marked(layout: list[int], **features: Tensor) -> Prompt:
         ([1, 1, 0, 1], {"image_sizes": torch.ones(2, 2)}, [(0, 2), (3, 4)]),
         # Three pictures in runs of 3 and 2 rows: not all of one size, so runs stay whole.
         ([1, 1, 1, 0, 1, 1], {"image_sizes": torch.ones(3, 2)}, [(0, 3), (4, 6)]),
-        ([1, 1, 1, 0, 1], {"image_sizes": torch.ones(4, 2)},
-         [(0, 1), (1, 2), (2, 3), (4, 5)]),
+        ([1, 1, 1, 0, 1], {"image_sizes": torch.ones(4, 2)}, [(0, 1), (1, 2), (2, 3), (4, 5)]),
         ([0, 0], {"pixel_values": torch.zeros(1, 3, 8, 8)}, []),
     ],
-)  # fmt: skip
+)
 def test_where_pictures_lie(layout, features, spans) -> None:
     assert picture_spans(marked(layout, **features)) == spans
 
@@ -295,8 +311,9 @@ def test_bfloat16_runs_and_stays_close() -> None:
     prompt = exact.prompt
     low.prefill(
         replace(prompt, embeddings=prompt.embeddings.bfloat16(), hidden=prompt.hidden.bfloat16()),
-        exact.root, MAX_ROWS,
-    )  # fmt: skip
+        exact.root,
+        MAX_ROWS,
+    )
     wanted = exact.drafter.cache.each["output"]
     assert low.cache.each["output"].dtype == torch.bfloat16
     assert (low.cache.each["output"].float() - wanted).norm() < 0.03 * wanted.norm()
@@ -348,9 +365,14 @@ def target():
 def test_the_text_is_that_of_plain_decoding(target, temperature: float, queries: int) -> None:
     """One drafter, one prompt after another, with 0, 1 and 2 pictures."""
     config = ViSpecConfig(
-        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, vocab_size=VOCAB, queries=queries,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=VOCAB,
+        queries=queries,
+    )
     drafter = ViSpecDrafter(config, random_tensors(config, seed=1, scale=0.2))
     policies = [TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(60, 5, 10)]
     for seed in range(6):

@@ -42,10 +42,16 @@ LLAVA = {
     "torch_dtype": "float16", "use_cache": True, "vocab_size": VOCAB,
 }  # fmt: skip
 QWEN = LLAVA | {
-    "architectures": ["Qwen2_5_VLForConditionalGeneration"], "attention_dropout": 0.0,
-    "model_type": "qwen2_5_vl", "num_key_value_heads": 2, "qkv_bias": True, "rms_norm_eps": 1e-06,
-    "rope_theta": 1000000.0, "use_sliding_window": False, "torch_dtype": "bfloat16",
-}  # fmt: skip
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "attention_dropout": 0.0,
+    "model_type": "qwen2_5_vl",
+    "num_key_value_heads": 2,
+    "qkv_bias": True,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "use_sliding_window": False,
+    "torch_dtype": "bfloat16",
+}
 LLAMA_3 = LLAVA | {"num_key_value_heads": 2, "rope_theta": 500000.0, "bias": False}
 # kind, config, file, dtype
 PUBLISHED = {
@@ -121,8 +127,9 @@ def test_kinds_and_what_their_configs_mean(tmp_path: Path) -> None:
         assert "embed_tokens.weight" not in drafters[name].tensors
     kinds = {name: type(drafter) for name, drafter in drafters.items()}
     assert {name for name, kind in kinds.items() if kind is ViSpecDrafter} == {
-        "ViSpec-llava", "ViSpec-Qwen2.5-VL",
-    }  # fmt: skip
+        "ViSpec-llava",
+        "ViSpec-Qwen2.5-VL",
+    }
     llava, qwen = drafters["HiViS-llava"].config, drafters["HiViS-Qwen2.5-VL"].config
     assert (llava.rows, llava.positions, llava.residual_rows) == ("text", "kept", 3)
     assert (llava.num_key_value_heads, llava.rope_theta) == (HEADS, 10000.0)
@@ -154,9 +161,15 @@ def prepare(name: str, folder: Path) -> tuple[Any, Paper, Prompt, Tensor]:
         prompt = Prompt(embeddings[:, text], hidden[:, text], len(pictures), visual=visual[:, text])
     drafter.prefill(prompt, token, 120)
     paper = Paper(
-        kind, tensors, HEADS, config.get("num_key_value_heads", HEADS),
-        config.get("rope_theta", 10000.0), config["rms_norm_eps"], embedding, head,
-    )  # fmt: skip
+        kind,
+        tensors,
+        HEADS,
+        config.get("num_key_value_heads", HEADS),
+        config.get("rope_theta", 10000.0),
+        config["rms_norm_eps"],
+        embedding,
+        head,
+    )
     bracketed = name == "HiViS-Qwen2.5-VL"
     paper.read(embeddings[0], hidden[0], 17, pictures, bracketed)
     return drafter, paper, prompt, token
@@ -193,9 +206,11 @@ def test_hidden_rows_at_the_ends_of_a_prompt(tmp_path: Path) -> None:
     drafter, _, prompt, token = prepare("HiViS-Qwen2.5-VL", tmp_path)
     states = prompt.hidden
     for layout, kept in (
-        ([1] * 4 + [0] * 5, [6, 7, 8]), ([0] * 5 + [1] * 4, [0, 1, 2, 3]), ([0] * 5, range(5)),
+        ([1] * 4 + [0] * 5, [6, 7, 8]),
+        ([0] * 5 + [1] * 4, [0, 1, 2, 3]),
+        ([0] * 5, range(5)),
         ([0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], [0, 1, 10]),
-    ):  # fmt: skip
+    ):
         visual = torch.tensor([layout]) > 0
         some = states[:, : len(layout)]
         drafter.prefill(Prompt(some, some, len(layout), visual=visual), token, 60)

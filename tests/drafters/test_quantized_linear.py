@@ -96,10 +96,13 @@ def test_weights_are_quantised_some_outputs_at_a_time(monkeypatch: pytest.Monkey
 
 
 KINDS = {
-    "packed 8": (Packed8, None), "dequantized 8": (Dequantized8, None),
-    "planes 8": (Packed8InPlanes, None), "packed 4": (Packed4, 32),
-    "dequantized 4": (Dequantized4, 32), "packed 4, groups of 64": (Packed4, 64),
-}  # fmt: skip
+    "packed 8": (Packed8, None),
+    "dequantized 8": (Dequantized8, None),
+    "planes 8": (Packed8InPlanes, None),
+    "packed 4": (Packed4, 32),
+    "dequantized 4": (Dequantized4, 32),
+    "packed 4, groups of 64": (Packed4, 64),
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
@@ -165,11 +168,16 @@ def test_which_matrix_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(24, 64)
     made = {name: type(matrix(weight, name, torch.bfloat16)) for name in FORMATS}
     assert made == {
-        "full": Dense, "int8": Packed8, "int4": Packed4, "int4-32": Packed4, "int4-128": Packed4
-    }  # fmt: skip
+        "full": Dense,
+        "int8": Packed8,
+        "int4": Packed4,
+        "int4-32": Packed4,
+        "int4-128": Packed4,
+    }
     assert coarse.products(torch.device("cpu")) == {
-        "int8": "_weight_int8pack_mm", "int4": "_weight_int4pack_mm_for_cpu"
-    }  # fmt: skip
+        "int8": "_weight_int8pack_mm",
+        "int4": "_weight_int4pack_mm_for_cpu",
+    }
     # Torch's kernel reads its inputs sixteen at a time, past the end of the row if need be.
     assert isinstance(matrix(torch.randn(24, 40), "int8", torch.bfloat16), Dequantized8)
     monkeypatch.setattr(coarse, "has_kernel", lambda bits, device: False)
@@ -189,9 +197,12 @@ def test_bytes_are_what_the_format_promises() -> None:
     sizes = {name: matrix(weight, name, torch.bfloat16).nbytes for name in FORMATS}
     count = weight.numel()
     assert sizes == {
-        "full": 2 * count, "int8": count + 2 * 256, "int4": count // 2 + 4 * count // 64,
-        "int4-32": count // 2 + 4 * count // 32, "int4-128": count // 2 + 4 * count // 128,
-    }  # fmt: skip
+        "full": 2 * count,
+        "int8": count + 2 * 256,
+        "int4": count // 2 + 4 * count // 64,
+        "int4-32": count // 2 + 4 * count // 32,
+        "int4-128": count // 2 + 4 * count // 128,
+    }
     codes = quantize_8(weight)
     assert Packed8InPlanes(codes).nbytes == count + 2 * 4 * count // 256
     assert Dequantized4(quantize_4(weight, 64)).nbytes == sizes["int4"]

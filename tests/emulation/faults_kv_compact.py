@@ -11,11 +11,7 @@ FAULTS: dict[str, Fault] = {
     # Behind the ticket the last block only writes: there is nothing that it could read too early.
     **ticket_faults("kv_compact", _KV_COMPACT, without="no_fence_after_ticket"),
     "no_tail": Fault(
-        _KV_COMPACT,
-        "slab < p.layers * 2 * p.heads) {",
-        "slab >= 0) {",
-        "kv_compact",
-        ("plain",),
+        _KV_COMPACT, "slab < p.layers * 2 * p.heads) {", "slab >= 0) {", "kv_compact", ("plain",)
     ),
     "path_tail": Fault(
         _KV_COMPACT, "to < count ? path[to] : to", "path[to]", "kv_compact", ("plain",)

@@ -49,7 +49,8 @@ FAULTS: dict[str, Fault] = {
         "if (held != index) hold(index);", "if (held < 0) hold(index);", only="long_rows"
     ),
     "one_span_too_few": _fault(
-        "rank_of(shared->best, spans, s, k)", "rank_of(shared->best, spans, s, k - 1)",
+        "rank_of(shared->best, spans, s, k)",
+        "rank_of(shared->best, spans, s, k - 1)",
         only="long_rows",
     ),
     "noise_of_the_root": _fault("p.position[b], p.level - 1", "p.position[b], 0", file=_GROW_ROW),
@@ -65,4 +66,4 @@ FAULTS: dict[str, Fault] = {
         "p.output_batch_stride | p.output_node_stride;",
     ),
     "one_node_too_many": _fault("if (rank >= k) continue;", "if (rank > k) continue;"),
-}  # fmt: skip
+}

@@ -44,16 +44,21 @@ def drafter(kind: str) -> Any:
     if kind.startswith("draft"):
         return bound(draft_model("text" if kind == "draft text" else "vlm"))
     sizes: dict[str, Any] = dict(
-        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, vocab_size=VOCAB,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=VOCAB,
+    )
     if kind == "vispec":
         vispec = ViSpecConfig(**sizes, queries=3)
         return ViSpecDrafter(vispec, random_tensors(vispec, seed=1, scale=0.2))
     more: dict[str, Any] = {
-        "hivis": {}, "eagle": {"rows": "all", "residual_rows": 0},
+        "hivis": {},
+        "eagle": {"rows": "all", "residual_rows": 0},
         "original": {"positions": "original", "hide_before": 1, "hide_after": 1},
-    }[kind]  # fmt: skip
+    }[kind]
     config = HiViSConfig(**sizes, **more)
     return HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
 
@@ -63,11 +68,13 @@ def wanted(number: int, **others: Any) -> Wanted[int]:
     make = random.Random(number)
     temperature = make.choice([0.0, 0.0, 0.7, 1.0])
     params = SamplingParams(
-        temperature=temperature, top_k=make.choice([0, 30]), seed=make.choice([3, 8]),
+        temperature=temperature,
+        top_k=make.choice([0, 30]),
+        seed=make.choice([3, 8]),
         max_new_tokens=make.choice([1, 2, 9, 24, 40]),
         repetition_penalty=make.choice([1.0, 1.0, 1.3]),
         eos_token_ids=tuple(make.sample(range(VOCAB), make.choice([0, 12]))),
-    )  # fmt: skip
+    )
     inputs = random_inputs(number, make.choice([3, 9, 31]), make.choice([0, 1, 2]))
     return Wanted(inputs, params, number, **others)
 

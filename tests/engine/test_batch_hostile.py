@@ -199,9 +199,7 @@ def test_planners_learn_on_whatever_ends_a_text() -> None:
     one = random_target()
     list(Batch(one, texts, 3, drafter("eagle"), Noted()))
     # The shortest ends first, and the fourth takes its place; then the third, then the second.
-    assert seen == [
-        ((1, 2, 3, 4), 3), ((1, 2, 3, 4, 5), 3), ((2, 3, 5), 2), ((5,), 1)
-    ]  # fmt: skip
+    assert seen == [((1, 2, 3, 4), 3), ((1, 2, 3, 4, 5), 3), ((2, 3, 5), 2), ((5,), 1)]
     assert len(policy._kept) == 3  # for three, two and one of them
 
 

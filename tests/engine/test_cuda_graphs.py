@@ -71,9 +71,14 @@ def parts(made: Generation) -> tuple[Any, ...]:
     """All that must not depend on how a text was made."""
     s = made.statistics
     return (
-        made.tokens, s.cycles, s.accepted_lengths, s.tree_sizes, s.prompt_rows, s.drafter_rows,
+        made.tokens,
+        s.cycles,
+        s.accepted_lengths,
+        s.tree_sizes,
+        s.prompt_rows,
+        s.drafter_rows,
         s.trace,
-    )  # fmt: skip
+    )
 
 
 def plainly(target: HuggingFaceTarget, inputs: Any, params: SamplingParams) -> tuple[int, ...]:
@@ -90,9 +95,7 @@ def all_plainly(params: SamplingParams) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("kind", ["none", *KINDS])
-def test_text_after_text(
-    kind: str, sampling: str, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+def test_text_after_text(kind: str, sampling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded once, replayed for every prompt that fits the memory: all is as without."""
     params = SAMPLING[sampling]
     wanted = all_plainly(params)
@@ -142,9 +145,11 @@ def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
     for number in range(9):
         inputs = PROMPTS[number % len(PROMPTS)]
         params = replace(
-            SAMPLING["sampled"], seed=number, max_new_tokens=1 + 7 * number % 19,
+            SAMPLING["sampled"],
+            seed=number,
+            max_new_tokens=1 + 7 * number % 19,
             temperature=number % 2,
-        )  # fmt: skip
+        )
         wanted[number] = plainly(plain, inputs, params)
         queue.append(Wanted(inputs, params, number))
     made = dict(Batch(target, queue, slots, drafter, TREE))
@@ -155,10 +160,16 @@ def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
     assert gpu.recorder.replayed
 
 
-@pytest.mark.parametrize("policy", [
-    CostPolicy(times=TIMES, ahead=True), CostPolicy(times=TIMES), ConfidencePolicy(ahead=True),
-    TreePolicy(2, 1, 1), TreePolicy(60, 6, 8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "policy",
+    [
+        CostPolicy(times=TIMES, ahead=True),
+        CostPolicy(times=TIMES),
+        ConfidencePolicy(ahead=True),
+        TreePolicy(2, 1, 1),
+        TreePolicy(60, 6, 8),
+    ],
+)
 def test_policies(gpu: OnGpu, policy: Policy) -> None:
     target, drafter = pair("hivis")
     wanted = all_plainly(SAMPLING["sampled"])
@@ -229,10 +240,12 @@ def test_other_memory_is_recorded_anew(gpu: OnGpu) -> None:
     plain, plain_elsewhere = random_target(), random_target(seed=5)
     for inputs in (PROMPTS[0], long, PROMPTS[0]):
         for at, drafts, truth in (
-            (target, drafter, plain), (target, other, plain),
-            (elsewhere, drafter, plain_elsewhere), (target, drafter, plain),
+            (target, drafter, plain),
+            (target, other, plain),
+            (elsewhere, drafter, plain_elsewhere),
+            (target, drafter, plain),
             (target, None, plain),
-        ):  # fmt: skip
+        ):
             made = generate(at, inputs, GREEDY, drafts, TREE)
             assert made.tokens == plainly(truth, inputs, GREEDY), (inputs.length,)
     assert gpu.recorder.replayed
@@ -445,13 +458,15 @@ class FakeCuda:
             def replay(self) -> None: ...
 
         fakes = {
-            "CUDAGraph": FakeGraph, "stream": lambda stream: On("current", stream),
+            "CUDAGraph": FakeGraph,
+            "stream": lambda stream: On("current", stream),
             "Stream": lambda *args: f"side of {outer.device}",
             "device": lambda device: On("device", device.index),
             "current_stream": lambda device: outer.current,
             "set_stream": lambda stream: setattr(outer, "current", stream),
-            "synchronize": lambda *args: None, "empty_cache": lambda: None,
-        }  # fmt: skip
+            "synchronize": lambda *args: None,
+            "empty_cache": lambda: None,
+        }
         for name, fake in fakes.items():
             patch.setattr(torch.cuda, name, fake)
         patch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)

@@ -40,14 +40,21 @@ def small_llava(layers: int = 3) -> Any:
 
 
 def drafter_of(
-    kind: str, target: HuggingFaceTarget, small: Any = None, weights: str = "full",
+    kind: str,
+    target: HuggingFaceTarget,
+    small: Any = None,
+    weights: str = "full",
     short: bool = False,
-) -> Any:  # fmt: skip
+) -> Any:
     vocab, hidden = target.head.shape
     sizes: dict[str, Any] = dict(
-        hidden_size=hidden, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, vocab_size=vocab,
-    )  # fmt: skip
+        hidden_size=hidden,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=vocab,
+    )
     if kind == "draft vlm":
         drafter: Any = DraftVLM(HuggingFaceDraft(on_gpu(small), family_of("llava")))
     elif kind == "vispec":

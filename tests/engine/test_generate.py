@@ -66,9 +66,14 @@ def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
 def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target, setting, rows):
     """The real drafter, untrained; used again for the next prompt, whatever the last one left."""
     config = HiViSConfig(
-        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, vocab_size=VOCAB, rows=rows,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=VOCAB,
+        rows=rows,
+    )
     drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     for seed, policy in enumerate(POLICIES):
         inputs = inputs_for(target, seed, text=20 - 5 * seed, pictures=seed % 3)
@@ -97,9 +102,12 @@ def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
 def test_plain_greedy_is_generate(target, pictures):
     inputs = inputs_for(target, 5, pictures=pictures)
     theirs = random_llava(device=str(target.device)).generate(
-        input_ids=inputs.tokens, attention_mask=torch.ones_like(inputs.tokens), **inputs.features,
-        max_new_tokens=40, do_sample=False,
-    )  # fmt: skip
+        input_ids=inputs.tokens,
+        attention_mask=torch.ones_like(inputs.tokens),
+        **inputs.features,
+        max_new_tokens=40,
+        do_sample=False,
+    )
     ours = generate(target, inputs, params("greedy"))
     assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
 

@@ -33,10 +33,8 @@ POLICIES: dict[str, Policy] = {
 SAMPLING = {
     "greedy": SamplingParams(max_new_tokens=100),
     "sampled": SamplingParams(temperature=0.8, top_k=20, top_p=0.9, seed=3, max_new_tokens=100),
-    "penal": SamplingParams(
-        temperature=1.0, repetition_penalty=1.3, seed=4, max_new_tokens=100
-    ),
-}  # fmt: skip
+    "penal": SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=4, max_new_tokens=100),
+}
 DRAFTERS = ("hivis", "eagle", "vispec", "draft-vlm")
 LOOPS = [("none", "fixed"), *itertools.product(DRAFTERS, POLICIES)]
 #: What may be asked of a tensor, for it says nothing of what it holds.

@@ -94,7 +94,7 @@ def test_no_copy_of_the_weights_stays(folder: Path, weights: str) -> None:
     # The adaptor of ViSpec, which reads a picture once, is as it was.
     assert {tuple(t.shape) for t in floats} <= {
         tuple(t.shape) for t in drafter._w.values() if folder == paths.VISPEC
-    }  # fmt: skip
+    }
     assert drafter._m["head"].nbytes < 0.6 * shared[1].nbytes / 2
 
 

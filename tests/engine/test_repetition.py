@@ -113,9 +113,11 @@ def test_plain_greedy_is_generate(loaded: Any, kind: str, penalty: float) -> Non
     for seed in range(2):
         inputs = ask(processor, "one", seed)
         theirs = target.model.generate(
-            **asked_of(target, inputs), max_new_tokens=30, do_sample=False,
+            **asked_of(target, inputs),
+            max_new_tokens=30,
+            do_sample=False,
             repetition_penalty=penalty,
-        )  # fmt: skip
+        )
         params = SamplingParams(max_new_tokens=30, repetition_penalty=penalty)
         ours = generate(target, inputs, params).tokens
         assert list(ours) == theirs[0, inputs.length :].tolist()
@@ -156,9 +158,11 @@ def test_a_drafter_knows_of_the_penalty() -> None:
         lengths = []
         for scene in range(3):
             text = model.generate(
-                "Describe the picture in detail.", paths.EVAL / f"scene0{scene}.png",
-                repetition_penalty=penalty, max_new_tokens=60,
-            )  # fmt: skip
+                "Describe the picture in detail.",
+                paths.EVAL / f"scene0{scene}.png",
+                repetition_penalty=penalty,
+                max_new_tokens=60,
+            )
             lengths.append(text.statistics.accepted_length)
         accepted[penalty] = sum(lengths) / 3
     assert accepted[1.3] > 0.5 * accepted[1.0] > 1

@@ -15,9 +15,17 @@ from tests.fuzz_ops.case import Case, spoil_tensor
 from tests.fuzz_ops.noise import HIGH, LOW, words
 
 NAMES = (
-    "logits", "tokens", "parents", "seed", "position", "temperature", "top_k", "top_p", "min_p",
+    "logits",
+    "tokens",
+    "parents",
+    "seed",
+    "position",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
     "max_depth",
-)  # fmt: skip
+)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 INF, NAN = float("inf"), float("nan")
 TOP = (1 << 31) - 1
@@ -66,9 +74,11 @@ def case(random: Random, slots: Slots) -> Case:
     noised = (seed, position)
     walk = [] if spoiled else _walk(random, logits, tokens, parents, noised, rules, depth)
     made = {
-        "tokens": tokens, "parents": torch.tensor(parents, dtype=torch.int32).reshape(batch, nodes),
-        "seed": seed, "position": position,
-    }  # fmt: skip
+        "tokens": tokens,
+        "parents": torch.tensor(parents, dtype=torch.int32).reshape(batch, nodes),
+        "seed": seed,
+        "position": position,
+    }
     for name in NAMES[5:9]:
         dtype = torch.int32 if name == "top_k" else torch.float32
         made[name] = torch.tensor([getattr(each, name) for each in rules], dtype=dtype)
@@ -116,9 +126,14 @@ def _depth(parents: list[int]) -> int:
 
 
 def _walk(
-    random: Random, logits: Tensor, tokens: Tensor, parents: list[list[int]],
-    noised: tuple[Tensor, Tensor], rules: list[Rule], max_depth: int,
-) -> list[tuple[list[int], int]]:  # fmt: skip
+    random: Random,
+    logits: Tensor,
+    tokens: Tensor,
+    parents: list[list[int]],
+    noised: tuple[Tensor, Tensor],
+    rules: list[Rule],
+    max_depth: int,
+) -> list[tuple[list[int], int]]:
     """Walk each tree with the oracle's draws: (path, next token). Most drawn tokens are planted at
     a child on the way, so that walks are long."""
     batch, nodes, vocab = logits.shape
@@ -153,8 +168,12 @@ def _compare(
 ) -> str | None:
     path, path_len, token, emitted = result
     batch, width = len(walk), args[9] + 1
-    kinds = ((path, torch.int32, (batch, width)), (path_len, torch.int32, (batch,)),
-             (token, torch.int64, (batch,)), (emitted, torch.int64, (batch, width)))  # fmt: skip
+    kinds = (
+        (path, torch.int32, (batch, width)),
+        (path_len, torch.int32, (batch,)),
+        (token, torch.int64, (batch,)),
+        (emitted, torch.int64, (batch, width)),
+    )
     for t, dtype, shape in kinds:
         if t.dtype != dtype or tuple(t.shape) != shape:
             return f"got {t.dtype} {list(t.shape)}, wanted {dtype} {list(shape)}"
@@ -194,7 +213,7 @@ def _near(args: list[Any], b: int, got: tuple[list[int], int, int]) -> bool:
                         int(top_k[b]),
                         float(top_p[b]) * (1 + p),
                         float(min_p[b]) * (1 + m),
-                    )  # fmt: skip
+                    )
                 )
         if wanted not in tried:
             return False
@@ -215,8 +234,12 @@ def _spoil(case: Case, random: Random) -> bool:
         if not batch:
             return False
         name = random.choice(NAMES[5:9])
-        bad = {"temperature": (-1.0, -1e-30, NAN, INF, -INF), "top_k": (-1, -TOP - 1),
-               "top_p": (0.0, -0.1, 1.0001, NAN, INF), "min_p": (-0.1, 1.1, NAN, INF)}  # fmt: skip
+        bad = {
+            "temperature": (-1.0, -1e-30, NAN, INF, -INF),
+            "top_k": (-1, -TOP - 1),
+            "top_p": (0.0, -0.1, 1.0001, NAN, INF),
+            "min_p": (-0.1, 1.1, NAN, INF),
+        }
         place = random.randrange(batch)
         case.get(name)[place] = random.choice(bad[name])
         case.spoil(name, case.get(name), f"{name}[{place}] = {float(case.get(name)[place])}")
@@ -234,8 +257,9 @@ def _spoil(case: Case, random: Random) -> bool:
         )
         case.spoil("max_depth", value, f"max_depth = {value}", ours)
         return True
-    shape = random.choice(((batch, 0, vocab), (batch, 257, vocab), (batch, nodes, 0),
-                           (0, nodes, (1 << 20) + 1)))  # fmt: skip
+    shape = random.choice(
+        ((batch, 0, vocab), (batch, 257, vocab), (batch, nodes, 0), (0, nodes, (1 << 20) + 1))
+    )
     case.spoil("logits", torch.zeros(shape), f"logits of {shape}")
     for name in ("tokens", "parents"):
         value = torch.zeros(shape[:2], dtype=case.get(name).dtype)

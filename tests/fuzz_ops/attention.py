@@ -197,12 +197,17 @@ def _spoil(case: Case, random: Random) -> bool:
             ("Hkv", 0),
             ("H", 0),
             ("Hkv", sizes["H"] + 1),
-        )  # fmt: skip
+        )
     )
     sizes[name] = value
     for each in NAMES[:5]:
-        shape = {"q": "B N H D", "k": "B Hkv S D", "v": "B Hkv S D", "kv_len": "B",
-                 "ancestors": "B N"}[each]  # fmt: skip
+        shape = {
+            "q": "B N H D",
+            "k": "B Hkv S D",
+            "v": "B Hkv S D",
+            "kv_len": "B",
+            "ancestors": "B N",
+        }[each]
         wanted = [sizes[letter] for letter in shape.split()]
         if each == "ancestors":
             wanted.append(-(-sizes["N"] // 64))

@@ -20,9 +20,16 @@ ONE_LINE = re.compile(r"[a-z_]+(\[[0-9, ]+\])?: wanted [^\n]+, got [^\n]+")
 VIEWS = ("q", "k", "v", "kv", "logits", "output")
 #: Of the dtypes that no argument may have, or not this one.
 WRONG_DTYPES = (
-    torch.float64, torch.int16, torch.bool, torch.complex64, torch.uint8, torch.int64, torch.int32,
-    torch.float32, torch.bfloat16,
-)  # fmt: skip
+    torch.float64,
+    torch.int16,
+    torch.bool,
+    torch.complex64,
+    torch.uint8,
+    torch.int64,
+    torch.int32,
+    torch.float32,
+    torch.bfloat16,
+)
 
 
 @dataclass
@@ -87,8 +94,9 @@ def judge(case: Case, slots: Slots, meta: bool = False) -> str | None:
 def _compare_meta(case: Case, result: Any) -> str | None:
     args = [a.to("meta") if isinstance(a, Tensor) else a for a in case.args]
     faked = getattr(ops, case.op)(*args)
-    for real, fake in zip(*([t] if isinstance(t, Tensor) else t or () for t in (result, faked)),
-                          strict=True):  # fmt: skip
+    for real, fake in zip(
+        *([t] if isinstance(t, Tensor) else t or () for t in (result, faked)), strict=True
+    ):
         if (fake.shape, fake.dtype, fake.stride()) != (real.shape, real.dtype, real.stride()):
             return f"fake of {fake.dtype} {fake.shape}, wanted {real.dtype} {real.shape}"
     return None
@@ -144,8 +152,13 @@ def spoil_tensor(
             return False
         case.spoil(name, torch.zeros(tensor.shape, dtype=dtype), f"{name} of {dtype}")
     elif how == "rank":
-        changed = tensor.unsqueeze(0) if random.random() < 0.5 else tensor.select(-1, 0) \
-            if tensor.shape[-1] else tensor.unsqueeze(-1)  # fmt: skip
+        changed = (
+            tensor.unsqueeze(0)
+            if random.random() < 0.5
+            else tensor.select(-1, 0)
+            if tensor.shape[-1]
+            else tensor.unsqueeze(-1)
+        )
         case.spoil(name, changed, f"{name} of rank {changed.dim()}")
     elif how == "size":
         if not dims:

@@ -12,9 +12,16 @@ from tests.fuzz_ops.case import Case, spoil_tensor
 
 NAMES = ("kv", "kv_len", "path", "path_len")
 DTYPES = (
-    torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64,
-    torch.bool, torch.complex64, torch.float8_e4m3fn,
-)  # fmt: skip
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+    torch.int8,
+    torch.int64,
+    torch.bool,
+    torch.complex64,
+    torch.float8_e4m3fn,
+)
 LOW, HIGH = -(1 << 31), (1 << 31) - 1
 
 
@@ -56,8 +63,15 @@ def case(random: Random, slots: Slots) -> Case:
         whole, wanted = slots.used["kv"].twin(kv)
         whole_len, wanted_len = slots.used["kv_len"].twin(args[1])
         # Through integers of the same size: indexing knows all of these.
-        plain = wanted.view(torch.int64 if size == 8 else torch.int8 if size == 1 else
-                            torch.int16 if size == 2 else torch.int32)  # fmt: skip
+        plain = wanted.view(
+            torch.int64
+            if size == 8
+            else torch.int8
+            if size == 1
+            else torch.int16
+            if size == 2
+            else torch.int32
+        )
         reference.kv_compact_(plain, wanted_len, args[2], args[3])
         if result is not None:
             return f"returned {result}"
@@ -86,10 +100,7 @@ def _spoil(case: Case, random: Random) -> bool:
         if not batch:
             return False
         name, bad = random.choice(
-            (
-                ("kv_len", (-1, rows + 1, LOW, HIGH)),
-                ("path_len", (-1, most + 1, LOW, HIGH)),
-            )
+            (("kv_len", (-1, rows + 1, LOW, HIGH)), ("path_len", (-1, most + 1, LOW, HIGH)))
         )
         values, place = case.get(name), random.randrange(batch)
         values[place] = random.choice(bad)

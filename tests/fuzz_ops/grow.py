@@ -15,23 +15,51 @@ from tests.fuzz_ops.case import Case, spoil_tensor
 from tests.fuzz_ops.noise import HIGH, words
 
 STATE = (
-    "pool_scores", "pool_tokens", "pool_parents", "nodes", "slots", "tokens", "scores", "words",
+    "pool_scores",
+    "pool_tokens",
+    "pool_parents",
+    "nodes",
+    "slots",
+    "tokens",
+    "scores",
+    "words",
     "carried",
-)  # fmt: skip
+)
 NAMES = (
-    "logits", "seed", "position", "temperature", "ends", "output", *STATE, "level", "sharpness",
+    "logits",
+    "seed",
+    "position",
+    "temperature",
+    "ends",
+    "output",
+    *STATE,
+    "level",
+    "sharpness",
     "noise",
-)  # fmt: skip
+)
 #: Dimensions that go with one size only.
 FIXED = {
-    "logits": (0, 1), "seed": (0,), "position": (0,), "temperature": (0,), "ends": (),
-    "output": (0, 1, 2), "words": (0, 1, 2, 3), "carried": (0, 1, 2, 3),
-    "pool_scores": (0, 1), "pool_tokens": (0, 1), "pool_parents": (0, 1),
-}  # fmt: skip
+    "logits": (0, 1),
+    "seed": (0,),
+    "position": (0,),
+    "temperature": (0,),
+    "ends": (),
+    "output": (0, 1, 2),
+    "words": (0, 1, 2, 3),
+    "carried": (0, 1, 2, 3),
+    "pool_scores": (0, 1),
+    "pool_tokens": (0, 1),
+    "pool_parents": (0, 1),
+}
 OUTPUTS = (
-    torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.int64,
+    torch.float32,
+    torch.bfloat16,
+    torch.float16,
+    torch.float64,
+    torch.int8,
+    torch.int64,
     torch.complex64,
-)  # fmt: skip
+)
 
 
 def first_of(level: int, k: int) -> int:
@@ -58,22 +86,30 @@ def case(random: Random, slots: Slots) -> Case:
         view("logits", (batch, nodes, vocab), lambda count: values(random, count).to(which)),
         slots.put(random, "seed", words(random, batch)),
         slots.put(random, "position", words(random, batch)),
-        slots.put(random, "temperature", torch.tensor(
-            [random.choice((0.0, 0.0, 1.0, 0.7, 2.0, 50.0, 1e-30, 1e-42)) for _ in range(batch)]
-        )),
+        slots.put(
+            random,
+            "temperature",
+            torch.tensor(
+                [random.choice((0.0, 0.0, 1.0, 0.7, 2.0, 50.0, 1e-30, 1e-42)) for _ in range(batch)]
+            ),
+        ),
         slots.put(random, "ends", torch.randint(-3, vocab + 3, (random.choice((0, 1, 2, 9)),))),
         view("output", (batch, nodes, width), anything),
-    ]  # fmt: skip
+    ]
     pool = (batch, first_of(depth + 1, k) + random.choice((0, 0, 1, 7)))
     row = (frontiers, batch, k)
     scores = -torch.rand(row) * random.choice((1.0, 5.0))
     scores[torch.rand(row) < 0.1] = random.choice((-INF, NAN, 0.0))
     made = (
-        torch.randn(pool), torch.randint(-9, 9, pool), torch.randint(-9, 9, pool).int(),
-        torch.randint(-9, 1 << 20, row).int(), torch.randint(-9, 9, row),
-        torch.randint(-9, vocab, row), scores,
+        torch.randn(pool),
+        torch.randint(-9, 9, pool),
+        torch.randint(-9, 9, pool).int(),
+        torch.randint(-9, 1 << 20, row).int(),
+        torch.randint(-9, 9, row),
+        torch.randint(-9, vocab, row),
+        scores,
         torch.randint(-(1 << 62), 1 << 62, (*row, max(1, -(-frontiers * k // 64)))),
-    )  # fmt: skip
+    )
     state = [slots.put(random, name, own) for name, own in zip(STATE[:-1], made, strict=True)]
     held = (*row, width)
     carried = slots.place(random, "carried", anything(extent(held, dense(held))), held, dense(held))

@@ -34,11 +34,16 @@ def toy_samples(count: int, pictures: tuple[int, ...] = ()) -> list[Sample]:
         visual = (rows >= 1) & (rows < 1 + 3 * shown)
         samples.append(
             Sample(
-                tokens=tokens, visual=visual, answer=rows >= 4 + 3 * shown,
+                tokens=tokens,
+                visual=visual,
+                answer=rows >= 4 + 3 * shown,
                 spans=torch.tensor([[1 + 3 * p, 4 + 3 * p] for p in range(shown)]).view(-1, 2),
-                greedy=i % 3 != 2, conversation=i, kept=torch.ones_like(visual), hidden=hidden,
+                greedy=i % 3 != 2,
+                conversation=i,
+                kept=torch.ones_like(visual),
+                hidden=hidden,
                 pictures=torch.randn(3 * shown, HIDDEN, generator=make) if pictures else None,
                 seen=torch.randn(shown, 3, SEEN, generator=make) if pictures else None,
             )
-        )  # fmt: skip
+        )
     return samples

@@ -14,9 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 CUDA = torch.device("cuda")
 CASTS = {
-    Tensor.long: torch.int64, Tensor.int: torch.int32, Tensor.float: torch.float32,
-    Tensor.double: torch.float64, Tensor.bool: torch.bool,
-}  # fmt: skip
+    Tensor.long: torch.int64,
+    Tensor.int: torch.int32,
+    Tensor.float: torch.float32,
+    Tensor.double: torch.float64,
+    Tensor.bool: torch.bool,
+}
 
 
 class NoDevice(TorchFunctionMode):
@@ -30,9 +33,7 @@ class NoDevice(TorchFunctionMode):
         super().__init__()
         self.copied = 0
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # fmt: skip
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.tensor:
             self.copied += 1
             with unset_fake_temporarily():

@@ -59,9 +59,12 @@ class Recipe:
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
         made = PreTrainedTokenizerFast(
-            tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+            tokenizer_object=core,
+            bos_token="<s>",
+            eos_token="</s>",
+            pad_token="<pad>",
             padding_side="left",
-        )  # fmt: skip
+        )
         made.add_special_tokens({"additional_special_tokens": self.specials})
         return made
 
@@ -90,49 +93,87 @@ HIDDEN, HEADS, HEAD_DIM = 64, 4, 16
 
 def text_sizes(kv_heads: int) -> dict[str, Any]:
     return dict(
-        hidden_size=HIDDEN, intermediate_size=96, num_hidden_layers=3, num_attention_heads=HEADS,
-        num_key_value_heads=kv_heads, vocab_size=VOCAB, max_position_embeddings=1024,
-        rms_norm_eps=1e-5, bos_token_id=256, eos_token_id=257, pad_token_id=258,
-    )  # fmt: skip
+        hidden_size=HIDDEN,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=HEADS,
+        num_key_value_heads=kv_heads,
+        vocab_size=VOCAB,
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-5,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=258,
+    )
 
 
 def config_of(kind: str, tokenizer: PreTrainedTokenizerFast, kv_heads: int = 2) -> Any:
     text, id_of = text_sizes(kv_heads), tokenizer.convert_tokens_to_ids
     clip = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        image_size=24, patch_size=8,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=24,
+        patch_size=8,
+    )
     llama = LlamaConfig(**text, head_dim=HEAD_DIM)
     if kind == "llava":
         return LlavaConfig(
-            vision_config=clip, text_config=llama, image_token_index=id_of(IMAGE),
-            vision_feature_layer=-2, tie_word_embeddings=False,
-        )  # fmt: skip
+            vision_config=clip,
+            text_config=llama,
+            image_token_index=id_of(IMAGE),
+            vision_feature_layer=-2,
+            tie_word_embeddings=False,
+        )
     if kind == "llava_next":
         return LlavaNextConfig(
-            vision_config=clip, text_config=llama, image_token_index=id_of(IMAGE),
-            vision_feature_layer=-2, image_grid_pinpoints=PINPOINTS, tie_word_embeddings=False,
-        )  # fmt: skip
+            vision_config=clip,
+            text_config=llama,
+            image_token_index=id_of(IMAGE),
+            vision_feature_layer=-2,
+            image_grid_pinpoints=PINPOINTS,
+            tie_word_embeddings=False,
+        )
     if kind.startswith("qwen"):
         rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-        vision = dict(depth=2, num_heads=2, patch_size=4, spatial_merge_size=2,
-                      temporal_patch_size=2)  # fmt: skip
-        ids = dict(image_token_id=id_of(QWEN[1]), vision_start_token_id=id_of(QWEN[0]),
-                   vision_end_token_id=id_of(QWEN[2]), video_token_id=id_of(QWEN[3]),
-                   text_config=text | {"rope_parameters": rope})  # fmt: skip
+        vision = dict(
+            depth=2, num_heads=2, patch_size=4, spatial_merge_size=2, temporal_patch_size=2
+        )
+        ids = dict(
+            image_token_id=id_of(QWEN[1]),
+            vision_start_token_id=id_of(QWEN[0]),
+            vision_end_token_id=id_of(QWEN[2]),
+            video_token_id=id_of(QWEN[3]),
+            text_config=text | {"rope_parameters": rope},
+        )
         if kind == "qwen2_vl":
             vision |= dict(embed_dim=32, hidden_size=HIDDEN, mlp_ratio=2)
             return Qwen2VLConfig(vision_config=vision, **ids)
-        vision |= dict(hidden_size=32, intermediate_size=64, out_hidden_size=HIDDEN,
-                       window_size=16, fullatt_block_indexes=[1])  # fmt: skip
+        vision |= dict(
+            hidden_size=32,
+            intermediate_size=64,
+            out_hidden_size=HIDDEN,
+            window_size=16,
+            fullatt_block_indexes=[1],
+        )
         return Qwen2_5_VLConfig(vision_config=vision, **ids)
     of = SmolVLMConfig if kind == "smolvlm" else Idefics3Config
-    vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                  image_size=16, patch_size=4)  # fmt: skip
+    vision = dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+    )
     return of(
-        vision_config=vision, text_config=llama, image_token_id=id_of(IMAGE), scale_factor=2,
+        vision_config=vision,
+        text_config=llama,
+        image_token_id=id_of(IMAGE),
+        scale_factor=2,
         pad_token_id=258,
-    )  # fmt: skip
+    )
 
 
 PINPOINTS = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
@@ -145,32 +186,44 @@ def processor_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
             CLIPImageProcessorPil(
                 size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
             ),
-            tokenizer, patch_size=8, vision_feature_select_strategy="default",
-            num_additional_image_tokens=1, chat_template=template,
-        )  # fmt: skip
+            tokenizer,
+            patch_size=8,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=template,
+        )
     if kind == "llava_next":
         return LlavaNextProcessor(
             LlavaNextImageProcessorPil(
-                size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24},
+                size={"shortest_edge": 24},
+                crop_size={"height": 24, "width": 24},
                 image_grid_pinpoints=PINPOINTS,
             ),
-            tokenizer, patch_size=8, vision_feature_select_strategy="default",
-            num_additional_image_tokens=1, chat_template=template,
-        )  # fmt: skip
+            tokenizer,
+            patch_size=8,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=template,
+        )
     if kind.startswith("qwen"):
         return StillPictures(
             Qwen2VLImageProcessorPil(
-                patch_size=4, merge_size=2, temporal_patch_size=2,
+                patch_size=4,
+                merge_size=2,
+                temporal_patch_size=2,
                 size={"shortest_edge": 64, "longest_edge": 2400},
             ),
-            tokenizer, chat_template=template,
-        )  # fmt: skip
+            tokenizer,
+            chat_template=template,
+        )
     return Idefics3Processor(
         Idefics3ImageProcessorPil(
             size={"longest_edge": 48}, max_image_size={"longest_edge": 16}, do_image_splitting=True
         ),
-        tokenizer, image_seq_len=4, chat_template=template,
-    )  # fmt: skip
+        tokenizer,
+        image_seq_len=4,
+        chat_template=template,
+    )
 
 
 def sharp_model(config: Any, seed: int = 0) -> Any:

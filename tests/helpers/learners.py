@@ -22,9 +22,13 @@ from tests.helpers.verdicts import verdict_of
 
 VOCAB, HIDDEN = 40, 32
 SIZES = {
-    "hidden_size": HIDDEN, "intermediate_size": 48, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCAB,
-}  # fmt: skip
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": VOCAB,
+}
 #: A placeholder that is no token: whoever looks it up, fails.
 PLACEHOLDER = 10**6
 
@@ -146,10 +150,12 @@ def prompt_of(sample: Sample, drafter: OneLayerDrafter) -> Prompt:
         embeddings[visual] = sample.pictures
     keep = ~visual if drafter.rows == "text" else torch.ones_like(visual)
     return Prompt(
-        embeddings[None, keep], sample.hidden[None, :end][:, keep], end,
+        embeddings[None, keep],
+        sample.hidden[None, :end][:, keep],
+        end,
         visual=visual[None, keep],
         features={"pixel_values": torch.zeros(len(sample.spans), 3, 8, 8)},
-    )  # fmt: skip
+    )
 
 
 def assert_no_row_sees_the_future(learner: Any, sample: Sample) -> None:

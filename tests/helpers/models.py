@@ -19,17 +19,26 @@ PICTURE_ROWS = 16
 def llava_config(heads: int = 4, kv_heads: int = 4, layers: int = 3) -> LlavaConfig:
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            image_size=32, patch_size=8,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
         ),
         text_config=LlamaConfig(
-            hidden_size=64, intermediate_size=96, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=VOCAB,
-            max_position_embeddings=256, head_dim=16,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            vocab_size=VOCAB,
+            max_position_embeddings=256,
+            head_dim=16,
         ),
         image_token_index=IMAGE_TOKEN,
         vision_feature_layer=-1,
-    )  # fmt: skip
+    )
 
 
 @lru_cache

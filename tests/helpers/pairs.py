@@ -16,9 +16,13 @@ from tests.drafters.test_draft_vlm import bound, draft_model
 from tests.helpers.models import VOCAB, random_inputs, random_target
 
 SIZES = {
-    "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 16, "vocab_size": VOCAB,
-}  # fmt: skip
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCAB,
+}
 KINDS = ("hivis", "vispec", "draft-vlm")
 
 
@@ -33,9 +37,7 @@ def pair(kind: str, device: str = "cpu") -> tuple[HuggingFaceTarget, Drafter]:
     return target, HiViSDrafter(sizes, random_tensors(sizes, seed=1, scale=0.2))
 
 
-def check_texts(
-    target: HuggingFaceTarget, drafter: Drafter, temperature: float, name: str
-) -> None:  # fmt: skip
+def check_texts(target: HuggingFaceTarget, drafter: Drafter, temperature: float, name: str) -> None:
     """Texts with trees of random sizes, drawn from ``name``, are those of plain decoding."""
     make = random.Random(name)
     for seed in range(4):

@@ -65,7 +65,7 @@ class Paper:
         """A prompt ``[P, E]``; ``pictures`` has 0 at text and the picture's number elsewhere.
 
         ``bracketed``: HiViS for Qwen, which hides <vision_start> to one behind <vision_end>.
-        """  # fmt: skip
+        """
         embeddings, hidden = embeddings.double(), hidden.double()
         last = self.embedding[token]
         if self.kind == "hivis":

@@ -49,10 +49,17 @@ def small_llava(tower: Any = None, **config: Any) -> LlavaForConditionalGenerati
 
 
 def small_llama(vocab: int) -> LlamaForCausalLM:
-    return LlamaForCausalLM(LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-        head_dim=16, vocab_size=vocab, max_position_embeddings=512,
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            head_dim=16,
+            vocab_size=vocab,
+            max_position_embeddings=512,
+        )
+    )
 
 
 def without_tower(folder: Path) -> Path:

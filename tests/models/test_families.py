@@ -83,9 +83,13 @@ def asked_of(target: HuggingFaceTarget, inputs: Inputs) -> dict[str, Any]:
 
 def drafters() -> dict[str, Any]:
     sizes: dict[str, Any] = dict(
-        hidden_size=HIDDEN, intermediate_size=96, num_attention_heads=HEADS,
-        num_key_value_heads=2, head_dim=HEAD_DIM, vocab_size=VOCAB,
-    )  # fmt: skip
+        hidden_size=HIDDEN,
+        intermediate_size=96,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        head_dim=HEAD_DIM,
+        vocab_size=VOCAB,
+    )
     configs = {
         "hivis": HiViSConfig(**sizes),
         "hivis, original": HiViSConfig(
@@ -270,12 +274,17 @@ def edited(source: Path, folder: Path, **changes: Any) -> Path:
 REFUSED = {
     "sliding window": (
         "qwen2_5_vl",
-        {"text_use_sliding_window": True, "text_sliding_window": 32, "text_max_window_layers": 1,
-         "text_layer_types": None},
+        {
+            "text_use_sliding_window": True,
+            "text_sliding_window": 32,
+            "text_max_window_layers": 1,
+            "text_layer_types": None,
+        },
         "wanted full attention in every layer, got sliding_attention",
     ),
     "sliding window of a Mistral": (
-        "llava_next", {"text_model_type": "mistral", "text_sliding_window": 32},
+        "llava_next",
+        {"text_model_type": "mistral", "text_sliding_window": 32},
         "wanted full attention in every layer, got sliding_window=32",
     ),
     "moving rope": (
@@ -284,10 +293,11 @@ REFUSED = {
         "wanted rotary embeddings that stay as they are, got dynamic",
     ),
     "quantized": (
-        "llava", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        "llava",
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
         "quantization_config: wanted plain weights, got bitsandbytes",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -217,8 +217,12 @@ def test_an_index_of_shards_names_files_beside_it_alone(
     (checkpoint.folder / WEIGHTS).unlink()
     checkpoint.write("part.safetensors", weights)
     checkpoint.write("pytorch_model-1.bin", pickle.dumps(Bomb(checkpoint.marker)))
-    shard = {"absolute": str(tmp_path / "outside.safetensors"), "up": "../outside.safetensors",
-             "a pickle": "pytorch_model-1.bin", "no text": 5}.get(kind, "")  # fmt: skip
+    shard = {
+        "absolute": str(tmp_path / "outside.safetensors"),
+        "up": "../outside.safetensors",
+        "a pickle": "pytorch_model-1.bin",
+        "no text": 5,
+    }.get(kind, "")
     names = [name for name in header_of(weights)[0] if name != "__metadata__"]
     index: Any = {"metadata": {}, "weight_map": dict.fromkeys(names, shard)}
     text = {"not JSON": "{", "a list": "[]"}.get(kind) or json.dumps(index)
@@ -310,18 +314,30 @@ def plant_code(checkpoint: Checkpoint) -> None:
 
 
 AUTO = {
-    "AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel",
-    "AutoModelForImageTextToText": "evil.EvilModel", "AutoModelForCausalLM": "evil.EvilModel",
+    "AutoConfig": "evil.EvilConfig",
+    "AutoModel": "evil.EvilModel",
+    "AutoModelForImageTextToText": "evil.EvilModel",
+    "AutoModelForCausalLM": "evil.EvilModel",
     "AutoTokenizer": ["evil.EvilTokenizer", "evil.EvilTokenizer"],
-    "AutoProcessor": "evil.EvilProcessor", "AutoImageProcessor": "evil.EvilImageProcessor",
-}  # fmt: skip
-FILES = ("config.json", "tokenizer_config.json", "processor_config.json",
-         "preprocessor_config.json", "generation_config.json")  # fmt: skip
+    "AutoProcessor": "evil.EvilProcessor",
+    "AutoImageProcessor": "evil.EvilImageProcessor",
+}
+FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "generation_config.json",
+)
 NAMED = {
-    "tokenizer_class": "EvilTokenizer", "processor_class": "EvilProcessor",
-    "image_processor_type": "EvilImageProcessor", "custom_generate": "./custom_generate",
-    "auto_map": AUTO, "trust_remote_code": True, "architectures": ["EvilModel"],
-}  # fmt: skip
+    "tokenizer_class": "EvilTokenizer",
+    "processor_class": "EvilProcessor",
+    "image_processor_type": "EvilImageProcessor",
+    "custom_generate": "./custom_generate",
+    "auto_map": AUTO,
+    "trust_remote_code": True,
+    "architectures": ["EvilModel"],
+}
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -351,9 +367,12 @@ def test_the_planted_code_would_run(tmp_path: Path):
 # --- Processors
 
 TOKENIZERS = {
-    "nothing": "", "a list": "[]", "deeply nested": "[" * 100_000 + "]" * 100_000,
-    "no model": "{}", "a model of no kind": '{"model": {"type": "Evil", "vocab": {}}}',
-}  # fmt: skip
+    "nothing": "",
+    "a list": "[]",
+    "deeply nested": "[" * 100_000 + "]" * 100_000,
+    "no model": "{}",
+    "a model of no kind": '{"model": {"type": "Evil", "vocab": {}}}',
+}
 
 
 @pytest.mark.parametrize("case", TOKENIZERS)

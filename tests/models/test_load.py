@@ -197,8 +197,11 @@ def test_the_embedded_model_answers_like_generate(embedded):
     inputs = processor(QUESTION, [picture])
     ours = generate(target, inputs, SamplingParams(max_new_tokens=48))
     theirs = load_model(paths.TARGET).generate(
-        input_ids=inputs.tokens, attention_mask=torch.ones_like(inputs.tokens), **inputs.features,
-        max_new_tokens=48, do_sample=False,
-    )  # fmt: skip
+        input_ids=inputs.tokens,
+        attention_mask=torch.ones_like(inputs.tokens),
+        **inputs.features,
+        max_new_tokens=48,
+        do_sample=False,
+    )
     assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
     assert processor.decode(ours.tokens).strip()

@@ -36,17 +36,24 @@ def own_processor(kind: str, tokenizer: Any) -> Any:
         sizes = dict(size={"longest_edge": 48}, max_image_size={"longest_edge": 16})
         return SmolVLMProcessor(
             SmolVLMImageProcessor(**sizes, do_image_splitting=True),
-            tokenizer, SmolVLMVideoProcessor(**sizes), image_seq_len=4, chat_template=template,
-        )  # fmt: skip
+            tokenizer,
+            SmolVLMVideoProcessor(**sizes),
+            image_seq_len=4,
+            chat_template=template,
+        )
     kinds = {"qwen2_5_vl": Qwen2_5_VLProcessor, "qwen2_vl": Qwen2VLProcessor}
     sizes = dict(
-        patch_size=4, merge_size=2, temporal_patch_size=2,
+        patch_size=4,
+        merge_size=2,
+        temporal_patch_size=2,
         size={"shortest_edge": 64, "longest_edge": 2400},
-    )  # fmt: skip
+    )
     return kinds[kind](
-        Qwen2VLImageProcessor(**sizes), tokenizer, Qwen2VLVideoProcessor(**sizes),
+        Qwen2VLImageProcessor(**sizes),
+        tokenizer,
+        Qwen2VLVideoProcessor(**sizes),
         chat_template=template,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,8 +94,9 @@ def exact(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: fl
     """``[B, H, C, D]`` in float64: the last of C queries sees the last of S keys."""
     group = query.shape[1] // key.shape[1]
     query, key, value = (
-        query.double(), *(each.double().repeat_interleave(group, 1) for each in (key, value))
-    )  # fmt: skip
+        query.double(),
+        *(each.double().repeat_interleave(group, 1) for each in (key, value)),
+    )
     behind = key.shape[2] - query.shape[2]
     hidden = torch.ones(query.shape[2], key.shape[2]).triu(behind + 1).bool()
     scores = (query @ key.mT * scale).masked_fill(hidden, float("-inf"))
@@ -171,9 +172,16 @@ def test_flash_attn_reads_every_chunk_where_it_can(loaded, monkeypatch, kind):
 
 @pytest.mark.parametrize(
     ("version", "taken"),
-    [("2.0.9", False), ("1.0.5", False), ("odd", False), ("2.1.0", True), ("2.8.3.post1", True),
-     ("3.0.0b1", True), ("10.0", True)],
-)  # fmt: skip
+    [
+        ("2.0.9", False),
+        ("1.0.5", False),
+        ("odd", False),
+        ("2.1.0", True),
+        ("2.8.3.post1", True),
+        ("3.0.0b1", True),
+        ("10.0", True),
+    ],
+)
 def test_versions_of_another_alignment_are_passed_over(monkeypatch, version, taken):
     monkeypatch.setitem(sys.modules, "flash_attn", FlashAttn(version))
     assert (chunks.flash_attn() is not None) == taken

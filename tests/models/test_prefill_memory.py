@@ -31,13 +31,21 @@ from tests.helpers.memory import bytes_of, peak_of
 ROWS, CAPACITY = 4096, 4096 + 64
 HIDDEN, LAYERS, HEAD_DIM, VOCAB, SLOT = 512, 8, 64, 4000, 3999
 SIZES: dict[str, Any] = dict(
-    hidden_size=HIDDEN, intermediate_size=1408, num_hidden_layers=LAYERS, num_attention_heads=8,
-    vocab_size=VOCAB, max_position_embeddings=5000,
-)  # fmt: skip
+    hidden_size=HIDDEN,
+    intermediate_size=1408,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=8,
+    vocab_size=VOCAB,
+    max_position_embeddings=5000,
+)
 CLIP = dict(
-    hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
-    image_size=224, patch_size=14,
-)  # fmt: skip
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    image_size=224,
+    patch_size=14,
+)
 
 
 @cache
@@ -47,31 +55,51 @@ def target_of(kind: str) -> HuggingFaceTarget:
     if kind == "qwen2_5_vl":
         rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 10000.0}
         vision = dict(
-            depth=6, num_heads=4, hidden_size=128, intermediate_size=512, out_hidden_size=HIDDEN,
-            patch_size=4, window_size=32, fullatt_block_indexes=[5],
-        )  # fmt: skip
+            depth=6,
+            num_heads=4,
+            hidden_size=128,
+            intermediate_size=512,
+            out_hidden_size=HIDDEN,
+            patch_size=4,
+            window_size=32,
+            fullatt_block_indexes=[5],
+        )
         config = Qwen2_5_VLConfig(
-            vision_config=vision, image_token_id=SLOT, vision_start_token_id=SLOT - 1,
-            vision_end_token_id=SLOT - 2, video_token_id=SLOT - 3, tie_word_embeddings=False,
+            vision_config=vision,
+            image_token_id=SLOT,
+            vision_start_token_id=SLOT - 1,
+            vision_end_token_id=SLOT - 2,
+            video_token_id=SLOT - 3,
+            tie_word_embeddings=False,
             text_config=SIZES | {"num_key_value_heads": 2, "rope_parameters": rope},
-        )  # fmt: skip
+        )
         return HuggingFaceTarget(Qwen2_5_VLForConditionalGeneration(config).eval(), QwenVL())
     heads = 8 if kind == "llava" else 2
     text = LlamaConfig(**SIZES, num_key_value_heads=heads, head_dim=HEAD_DIM)
     if kind == "smolvlm":
         vision = dict(
-            hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
-            image_size=256, patch_size=8,
-        )  # fmt: skip
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            image_size=256,
+            patch_size=8,
+        )
         smol = SmolVLMConfig(
-            vision_config=vision, text_config=text, image_token_id=SLOT, scale_factor=4,
+            vision_config=vision,
+            text_config=text,
+            image_token_id=SLOT,
+            scale_factor=4,
             tie_word_embeddings=False,
-        )  # fmt: skip
+        )
         return HuggingFaceTarget(SmolVLMForConditionalGeneration(smol).eval(), Idefics3())
     shared = dict(
-        vision_config=CLIPVisionConfig(**CLIP), text_config=text, image_token_index=SLOT,
-        vision_feature_layer=-2, tie_word_embeddings=False,
-    )  # fmt: skip
+        vision_config=CLIPVisionConfig(**CLIP),
+        text_config=text,
+        image_token_index=SLOT,
+        vision_feature_layer=-2,
+        tie_word_embeddings=False,
+    )
     if kind == "llava":
         return HuggingFaceTarget(LlavaForConditionalGeneration(LlavaConfig(**shared)), Llava())
     next_config = LlavaNextConfig(**shared, image_grid_pinpoints=[[448, 448]])
@@ -116,10 +144,18 @@ def share(target: HuggingFaceTarget, inputs: Inputs, rows: Any) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "shown", "rows"),
-    [("llava", 0, "text"), ("llava", 15, "none"), ("llava", 15, "text"), ("qwen2_5_vl", 0, "text"),
-     ("qwen2_5_vl", 3, "none"), ("qwen2_5_vl", 3, "text"), ("qwen2_5_vl", 3, "all"),
-     ("llava_next", 3, "text"), ("smolvlm", 60, "text")],
-)  # fmt: skip
+    [
+        ("llava", 0, "text"),
+        ("llava", 15, "none"),
+        ("llava", 15, "text"),
+        ("qwen2_5_vl", 0, "text"),
+        ("qwen2_5_vl", 3, "none"),
+        ("qwen2_5_vl", 3, "text"),
+        ("qwen2_5_vl", 3, "all"),
+        ("llava_next", 3, "text"),
+        ("smolvlm", 60, "text"),
+    ],
+)
 def test_a_long_prompt_takes_a_fifth_more_than_weights_and_slab(kind, shown, rows):
     used = share(target_of(kind), prompt(kind, shown), rows)
     print(f"{kind}, {shown} pictures, rows {rows}: {used:.3f}")

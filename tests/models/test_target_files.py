@@ -21,9 +21,11 @@ def config(folder: Path, **text: object) -> Path:
     folder.mkdir(exist_ok=True)
     text = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 32064, **text}
     document = {
-        "model_type": "llava", "image_token_index": 32000, "text_config": text,
+        "model_type": "llava",
+        "image_token_index": 32000,
+        "text_config": text,
         "vision_config": {"model_type": "clip_vision_model", "hidden_size": 768},
-    }  # fmt: skip
+    }
     (folder / "config.json").write_text(json.dumps(document))
     return folder
 
@@ -31,19 +33,32 @@ def config(folder: Path, **text: object) -> Path:
 def test_sizes_that_a_config_leaves_out_are_the_defaults(tmp_path: Path) -> None:
     sizes = read_sizes(config(tmp_path, rms_norm_eps=1e-5))
     assert sizes.layer == {
-        "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
-        "num_key_value_heads": 32, "head_dim": 128, "vocab_size": 32064, "rope_theta": 10000.0,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "vocab_size": 32064,
+        "rope_theta": 10000.0,
         "rms_norm_eps": 1e-5,
-    }  # fmt: skip
+    }
     assert not sizes.tied
     HiViSConfig(**sizes.layer)
 
 
 def test_sizes_that_a_config_names(tmp_path: Path) -> None:
     sizes = read_sizes(
-        config(tmp_path, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=24,
-               rope_theta=777.0, intermediate_size=96, tie_word_embeddings=True)
-    )  # fmt: skip
+        config(
+            tmp_path,
+            hidden_size=64,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=24,
+            rope_theta=777.0,
+            intermediate_size=96,
+            tie_word_embeddings=True,
+        )
+    )
     assert sizes.layer["rope_theta"] == 777.0 and sizes.layer["rms_norm_eps"] == 1e-6
     assert (sizes.layer["num_key_value_heads"], sizes.layer["head_dim"]) == (2, 24)
     assert sizes.tied

@@ -24,11 +24,18 @@ def accept() -> list[Tensor]:
     one = torch.ones(BATCH)
     return list(
         ops.tree_accept(
-            make.view(BATCH, NODES, VOCAB), torch.arange(NODES).repeat(BATCH, 1),
-            torch.tensor([[-1, 0, 0, 1]] * BATCH, dtype=torch.int32), torch.arange(BATCH),
-            torch.arange(BATCH), one, one.int() * 5, one, one * 0, 2,
+            make.view(BATCH, NODES, VOCAB),
+            torch.arange(NODES).repeat(BATCH, 1),
+            torch.tensor([[-1, 0, 0, 1]] * BATCH, dtype=torch.int32),
+            torch.arange(BATCH),
+            torch.arange(BATCH),
+            one,
+            one.int() * 5,
+            one,
+            one * 0,
+            2,
         )
-    )  # fmt: skip
+    )
 
 
 def grow() -> list[Tensor]:
@@ -40,14 +47,18 @@ def grow() -> list[Tensor]:
     logits = (torch.arange(BATCH * K * VOCAB) * 0.7).cos().view(BATCH, K, VOCAB) * 3
     rule = (torch.arange(BATCH), torch.arange(BATCH), torch.ones(BATCH), zeros(0))
     pool = (
-        zeros(BATCH, 1 + K + K * K, dtype=torch.float32), zeros(BATCH, 1 + K + K * K),
+        zeros(BATCH, 1 + K + K * K, dtype=torch.float32),
+        zeros(BATCH, 1 + K + K * K),
         zeros(BATCH, 1 + K + K * K, dtype=torch.int32) - 1,
-    )  # fmt: skip
+    )
     rows = (
-        zeros(1, BATCH, K, dtype=torch.int32), zeros(1, BATCH, K), zeros(1, BATCH, K),
-        zeros(1, BATCH, K, dtype=torch.float32), zeros(1, BATCH, K, 1),
+        zeros(1, BATCH, K, dtype=torch.int32),
+        zeros(1, BATCH, K),
+        zeros(1, BATCH, K),
+        zeros(1, BATCH, K, dtype=torch.float32),
+        zeros(1, BATCH, K, 1),
         zeros(1, BATCH, K, 3, dtype=torch.float32),
-    )  # fmt: skip
+    )
     for level, nodes in ((1, 1), (2, K)):
         output = logits[:, :nodes, :3]
         ops.tree_grow_(logits[:, :nodes], *rule, output, *pool, *rows, level, 1.5, True)

@@ -50,8 +50,12 @@ def test_entries_behind_path_len_are_not_read(device: torch.device):
 
 
 def test_rows_of_no_bytes(device: torch.device):
-    check(torch.randn(2, 2, 1, 2, 12, 0, device=device), i32([3], device),
-          i32([[0, 5]], device), i32([2], device))  # fmt: skip
+    check(
+        torch.randn(2, 2, 1, 2, 12, 0, device=device),
+        i32([3], device),
+        i32([[0, 5]], device),
+        i32([2], device),
+    )
 
 
 @pytest.mark.parametrize("length", [0, 1])

@@ -72,8 +72,12 @@ def test_noise_depends_on_position_and_token_only(device: torch.device):
     full = ops.shared_noise(seeds, positions, 4, 4096)
     assert torch.equal(ops.shared_noise(seeds, positions + 1, 3, 4096), full[:, 1:])
     assert torch.equal(ops.shared_noise(seeds, positions, 4, 100), full[..., :100])
-    alone = torch.cat([ops.shared_noise(seeds[b : b + 1], positions[b : b + 1], 4, 4096)
-                       for b in range(len(seeds))])  # fmt: skip
+    alone = torch.cat(
+        [
+            ops.shared_noise(seeds[b : b + 1], positions[b : b + 1], 4, 4096)
+            for b in range(len(seeds))
+        ]
+    )
     assert torch.equal(alone, full)
     assert ops.shared_noise(seeds, positions, 0, 5).shape == (len(seeds), 0, 5)
     assert ops.shared_noise(seeds[:0], positions[:0], 2, 5).shape == (0, 2, 5)

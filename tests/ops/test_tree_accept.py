@@ -239,8 +239,9 @@ def test_path_repeats_the_last_node(device: torch.device):
 
 def test_a_star_and_duplicate_siblings(device: torch.device):
     """The first child with the drawn token wins; its own children are the ones that count."""
-    case = make(chain_logits(device), [0, 5, 1, 1, 4, 3, 3] + [-1] * 9,
-                [-1, 0, 0, 0, 3, 2, 3] + [0] * 9)  # fmt: skip
+    case = make(
+        chain_logits(device), [0, 5, 1, 1, 4, 3, 3] + [-1] * 9, [-1, 0, 0, 0, 3, 2, 3] + [0] * 9
+    )
     path, path_len, token, emitted = case.check()
     assert path[0, :3].tolist() == [0, 2, 5] and path_len.tolist() == [3]
     assert token.tolist() == [6] and emitted.tolist() == [[1, 3, 6, 6, 6, 6]]
@@ -447,7 +448,7 @@ def good_case(device: torch.device | str = "cpu") -> Case:
         (dict(temperature=torch.zeros(2).double()), "temperature: wanted Float, got Double"),
         (dict(max_depth=-1), "max_depth: wanted 0..256, got -1"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(device: torch.device, change: dict, message: str):
     change = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in change.items()}
     with pytest.raises(RuntimeError, match=message):
@@ -469,7 +470,7 @@ def test_bad_input_is_named(device: torch.device, change: dict, message: str):
         (dict(min_p=torch.tensor([0, -0.1])), r"min_p\[1\]: wanted 0..1, got -0.1"),
         (dict(min_p=torch.tensor([0, math.nan])), r"min_p\[1\]: wanted 0..1, got nan"),
     ],
-)  # fmt: skip
+)
 def test_bad_values_are_named_on_the_cpu(change: dict, message: str):
     with pytest.raises(RuntimeError, match=message):
         replace(good_case(), **change).run()

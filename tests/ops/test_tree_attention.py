@@ -66,9 +66,15 @@ def ancestor_words(parents: list[int]) -> Tensor:
 
 
 def make(
-    trees: list[list[int]], lengths: list[int], heads: int = 2, kv_heads: int = 2, dim: int = 64,
-    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", spare: int = 5,
-) -> Case:  # fmt: skip
+    trees: list[list[int]],
+    lengths: list[int],
+    heads: int = 2,
+    kv_heads: int = 2,
+    dim: int = 64,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    spare: int = 5,
+) -> Case:
     """A case whose unused cache rows hold NaN. A few scores stand out, so that softmax matters."""
     torch.manual_seed(0)
     batch, nodes = len(trees), len(trees[0])
@@ -80,9 +86,13 @@ def make(
         v[b, :, length + nodes :] = NAN
     words = torch.stack([ancestor_words(tree) for tree in trees])
     return Case(
-        q.to(device, dtype), k.to(device, dtype), v.to(device, dtype),
-        torch.tensor(lengths, dtype=torch.int32, device=device), words.to(device), dim**-0.5,
-    )  # fmt: skip
+        q.to(device, dtype),
+        k.to(device, dtype),
+        v.to(device, dtype),
+        torch.tensor(lengths, dtype=torch.int32, device=device),
+        words.to(device),
+        dim**-0.5,
+    )
 
 
 def check(case: Case) -> Tensor:

@@ -17,13 +17,7 @@ from hivis.ops import noise as shared
 from hivis.ops import reference
 
 # temperature, sharpness, whether the noise is known
-RULES = [
-    (0.0, 1.0, True),
-    (1.0, 1.0, True),
-    (0.7, 1.5, True),
-    (1.3, 0.5, False),
-    (0.0, 2.0, False),
-]
+RULES = [(0.0, 1.0, True), (1.0, 1.0, True), (0.7, 1.5, True), (1.3, 0.5, False), (0.0, 2.0, False)]
 
 
 def first_of(level: int, k: int) -> int:
@@ -47,9 +41,15 @@ class State:
 
     @classmethod
     def of(
-        cls, batch: int, k: int, depth: int, width: int = 3, dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu", spare: int = 0,
-    ) -> State:  # fmt: skip
+        cls,
+        batch: int,
+        k: int,
+        depth: int,
+        width: int = 3,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        spare: int = 0,
+    ) -> State:
         rows = (depth - 1, batch, k)
         words = max(1, -(-(depth - 1) * k // 64))
         pool = (batch, first_of(depth + 1, k) + spare)
@@ -58,11 +58,16 @@ class State:
             return torch.full(shape, -77, dtype=dtype, device=device)
 
         return cls(
-            full(pool, torch.float32), full(pool, torch.int64), full(pool, torch.int32),
-            full(rows, torch.int32), full(rows, torch.int64), full(rows, torch.int64),
-            full(rows, torch.float32), full((*rows, words), torch.int64),
+            full(pool, torch.float32),
+            full(pool, torch.int64),
+            full(pool, torch.int32),
+            full(rows, torch.int32),
+            full(rows, torch.int64),
+            full(rows, torch.int64),
+            full(rows, torch.float32),
+            full((*rows, words), torch.int64),
             full((*rows, width), dtype),
-        )  # fmt: skip
+        )
 
     def all(self) -> tuple[Tensor, ...]:
         return tuple(vars(self).values())
@@ -172,10 +177,18 @@ class Growth:
 
 
 def make(
-    batch: int, k: int, depth: int, vocab: int, rule: tuple[float, float, bool] = RULES[0],
-    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 3,
-    ends: tuple[int, ...] = (), scale: float = 3.0, width: int = 3,
-) -> Growth:  # fmt: skip
+    batch: int,
+    k: int,
+    depth: int,
+    vocab: int,
+    rule: tuple[float, float, bool] = RULES[0],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 3,
+    ends: tuple[int, ...] = (),
+    scale: float = 3.0,
+    width: int = 3,
+) -> Growth:
     """Random logits; sequence b has seed + b and position 100 + 10 b."""
     random = torch.Generator().manual_seed(seed)
     logits = [
@@ -187,9 +200,16 @@ def make(
     index = torch.arange(batch, device=device)
     output = [torch.randn(*x.shape[:2], width).to(dtype).to(device) for x in logits]
     return Growth(
-        logits, k, seed + index, 100 + 10 * index, torch.full((batch,), rule[0], device=device),
-        torch.tensor(ends, dtype=torch.int64, device=device), output, rule[1], rule[2],
-    )  # fmt: skip
+        logits,
+        k,
+        seed + index,
+        100 + 10 * index,
+        torch.full((batch,), rule[0], device=device),
+        torch.tensor(ends, dtype=torch.int64, device=device),
+        output,
+        rule[1],
+        rule[2],
+    )
 
 
 # --- Against the oracle
@@ -286,10 +306,13 @@ def test_a_batch_equals_its_sequences_alone(device: torch.device, dtype: torch.d
     for b in range(4):
         one = slice(b, b + 1)
         alone = replace(
-            growth, logits=[x[one].contiguous() for x in growth.logits], seed=growth.seed[one],
+            growth,
+            logits=[x[one].contiguous() for x in growth.logits],
+            seed=growth.seed[one],
             output=[x[one] for x in growth.output],
-            position=growth.position[one], temperature=temperature[one],
-        ).run()  # fmt: skip
+            position=growth.position[one],
+            temperature=temperature[one],
+        ).run()
         for i, (a, whole) in enumerate(zip(alone.all(), together.all(), strict=True)):
             of_one = whole[one, : a.shape[1]] if i < 3 else whole[:, one]
             assert torch.equal(a[:, 1:] if i < 3 else a, of_one[:, 1:] if i < 3 else of_one)
@@ -317,9 +340,17 @@ def test_known_noise_ranks_first_what_the_target_draws(device: torch.device):
     zeros, ones = torch.zeros(8, device=device), torch.ones(8, device=device)
     root = torch.zeros(8, 1, dtype=torch.int64, device=device)
     drawn = ops.tree_accept(
-        growth.logits[0], root, root.int() - 1, growth.seed, growth.position, growth.temperature,
-        zeros.int(), ones, zeros, 0,
-    )[2]  # fmt: skip
+        growth.logits[0],
+        root,
+        root.int() - 1,
+        growth.seed,
+        growth.position,
+        growth.temperature,
+        zeros.int(),
+        ones,
+        zeros,
+        0,
+    )[2]
     assert torch.equal(tokens, drawn)
 
 
@@ -357,7 +388,7 @@ def test_known_noise_ranks_first_what_the_target_draws(device: torch.device):
         (dict(carried=torch.zeros(2, 2, 3, 3).half()), "carried: wanted Float, got Half"),
         (dict(words=torch.zeros(2, 2, 3, 2).long()), r"words: wanted shape \[2, 2, 3, 1\]"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(device: torch.device, change: dict, message: str):
     growth = make(2, 3, 3, 8, device=device)
     names = ("logits", "seed", "position", "temperature", "ends", "output")

@@ -118,7 +118,7 @@ def test_whatever_the_scores_hold_a_tree_comes_out(device: torch.device):
         (dict(nodes=0), "nodes: wanted 1..7, got 0"),
         (dict(nodes=8), "nodes: wanted 1..7, got 8"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(device: torch.device, change: dict, message: str):
     pool, _ = random_pool(2, 2, 2, 0, spare=1)
     given = dict(zip(("pool_scores", "pool_tokens", "pool_parents"), pool, strict=True))
@@ -139,8 +139,12 @@ def test_bad_parents_are_named_on_the_cpu(parent: int):
 def test_empty_batch(device: torch.device):
     pool = [t[:0].to(device) for t in random_pool(1, 2, 2, 0)[0]]
     assert [tuple(t.shape) for t in ops.tree_prune(*pool, 2, 2, 4)] == [
-        (0, 4), (0, 4), (0, 4), (0, 4, 1), (0, 4),
-    ]  # fmt: skip
+        (0, 4),
+        (0, 4),
+        (0, 4),
+        (0, 4, 1),
+        (0, 4),
+    ]
 
 
 def test_opcheck(device: torch.device):

@@ -101,10 +101,12 @@ def read(source: str) -> Element:
 def cycle(texts: dict[int, str], emitted: int = 3) -> Cycle:
     """A tree of 8 nodes, the last one padding, of which nodes 1 and 4 were accepted."""
     trace = CycleTrace(
-        tokens=(5, 6, 7, 8, 9, 10, 11, -1), parents=(-1, 0, 0, 0, 1, 1, 4, 0),
+        tokens=(5, 6, 7, 8, 9, 10, 11, -1),
+        parents=(-1, 0, 0, 0, 1, 1, 4, 0),
         scores=(0.0, -0.5, -1.0, -3.0, -0.6, float("-inf"), float("-inf"), float("nan")),
-        path=(0, 1, 4), emitted=(6, 9, 12)[:emitted],
-    )  # fmt: skip
+        path=(0, 1, 4),
+        emitted=(6, 9, 12)[:emitted],
+    )
     pieces = [Piece(token, texts[token], i < 2) for i, token in enumerate(trace.emitted)]
     return Cycle(trace, tuple(pieces))
 
@@ -114,16 +116,30 @@ def made_run(cycles: int = 2, emitted: int = 3, words: tuple[str, ...] = ("one",
     made = [cycle(texts, 3 if i + 1 < cycles else emitted) for i in range(cycles)]
     phases = {"prefill": 10.0, "draft": 2.0, "verify": 5.5, "later": 1.25}
     took = Statistics(
-        cycles, tuple(len(c.pieces) - 1 for c in made), 20, 5, 11.0, 20.0, phases,
+        cycles,
+        tuple(len(c.pieces) - 1 for c in made),
+        20,
+        5,
+        11.0,
+        20.0,
+        phases,
         trace=tuple(c.trace for c in made),
-    )  # fmt: skip
+    )
     return Run(
-        model=words[0], drafter="HiViS", device=words[-1],
-        prompt=tuple(("user", word) for word in words), pictures=(),
-        first=(Piece(5, texts[5], False),), cycles=tuple(made), rest=words[0],
-        params=SamplingParams(temperature=1.0, top_k=3), finish="length", statistics=took,
-        texts=texts, special=frozenset({12}),
-    )  # fmt: skip
+        model=words[0],
+        drafter="HiViS",
+        device=words[-1],
+        prompt=tuple(("user", word) for word in words),
+        pictures=(),
+        first=(Piece(5, texts[5], False),),
+        cycles=tuple(made),
+        rest=words[0],
+        params=SamplingParams(temperature=1.0, top_k=3),
+        finish="length",
+        statistics=took,
+        texts=texts,
+        special=frozenset({12}),
+    )
 
 
 def shown_tokens(root: Element) -> list[Element]:
@@ -269,16 +285,23 @@ def test_times_and_figures():
     root = read(page(made_run()))
     rows = [[cell.text for cell in row.children[:3]] for row in root.all("tr")[1:]]
     assert [row[:2] for row in rows] == [
-        ["prefill", "10.0"], ["draft", "2.0"], ["verify", "5.5"], ["later", "1.2"],
-        ["rest", "1.2"], ["total", "20.0"],
-    ]  # fmt: skip
+        ["prefill", "10.0"],
+        ["draft", "2.0"],
+        ["verify", "5.5"],
+        ["later", "1.2"],
+        ["rest", "1.2"],
+        ["total", "20.0"],
+    ]
     widths = [float(r.attributes["width"]) for r in root.all("svg", class_="bar")[0].all("rect")]
     assert widths == pytest.approx([500, 100, 275, 62.5, 62.5], abs=0.01)
     tiles = {tile.children[0].text: tile.children[1].text for tile in root.all("dl")[0].children}
     assert tiles == {
-        "tokens/s": "350", "tokens per cycle": "3.00", "accepted length": "2.00",
-        "ms to the first token": "11", "ms in total": "20",
-    }  # fmt: skip
+        "tokens/s": "350",
+        "tokens per cycle": "3.00",
+        "accepted length": "2.00",
+        "ms to the first token": "11",
+        "ms in total": "20",
+    }
     said = root.all("p", class_="how")[0].text
     assert said.startswith("temperature 1, top-k 3, seed 0")
     bars = root.all("svg", class_="bars")[0].all("a")
@@ -303,11 +326,18 @@ def test_runs_without_much():
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
-        (" the", "·the"), ("\n", "⏎"), ("\t\r", "⇥␍"), ("\u202ex", "U+202Ex"), ("\x00", "U+0000"),
-        ("\u0301", "◌\u0301"), ("x" * 40, "x" * 17 + "…"), ("漢" * 40, "漢" * 8 + "…"),
-        ("\u200d", "\u200d"), ("<b>", "<b>"),
+        (" the", "·the"),
+        ("\n", "⏎"),
+        ("\t\r", "⇥␍"),
+        ("\u202ex", "U+202Ex"),
+        ("\x00", "U+0000"),
+        ("\u0301", "◌\u0301"),
+        ("x" * 40, "x" * 17 + "…"),
+        ("漢" * 40, "漢" * 8 + "…"),
+        ("\u200d", "\u200d"),
+        ("<b>", "<b>"),
     ],
-)  # fmt: skip
+)
 def test_labels(text, seen):
     assert label(text) == seen
 
@@ -412,8 +442,11 @@ def test_tokens_of_a_tokenizer_that_drops_the_first_space():
 def test_a_folder_is_called_by_its_own_name(model, monkeypatch):
     stream = model.stream("Explain it.", [PICTURE], traced=True, max_new_tokens=2)
     list(stream)
-    names = {str(paths.TARGET): "the embedded model", str(paths.EAGLE): "eagle",
-             "some-hub/some-model": "some-hub/some-model"}  # fmt: skip
+    names = {
+        str(paths.TARGET): "the embedded model",
+        str(paths.EAGLE): "eagle",
+        "some-hub/some-model": "some-hub/some-model",
+    }
     for given, shown in names.items():
         monkeypatch.setattr(model.target.model.config, "_name_or_path", given)
         assert gather(model, stream, "Explain it.").model == shown

@@ -33,9 +33,13 @@ def target():
 def drafter(target):
     vocab, size = target.head.shape
     config = HiViSConfig(
-        hidden_size=size, intermediate_size=96, num_attention_heads=4, num_key_value_heads=4,
-        head_dim=16, vocab_size=vocab,
-    )  # fmt: skip
+        hidden_size=size,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        vocab_size=vocab,
+    )
     return HiViSDrafter(config, checkpoint.random_tensors(config, seed=3, scale=0.3))
 
 

@@ -83,9 +83,13 @@ def walk(tree: DraftTree, make: random.Random, honest: float = 1.0) -> Outcome:
                 break
         else:
             return Outcome(
-                tree.nodes, tree.max_depth, len(path), tuple(path),
-                tuple(tree.depths[0].tolist()), tuple(scores),
-            )  # fmt: skip
+                tree.nodes,
+                tree.max_depth,
+                len(path),
+                tuple(path),
+                tuple(tree.depths[0].tolist()),
+                tuple(scores),
+            )
 
 
 def sizes_chosen(policy: CostPolicy, spread: float = 4.0, cycles: int = 60) -> list[tuple]:
@@ -136,8 +140,10 @@ def test_calibration_begins_with_the_drafters_own_belief_and_forgets():
 def test_calibration_is_monotone_whatever_it_sees(seed):
     table, luck = Calibration(memory=luck_memory(seed)), random.Random(seed)
     for _ in range(200):
-        scores = [luck.choice([0.0, -1e9, math.nan, -math.inf, -luck.random() * 12])
-                  for _ in range(luck.randrange(60))]  # fmt: skip
+        scores = [
+            luck.choice([0.0, -1e9, math.nan, -math.inf, -luck.random() * 12])
+            for _ in range(luck.randrange(60))
+        ]
         table.observe(scores, set(luck.sample(range(60), 10)))
         assert table.table == sorted(table.table)
         assert all(0 < rate < 1 for rate in table.table)
@@ -397,9 +403,13 @@ def target():
 
 def hivis_drafter(seed: int = 1) -> HiViSDrafter:
     config = HiViSConfig(
-        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, vocab_size=VOCAB,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=VOCAB,
+    )
     return HiViSDrafter(config, random_tensors(config, seed=seed, scale=0.2))
 
 

@@ -7,14 +7,7 @@ import torch
 
 from hivis import _C, __version__, ops
 
-OPS = [
-    "tree_attention",
-    "kv_compact_",
-    "tree_accept",
-    "shared_noise",
-    "tree_grow_",
-    "tree_prune",
-]
+OPS = ["tree_attention", "kv_compact_", "tree_accept", "shared_noise", "tree_grow_", "tree_prune"]
 
 
 def test_build_info():

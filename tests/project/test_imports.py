@@ -14,6 +14,7 @@ MODULES = sorted((ROOT / "hivis").rglob("*.py"))
 
 # What a room of hivis may import of hivis, itself and what lies beside it in the list apart.
 EVERYDAY = {"errors", "core", "ops"}
+TOP = {"api", "page", "bundled", "__version__"}
 ALLOWED = {
     "errors": set(),
     "ops": {"_C"},
@@ -76,8 +77,9 @@ def test_a_module_imports_only_what_its_layer_may(module: Path):
         if name == "hivis" or not name.startswith("hivis."):
             continue
         inner = name.removeprefix("hivis.")
-        assert any(inner == a or inner.startswith(a + ".") or a.startswith(inner + ".")
-                   for a in allowed), f"{module.name} imports {name}"  # fmt: skip
+        assert any(
+            inner == a or inner.startswith(a + ".") or a.startswith(inner + ".") for a in allowed
+        ), f"{module.name} imports {name}"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
@@ -104,8 +106,12 @@ def test_importing_hivis_does_not_import_transformers():
 @pytest.mark.parametrize("folder", ["core", "cuda", "cpu", "ops"])
 def test_csrc_layers(folder: str):
     """core knows nothing; cuda and cpu know core; only ops and module.cpp know the dispatcher."""
-    own = {"core": {"core"}, "cuda": {"cuda", "core"}, "cpu": {"cpu", "core"},
-           "ops": {"ops", "cpu", "cuda", "core"}}[folder]  # fmt: skip
+    own = {
+        "core": {"core"},
+        "cuda": {"cuda", "core"},
+        "cpu": {"cpu", "core"},
+        "ops": {"ops", "cpu", "cuda", "core"},
+    }[folder]
     for source in (ROOT / "csrc" / folder).glob("*"):
         for line in source.read_text().splitlines():
             if not line.startswith("#include"):

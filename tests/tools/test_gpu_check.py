@@ -73,11 +73,14 @@ def test_the_total_bounds_all_stages(tmp_path):
 def test_a_missing_command_and_a_machine_that_refuses(tmp_path):
     stages = [
         Stage("missing", 60, [Step("missing", ["no-such-command"])]),
-        stage("refused", "print('Device not supported.'); raise SystemExit(1)",
-              excuse="Device not supported"),
+        stage(
+            "refused",
+            "print('Device not supported.'); raise SystemExit(1)",
+            excuse="Device not supported",
+        ),
         stage("broken", "print('Race found.'); raise SystemExit(1)", excuse="Device not supported"),
         Stage("nothing", 60, [], "skipped: not installed"),
-    ]  # fmt: skip
+    ]
     missing, refused, broken, nothing = run_stages(stages, tmp_path, tmp_path)
     assert missing.status == NOT_FOUND and missing.failed
     assert refused.status is None and "not possible here" in refused.note and not refused.failed
@@ -156,8 +159,11 @@ def test_tests_that_lack_a_package_are_left_out_and_named(monkeypatch):
     gone = {"hypothesis", "xdist"}
     monkeypatch.setattr(gpu_check, "find_spec", lambda name: None if name in gone else real(name))
     made = gpu_check.test()
-    users = [path.name for path in (ROOT / "tests").rglob("test_*.py")
-             if "\nfrom hypothesis import" in path.read_text()]  # fmt: skip
+    users = [
+        path.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "\nfrom hypothesis import" in path.read_text()
+    ]
     assert users
     for name in users:
         assert f"without {name} (no hypothesis installed)" in made.note

@@ -17,9 +17,14 @@ HELPER = "_ZN5hivis4cuda6helperEPfi"
 
 
 def report(
-    name: str = KERNEL, registers: int = 40, stack: int = 0, stores: int = 0, loads: int = 0,
-    used: str = ", 480 bytes cmem[0]", arch: str = "sm_80",
-) -> str:  # fmt: skip
+    name: str = KERNEL,
+    registers: int = 40,
+    stack: int = 0,
+    stores: int = 0,
+    loads: int = 0,
+    used: str = ", 480 bytes cmem[0]",
+    arch: str = "sm_80",
+) -> str:
     return (
         f"ptxas info    : 0 bytes gmem\n"
         f"ptxas info    : Compiling entry function '{name}' for '{arch}'\n"
@@ -80,12 +85,18 @@ def test_without_a_demangler_arguments_stay_mangled(monkeypatch):
 def test_a_report_is_read():
     first, second = ptxas.parse_report(report() + report(PLAIN, 32, 8, arch="sm_90"))
     assert (first.kernel, first.arch, first.registers, first.stack) == (
-        "kv_compact_kernel", "sm_80", 40, 0,
-    )  # fmt: skip
+        "kv_compact_kernel",
+        "sm_80",
+        40,
+        0,
+    )
     assert first.is_kernel and first.shared == 0
     assert (second.name, second.arch, second.registers, second.stack) == (
-        "plain_kernel", "sm_90", 32, 8,
-    )  # fmt: skip
+        "plain_kernel",
+        "sm_90",
+        32,
+        8,
+    )
 
 
 def test_a_report_in_another_format_is_no_pass():
@@ -148,18 +159,22 @@ def test_functions_that_were_not_inlined():
 
 def test_budgets_are_read():
     budgets, problems = ptxas.parse_budgets(
-        {"a.cu": "// budget: a_kernel: registers <= 168\ncode\n  // budget: b_kernel: "
-                 "registers <= 40, stack <= 16\n// budgets are elsewhere\n"}
-    )  # fmt: skip
+        {
+            "a.cu": "// budget: a_kernel: registers <= 168\ncode\n  // budget: b_kernel: "
+            "registers <= 40, stack <= 16\n// budgets are elsewhere\n"
+        }
+    )
     assert budgets == {"a_kernel": Budget(168), "b_kernel": Budget(40, 16)}
     assert problems == []
 
 
 def test_a_budget_of_some_instantiations():
     budgets, problems = ptxas.parse_budgets(
-        {"a.cu": "// budget: a_kernel<T<*, 64>>: registers <= 168\n"
-                 "// budget: a_kernel<T<*, 128>>: registers <= 40\n"}
-    )  # fmt: skip
+        {
+            "a.cu": "// budget: a_kernel<T<*, 64>>: registers <= 168\n"
+            "// budget: a_kernel<T<*, 128>>: registers <= 40\n"
+        }
+    )
     assert not problems
 
     def usage(arguments: str, registers: int) -> ptxas.Usage:
@@ -177,9 +192,13 @@ def test_a_budget_of_some_instantiations():
 
 @pytest.mark.parametrize(
     "line",
-    ["// budget: a_kernel", "// budget: a_kernel: registers < 40", "// budget a: registers <= 4",
-     "// budget: a_kernel: registers <= 40, spills <= 8"],
-)  # fmt: skip
+    [
+        "// budget: a_kernel",
+        "// budget: a_kernel: registers < 40",
+        "// budget a: registers <= 4",
+        "// budget: a_kernel: registers <= 40, spills <= 8",
+    ],
+)
 def test_a_budget_that_cannot_be_read_is_a_problem(line):
     budgets, problems = ptxas.parse_budgets({"a.cu": f"{line}\n"})
     assert budgets == {} and len(problems) == 1

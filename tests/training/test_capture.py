@@ -158,9 +158,13 @@ def test_the_models_own_decoding_habits_do_not_count(
     chosen = settings(Columns(), sampled=sampled)
     plain = samples_of(chosen, range(3))
     habits = {
-        "do_sample": True, "temperature": 0.1, "top_k": 2, "top_p": 0.3, "min_p": 0.2,
+        "do_sample": True,
+        "temperature": 0.1,
+        "top_k": 2,
+        "top_p": 0.3,
+        "min_p": 0.2,
         "repetition_penalty": 5.0,
-    }  # fmt: skip
+    }
     for name, value in habits.items():
         monkeypatch.setattr(random_llava().generation_config, name, value)
     for one, two in zip(plain, samples_of(chosen, range(3)), strict=True):
@@ -323,9 +327,8 @@ def test_a_kill_at_any_moment_changes_nothing(through: Path, tmp_path: Path) -> 
     moment = random.SystemRandom().uniform(0, time.monotonic() - begun)
     folder = tmp_path / "killed"
     child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(folder)],
-        stdout=subprocess.PIPE, cwd=ROOT,
-    )  # fmt: skip
+        [sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, cwd=ROOT
+    )
     assert child.stdout is not None and child.stdout.readline() == b"ready\n"
     time.sleep(moment)
     os.kill(child.pid, signal.SIGKILL)

@@ -235,8 +235,10 @@ def talks(draw: st.DrawFn) -> tuple[list[str], int]:
 @given(st.lists(talks(), min_size=1, max_size=4), st.integers(1, 4), st.booleans())
 def test_order_and_slots_survive(
     tmp_path_factory: pytest.TempPathFactory,
-    said: list[tuple[list[str], int]], count: int, array: bool,
-) -> None:  # fmt: skip
+    said: list[tuple[list[str], int]],
+    count: int,
+    array: bool,
+) -> None:
     folder = tmp_path_factory.mktemp("talks")
     records = []
     for number, (texts, markers) in enumerate(said):
@@ -306,8 +308,7 @@ def test_history_and_pictures_go_through_the_template(processor: PromptProcessor
     )
     assert made.features["pixel_values"].shape[0] == 2
     assert torch.equal(
-        made.features["pixel_values"][1],
-        processor("x", [blue]).features["pixel_values"][0],
+        made.features["pixel_values"][1], processor("x", [blue]).features["pixel_values"][0]
     )
 
 

@@ -78,10 +78,16 @@ def answered(target: Any, seed: int, pictures: int, text: int = 9, temperature: 
     visual = tokens[0] == IMAGE_TOKEN
     starts = visual.nonzero().flatten()[::16]
     return Sample(
-        tokens=tokens[0], visual=visual, answer=torch.arange(tokens.shape[1]) >= inputs.length,
-        spans=torch.stack([starts, starts + 16], 1), greedy=True, conversation=seed,
-        kept=~visual, hidden=hidden[~visual], seen=seen,
-    )  # fmt: skip
+        tokens=tokens[0],
+        visual=visual,
+        answer=torch.arange(tokens.shape[1]) >= inputs.length,
+        spans=torch.stack([starts, starts + 16], 1),
+        greedy=True,
+        conversation=seed,
+        kept=~visual,
+        hidden=hidden[~visual],
+        seen=seen,
+    )
 
 
 def small_llava(seed: int = 5, tie: bool = False) -> LlavaForConditionalGeneration:
@@ -94,10 +100,18 @@ def small_llava(seed: int = 5, tie: bool = False) -> LlavaForConditionalGenerati
 
 def small_llama(vocab: int = VOCAB) -> LlamaForCausalLM:
     torch.manual_seed(6)
-    return LlamaForCausalLM(LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, vocab_size=vocab, max_position_embeddings=256,
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            vocab_size=vocab,
+            max_position_embeddings=256,
+        )
+    )
 
 
 def trainable(kind: str, **made: Any) -> TrainableDraft:
@@ -223,11 +237,16 @@ def test_without_pictures_a_vlm_reads_text_rows(tables, samples):
     ((losses, _),) = learner.losses(batch, stage)
     bare = [
         replace(
-            s, tokens=s.tokens[~s.visual], visual=s.visual[~s.visual], answer=s.answer[~s.visual],
-            kept=s.kept[~s.visual], spans=s.spans[:0], seen=None,
+            s,
+            tokens=s.tokens[~s.visual],
+            visual=s.visual[~s.visual],
+            answer=s.answer[~s.visual],
+            kept=s.kept[~s.visual],
+            spans=s.spans[:0],
+            seen=None,
         )
         for s in samples
-    ]  # fmt: skip
+    ]
     assert torch.allclose(losses.soft, losses_of(learner, bare).soft, atol=1e-6)
 
 

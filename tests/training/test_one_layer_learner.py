@@ -68,8 +68,11 @@ def test_which_keys_a_step_sees() -> None:
     # Row 3 of step 2: step 0 up to row 1, its parent (row 2 of step 1), itself (row 3 of step 2).
     mask = visible(4, 2)
     assert mask[3].tolist() == [True, True, False, False] + [False, False, True, False] + [
-        False, False, False, True,
-    ]  # fmt: skip
+        False,
+        False,
+        False,
+        True,
+    ]
     assert torch.equal(visible(5, 0), torch.ones(5, 5, dtype=torch.bool).tril())
     # Too early for two steps back: the rows that do not exist are not seen.
     assert mask[0].nonzero().flatten().tolist() == [8]

@@ -186,10 +186,22 @@ def test_bad_input_is_said_before_anything_is_written(work: Path, tmp_path: Path
     told("model ./nowhere: wanted a folder or a hub name", "--target", "./nowhere")
     told("model ./nodraft: wanted a folder or a hub", *draft[:3], "./nodraft")
     text_only = tmp_path / "text"
-    main([
-        "capture", "--method", "hivis", "--target", str(paths.TARGET), *ANSWERS, "--count", "6",
-        "--data", str(work / "conversations.jsonl"), "--out", str(text_only),
-    ])  # fmt: skip
+    main(
+        [
+            "capture",
+            "--method",
+            "hivis",
+            "--target",
+            str(paths.TARGET),
+            *ANSWERS,
+            "--count",
+            "6",
+            "--data",
+            str(work / "conversations.jsonl"),
+            "--out",
+            str(text_only),
+        ]
+    )
     assert len(Capture(text_only, Columns("text"))) == 6
     told("wanted a capture of", "--method", "eagle", "--data", str(text_only))
     other = tmp_path / "other"
@@ -260,9 +272,25 @@ def test_every_option_of_the_training_arrives(
     assert (settings.batch, settings.held_out, settings.seed, settings.bf16) == (4, 2, 0, True)
     same, _ = given("hivis")
     changed, settings = given(
-        "hivis", "--updates", "20", "--lr", "0.5", "--noise", "0", "--soft", "0.7", "--batch", "3",
-        "--held-out", "1", "--seed", "9", "--fp32", "--residual-rows", "0",
-    )  # fmt: skip
+        "hivis",
+        "--updates",
+        "20",
+        "--lr",
+        "0.5",
+        "--noise",
+        "0",
+        "--soft",
+        "0.7",
+        "--batch",
+        "3",
+        "--held-out",
+        "1",
+        "--seed",
+        "9",
+        "--fp32",
+        "--residual-rows",
+        "0",
+    )
     first, second = changed.stages()
     assert (first.updates, second.updates, first.lr, first.noise) == (8, 12, 0.5, 0.0)
     assert first.weights.soft == second.weights.soft == 0.7 and changed.config.residual_rows == 0
@@ -274,8 +302,9 @@ def test_every_option_of_the_training_arrives(
     assert (eagle.config.rows, eagle.config.residual_rows) == ("all", 0)
     vispec, _ = given("vispec", "--lr", "0.25", "--noise", "0.3")
     assert [(s.lr, s.noise, s.pictures) for s in vispec.stages()] == [
-        (0.25, 0.3, False), (0.25, 0.3, True),
-    ]  # fmt: skip
+        (0.25, 0.3, False),
+        (0.25, 0.3, True),
+    ]
     draft, _ = given("draft-vlm", "--lr", "0.125", "--updates", "7")
     assert [(s.lr, s.updates) for s in draft.stages()] == [(0.125, 7)]
 
@@ -292,9 +321,23 @@ def test_every_option_of_the_answers_arrives(
     monkeypatch.setattr("hivis.training.train.collect", look)
     data, out = work / "conversations.jsonl", tmp_path / "out"
     more = [
-        "--images", str(work), "--count", "7", "--turns", "2", "--sampled", "0.25",
-        "--max-new-tokens", "9", "--answer-batch", "3", "--dtype", "float16", "--seed", "4",
-    ]  # fmt: skip
+        "--images",
+        str(work),
+        "--count",
+        "7",
+        "--turns",
+        "2",
+        "--sampled",
+        "0.25",
+        "--max-new-tokens",
+        "9",
+        "--answer-batch",
+        "3",
+        "--dtype",
+        "float16",
+        "--seed",
+        "4",
+    ]
     with pytest.raises(Arrived):
         main(arguments("eagle", data, out, *more))
     assert seen[0] == (
@@ -310,14 +353,28 @@ def test_the_answers_options_are_kept(work: Path, tmp_path: Path) -> None:
     given = ["capture", "--method", "hivis", "--target", str(paths.TARGET), *ANSWERS]
     data = tmp_path / "data"
     data.mkdir()
-    turns = [{"from": who, "value": text} for who, text in (
-        ("human", "What is here?"), ("gpt", "A dog."), ("human", "Which colour?"),
-    )]  # fmt: skip
+    turns = [
+        {"from": who, "value": text}
+        for who, text in (("human", "What is here?"), ("gpt", "A dog."), ("human", "Which colour?"))
+    ]
     line = json.dumps({"id": "1", "conversations": turns}) + "\n"
     (data / "two.jsonl").write_text(line * 4)
     out = tmp_path / "out"
-    main([*given, "--data", str(data / "two.jsonl"), "--out", str(out), "--turns", "2",
-          "--count", "3", "--sampled", "0"])  # fmt: skip
+    main(
+        [
+            *given,
+            "--data",
+            str(data / "two.jsonl"),
+            "--out",
+            str(out),
+            "--turns",
+            "2",
+            "--count",
+            "3",
+            "--sampled",
+            "0",
+        ]
+    )
     capture = Capture(out, Columns("text"))
     assert capture.conversations == [0, 0, 1, 1, 2, 2]
     assert all(sample.greedy for sample in capture)

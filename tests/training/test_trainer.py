@@ -31,9 +31,13 @@ from tests.helpers.captures import HIDDEN, toy_samples, toy_target
 ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = HiViSConfig(
-    hidden_size=HIDDEN, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=8, vocab_size=40,
-)  # fmt: skip
+    hidden_size=HIDDEN,
+    intermediate_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    vocab_size=40,
+)
 SETTINGS = LoopSettings(batch=4, held_out=3, warmup=3, bf16=False, checks=2, checked=1)
 
 
@@ -92,9 +96,13 @@ class Stopped(Exception):
 
 
 def train(
-    out: Path, capture: Capture, resume: bool = False, stop_after: int | None = None,
-    settings: LoopSettings = SETTINGS, learner: ToyLearner | None = None,
-) -> tuple[ToyLearner, dict]:  # fmt: skip
+    out: Path,
+    capture: Capture,
+    resume: bool = False,
+    stop_after: int | None = None,
+    settings: LoopSettings = SETTINGS,
+    learner: ToyLearner | None = None,
+) -> tuple[ToyLearner, dict]:
     learner = learner or ToyLearner()
     seen: list[Report] = []
 
@@ -120,8 +128,11 @@ def test_a_run_leaves_its_drafters_and_its_metrics(tmp_path: Path, capture: Capt
     learner, metrics = train(tmp_path / "out", capture)
     assert list(dict.fromkeys(name for name, _ in learner.batches)) == ["first", "second"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "config.json", "first", "metrics.json", "model.safetensors",
-    ]  # fmt: skip
+        "config.json",
+        "first",
+        "metrics.json",
+        "model.safetensors",
+    ]
     assert not equal(weights(tmp_path / "out"), weights(tmp_path / "out" / "first"))
     assert torch.equal(learner.frozen, torch.ones(2))
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"] == json.loads(

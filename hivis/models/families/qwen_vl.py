@@ -23,9 +23,12 @@ class StillPictures(Qwen2_5_VLProcessor):
     """The processor without its part for videos, which cannot be had without torchvision."""
 
     def __init__(
-        self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None,
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: Any = None,
         **kwargs: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
 

@@ -86,16 +86,25 @@ class Answerer(Generic[P]):
 #: Plain decoding, whatever the model's generation config asks for.
 _GREEDY = {"do_sample": False, "repetition_penalty": 1.0, "num_beams": 1}
 _SAMPLED = {
-    "do_sample": True, "repetition_penalty": 1.0, "num_beams": 1, "temperature": 1.0,
-    "top_k": 0, "top_p": 1.0, "min_p": 0.0,
-}  # fmt: skip
+    "do_sample": True,
+    "repetition_penalty": 1.0,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+}
 
 
 @torch.inference_mode()
 def answer(
-    answerer: Answerer[Any], prompts: Sequence[PromptInputs], conversations: Sequence[int],
-    columns: Columns, max_new_tokens: int, greedy: bool,
-) -> list[Sample]:  # fmt: skip
+    answerer: Answerer[Any],
+    prompts: Sequence[PromptInputs],
+    conversations: Sequence[int],
+    columns: Columns,
+    max_new_tokens: int,
+    greedy: bool,
+) -> list[Sample]:
     """One sample per prompt, on the host; ``conversations`` says which each belongs to.
 
     The answers are greedy, or drawn at temperature 1 from torch's global generator.
@@ -109,11 +118,15 @@ def answer(
     # An answer could hold a picture's placeholder, for which there would be no picture.
     barred = placeholders.nonzero().flatten().tolist()
     out = model.generate(
-        input_ids=tokens, attention_mask=mask, max_new_tokens=max_new_tokens,
-        pad_token_id=padding, suppress_tokens=barred or None,
-        **(_GREEDY if greedy else _SAMPLED), **features,
+        input_ids=tokens,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=padding,
+        suppress_tokens=barred or None,
+        **(_GREEDY if greedy else _SAMPLED),
+        **features,
         **family.token_features(model, tokens),
-    )  # fmt: skip
+    )
     eos = _eos_ids(model)
     full = [
         torch.cat([text, _cut(row, eos)])
@@ -126,20 +139,28 @@ def answer(
         visual = ~said
         visual[~said] = ~family.text_rows(model, prompt.tokens)
         rows = Prompt(
-            embeddings[i : i + 1, : len(tokens)], hidden[i : i + 1, : len(tokens)],
-            prompt.tokens.shape[1], tokens.unsqueeze(0), visual.unsqueeze(0), prompt.features,
+            embeddings[i : i + 1, : len(tokens)],
+            hidden[i : i + 1, : len(tokens)],
+            prompt.tokens.shape[1],
+            tokens.unsqueeze(0),
+            visual.unsqueeze(0),
+            prompt.features,
             answerer.seen(prompt.features) if columns.seen else None,
             family.spans(model, prompt.tokens, prompt.features),
-        )  # fmt: skip
+        )
         is_answer = said & ~torch.isin(tokens, eos)
         samples.append(_sample(rows, visual, is_answer, columns, greedy, conversations[i]))
     return samples
 
 
 def _sample(
-    rows: Prompt, visual: Tensor, is_answer: Tensor, columns: Columns, greedy: bool,
+    rows: Prompt,
+    visual: Tensor,
+    is_answer: Tensor,
+    columns: Columns,
+    greedy: bool,
     conversation: int,
-) -> Sample:  # fmt: skip
+) -> Sample:
     """Of all rows of a prompt and its answer, what ``columns`` keep."""
     assert rows.tokens is not None
     spans = torch.tensor(picture_spans(rows), dtype=torch.int64).view(-1, 2)
@@ -149,11 +170,17 @@ def _sample(
     kept = columns.keeps(visual, spans)
     pictures = rows.embeddings[0, visual].cpu() if columns.pictures and len(spans) else None
     return Sample(
-        tokens=rows.tokens[0].cpu(), visual=visual.cpu(), answer=is_answer.cpu(), spans=spans,
-        greedy=greedy, conversation=conversation, kept=kept.cpu(),
-        hidden=rows.hidden[0, kept].cpu(), pictures=pictures,
+        tokens=rows.tokens[0].cpu(),
+        visual=visual.cpu(),
+        answer=is_answer.cpu(),
+        spans=spans,
+        greedy=greedy,
+        conversation=conversation,
+        kept=kept.cpu(),
+        hidden=rows.hidden[0, kept].cpu(),
+        pictures=pictures,
         seen=None if rows.seen is None else rows.seen.cpu(),
-    )  # fmt: skip
+    )
 
 
 def _read(

@@ -16,13 +16,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hivis.errors import HivisError
 from hivis.training.data.answers import Answerer, P, PromptInputs, answer
@@ -115,9 +109,13 @@ def capture(
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(chance.getrandbits(62))
                 samples = answer(
-                    answerer, ready, conversations, settings.columns, settings.max_new_tokens,
+                    answerer,
+                    ready,
+                    conversations,
+                    settings.columns,
+                    settings.max_new_tokens,
                     greedy,
-                )  # fmt: skip
+                )
         yield Batch(at, end, samples, skipped)
 
 
@@ -133,9 +131,14 @@ def _prepared(answerer: Answerer[P], prompt: P, settings: CaptureSettings) -> Pr
 
 
 def write_capture(
-    directory: str | Path, answerer: Answerer[P], prompts: Sequence[P], settings: CaptureSettings,
-    sources: Mapping[str, str], *, progress: bool = True,
-) -> Report:  # fmt: skip
+    directory: str | Path,
+    answerer: Answerer[P],
+    prompts: Sequence[P],
+    settings: CaptureSettings,
+    sources: Mapping[str, str],
+    *,
+    progress: bool = True,
+) -> Report:
     """Capture into ``directory``, or go on with the capture that was begun there.
 
     Args:

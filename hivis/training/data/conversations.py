@@ -25,8 +25,11 @@ from hivis.errors import HivisError
 MARKER = "<image>"
 Role = Literal["user", "assistant", "other"]
 _ROLES: dict[str, Role] = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-}  # fmt: skip
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+}
 #: Characters read at once, and the most that one conversation of a JSON array may have.
 _CHUNK, _LONGEST = 1 << 20, 1 << 26
 
@@ -76,9 +79,13 @@ def asked(conversations: Iterable[Conversation], count: int = 1) -> list[Convers
 
 
 def read_conversations(
-    path: str | Path, images: str | Path | None = None, *,
-    turns: int | None = None, count: int | None = None, left_out: list[str] | None = None,
-) -> list[Conversation]:  # fmt: skip
+    path: str | Path,
+    images: str | Path | None = None,
+    *,
+    turns: int | None = None,
+    count: int | None = None,
+    left_out: list[str] | None = None,
+) -> list[Conversation]:
     """Read a file of conversations, piece by piece: only what is returned stays in memory.
 
     Args:

@@ -105,9 +105,15 @@ class Sample:
 
 #: What the lines of each column belong to; a shard says how many of these each sample has.
 _COUNTED_BY = {
-    "tokens": "rows", "visual": "rows", "answer": "rows", "kept": "rows", "spans": "spans",
-    "hidden": "kept", "pictures": "visual", "seen": "spans",
-}  # fmt: skip
+    "tokens": "rows",
+    "visual": "rows",
+    "answer": "rows",
+    "kept": "rows",
+    "spans": "spans",
+    "hidden": "kept",
+    "pictures": "visual",
+    "seen": "spans",
+}
 
 
 def save_shard(
@@ -203,12 +209,17 @@ class Capture(Sequence[Sample]):
 
         pictured = starts["spans"][own + 1] > starts["spans"][own]
         return Sample(
-            tokens=read("tokens").long(), visual=read("visual"), answer=read("answer"),
-            spans=read("spans").long(), greedy=self._greedy[index],
-            conversation=self.conversations[index], kept=read("kept"), hidden=read("hidden"),
+            tokens=read("tokens").long(),
+            visual=read("visual"),
+            answer=read("answer"),
+            spans=read("spans").long(),
+            greedy=self._greedy[index],
+            conversation=self.conversations[index],
+            kept=read("kept"),
+            hidden=read("hidden"),
             pictures=read("pictures") if self.needed.pictures and pictured else None,
             seen=read("seen") if self.needed.seen and pictured else None,
-        )  # fmt: skip
+        )
 
 
 def shard_paths(directory: str | Path) -> list[Path]:

@@ -12,9 +12,7 @@ Keys = tuple[Tensor, Tensor]  # keys and values, [B, Hkv, rows, D] each
 Turn = tuple[Tensor, Tensor]  # cosines and sines, [B, 1, rows, D / 2] each
 
 
-def visible(
-    rows: int, step: int, first: int = 0, device: torch.device | str = "cpu"
-) -> Tensor:  # fmt: skip
+def visible(rows: int, step: int, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """``[m, n + step * m]`` bool: which keys the m rows of ``step`` from row ``first`` on see.
 
     Step 0 has keys at all n ``rows``, the later ones at those from ``first`` on. At inference,

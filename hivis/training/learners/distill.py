@@ -82,9 +82,14 @@ class DraftLearner:
     """
 
     def __init__(
-        self, draft: TrainableDraft, target: Target, *,
-        updates: int, lr: float = 3e-3, weights: LossWeights = WEIGHTS,
-    ) -> None:  # fmt: skip
+        self,
+        draft: TrainableDraft,
+        target: Target,
+        *,
+        updates: int,
+        lr: float = 3e-3,
+        weights: LossWeights = WEIGHTS,
+    ) -> None:
         self.draft, self.target = draft, target
         self.module = draft.module
         self.columns = Columns("text", seen=draft.rows == "all")

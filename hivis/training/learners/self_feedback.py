@@ -67,7 +67,7 @@ def select_rows(step: int, hit: Tensor, kept: Tensor) -> Tensor:
 
 def pass_losses(
     outs: Iterable[Tensor], batch: Batch, steps: int, head: Tensor
-) -> list[tuple[RowLosses, Tensor]]:  # fmt: skip
+) -> list[tuple[RowLosses, Tensor]]:
     """Per pass: losses of the answer's rows ``[R]``, and which of these count ``[R]``."""
     rows = batch.answer[:, first_row(batch, steps) :]
     wanted = Wanted.of(batch.goal, head)
