@@ -24,7 +24,7 @@ from rich.console import Console
 
 from bench.common.environment import commit, device_name, has_fast_bfloat16, set_up, versions
 from bench.headline.compare import compare
-from bench.headline.loading import Loaded, load_methods
+from bench.headline.loading import LoadedMethods, load_methods
 from bench.headline.measure import find_margins, measure
 from bench.headline.options import parse, sampling_settings
 from bench.headline.prompts import Case, load_cases
@@ -88,7 +88,7 @@ def written(
 
 def latency(
     options: argparse.Namespace,
-    loaded: Loaded,
+    loaded: LoadedMethods,
     cases: Sequence[Case],
     settings: Sequence[SamplingParams],
     console: Console,

@@ -31,7 +31,7 @@ from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.engine.running_batch import Loop
+from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError, run_cli
 from hivis.models.families.llava import Llava
 from hivis.models.target import HuggingFaceTarget
@@ -43,7 +43,7 @@ FREE = ("empty", "detach", "alias", "lift", "_unsafe_view", "_reshape_alias")
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
 
 
-class Counted(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Counts operations by phase."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Counted(TorchDispatchMode):
 class Clock(PhaseClock):
     """Tells the count which phase it is in."""
 
-    def __init__(self, counted: Counted) -> None:
+    def __init__(self, counted: OperationCounter) -> None:
         super().__init__(torch.device("cpu"))
         self._counted = counted
 
@@ -127,11 +127,11 @@ def count(
 ) -> dict[str, Any]:
     """Operations of one cycle, by phase, when the tables of its shape have been made."""
     params = SamplingParams(temperature=temperature, max_new_tokens=200, eos_token_ids=())
-    loop = Loop(target, drafter_of(kind), shape)
+    loop = RunningBatch(target, drafter_of(kind), shape)
     with torch.inference_mode():
         loop.add(Inputs(torch.arange(3, 40).unsqueeze(0), {}), params, ())
         loop.cycle()
-        counted = Counted()
+        counted = OperationCounter()
         loop.cycles.clock = Clock(counted)
         with counted:
             loop.cycle()

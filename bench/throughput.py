@@ -36,7 +36,7 @@ from hivis.cli.parser import Parser
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
-from hivis.engine.batch import Batch, Wanted
+from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.results import Generation
 from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError, run_cli
@@ -60,7 +60,7 @@ class Method:
         self, target: HuggingFaceTarget, cases: Sequence[Case], params: SamplingParams
     ) -> dict[int, Generation]:
         """All prompts once; the time joins the others."""
-        queue = [Wanted(case.inputs, params, number) for number, case in enumerate(cases)]
+        queue = [BatchRequest(case.inputs, params, number) for number, case in enumerate(cases)]
         start = time.perf_counter()
         self.made = dict(Batch(target, queue, self.texts, self.drafter, self.policy))
         if target.device.type == "cuda":

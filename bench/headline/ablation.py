@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.common.markdown import number
-from bench.headline.loading import Loaded, drafted_method, load_coarse
+from bench.headline.loading import LoadedMethods, drafted_method, load_coarse
 from bench.headline.methods import HIVIS, Method
 from bench.headline.options import make_policy
 from bench.headline.summary import Row, Series
@@ -44,7 +44,7 @@ def fixed_name(nodes: int, depth: int = DEPTH) -> str:
     return f"{nodes} / {depth}"
 
 
-def add_ablations(options: argparse.Namespace, loaded: Loaded) -> tuple[Labels, Labels]:
+def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[Labels, Labels]:
     """Add the methods of both tables to ``loaded``; returns what they show, parts and policies.
 
     Every method has a drafter object of its own, so that none finds the tables of another's trees.
@@ -96,7 +96,7 @@ def _check_lacks(name: str, folder: Path, config: LayerConfig) -> None:
         )
 
 
-def _add_policies(options: argparse.Namespace, loaded: Loaded, folder: str | Path) -> Labels:
+def _add_policies(options: argparse.Namespace, loaded: LoadedMethods, folder: str | Path) -> Labels:
     choices = {fixed_name(nodes): {"policy": "fixed", "nodes": nodes} for nodes in FIXED}
     choices |= {CONFIDENCE: {"policy": CONFIDENCE}, COST: {"policy": COST}}
     chosen = options.policy
@@ -115,7 +115,7 @@ def _add_policies(options: argparse.Namespace, loaded: Loaded, folder: str | Pat
     return shown
 
 
-def _add(loaded: Loaded, method: Method) -> str:
+def _add(loaded: LoadedMethods, method: Method) -> str:
     loaded.methods.append(method)
     return method.name
 

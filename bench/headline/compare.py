@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.headline.ablation import Labels, add_ablations, judge, print_ablation, verdict_lines
-from bench.headline.loading import Loaded
+from bench.headline.loading import LoadedMethods
 from bench.headline.measure import find_margins, measure
 from bench.headline.methods import Run
 from bench.headline.prefill_rows import prefill_rows, print_prefill
@@ -23,7 +23,7 @@ DECODING = "decoding: tokens/s after the first"
 
 def compare(
     options: argparse.Namespace,
-    loaded: Loaded,
+    loaded: LoadedMethods,
     cases: Sequence[Case],
     settings: Sequence[SamplingParams],
     console: Console,

@@ -36,7 +36,7 @@ from hivis.policies.cost import ROUNDS, SPACING, CostPolicy
 
 
 @dataclass
-class Loaded:
+class LoadedMethods:
     """What a run needs. ``notes`` says what was left out, and why."""
 
     target: HuggingFaceTarget
@@ -45,12 +45,12 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
 
 
-def load_methods(options: argparse.Namespace) -> Loaded:
+def load_methods(options: argparse.Namespace) -> LoadedMethods:
     """Load everything once. The Hugging Face rows get a model object of their own."""
     dtype = DTYPES[options.dtype]
     path = options.model or paths.TARGET
     target, processor = load_target(path, dtype, options.device)
-    loaded = Loaded(target, processor)
+    loaded = LoadedMethods(target, processor)
     if not options.no_hf:
         model = load_model(path, dtype, options.device)
         loaded.methods += [

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.common.timing import Call
-from bench.ops.goals_by_case import Target
+from bench.ops.goals_by_case import Goal
 from hivis import ops
 from hivis.core.tree import ancestor_words
 
@@ -41,7 +41,7 @@ class Case:
     outcomes: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     reset: Call | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
-    targets: Sequence[Target] = ()
+    targets: Sequence[Goal] = ()
 
 
 @dataclass(frozen=True)

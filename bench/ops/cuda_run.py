@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.common.timing import time_graphs
 from bench.ops.cpu_cases import Case, Setting
-from bench.ops.goals_by_case import Target
+from bench.ops.goals_by_case import Goal
 from bench.ops.peers import reason
 
 TOLERANCE = 0.02  # relative, in the Euclidean norm: 16-bit results of different orders of summing
@@ -117,7 +117,7 @@ def figures(
     return values
 
 
-def judged(target: Target, values: Mapping[str, float]) -> dict[str, Any]:
+def judged(target: Goal, values: Mapping[str, float]) -> dict[str, Any]:
     """A target, what was got (None where the figure could not be had) and whether that will do."""
     got = values.get(target.figure)
     reached = got is not None and (

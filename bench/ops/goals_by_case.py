@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """What a figure of a case is to reach: `figure` is a key of `bench.ops.cuda_run.figures`."""
 
     figure: str
@@ -30,19 +30,19 @@ LLAVA_13B = Model("LLaVA-13B", 40, 40, 40, 32064)
 QWEN_7B = Model("Qwen2.5-VL-7B", 28, 28, 4, 152064)
 
 
-def at_least(figure: str, wanted: float) -> Target:
-    return Target(figure, wanted, True)
+def at_least(figure: str, wanted: float) -> Goal:
+    return Goal(figure, wanted, True)
 
 
-def at_most(figure: str, wanted: float) -> Target:
-    return Target(figure, wanted, False)
+def at_most(figure: str, wanted: float) -> Goal:
+    return Goal(figure, wanted, False)
 
 
 THRICE_SDPA = at_least("x sdpa", 3)
 ARITHMETIC_BOUND = (at_most("floors", 1.5), THRICE_SDPA)
 
 # By op and name of the case; `bench.ops.cuda_run.figures` says what the figures are.
-TARGETS: dict[tuple[str, str], Sequence[Target]] = {
+TARGETS: dict[tuple[str, str], Sequence[Goal]] = {
     ("tree_attention", "LLaVA-7B N=60 S=700"): (at_most("us", 8),),
     ("tree_attention", "LLaVA-7B N=60 S=4096"): (at_least("of copy", 0.80), THRICE_SDPA),
     ("tree_attention", "LLaVA-7B N=60 S=32768"): (at_least("of copy", 0.88), THRICE_SDPA),

@@ -22,7 +22,7 @@ MOST = 1e15
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedLengths:
     """A distribution of accepted lengths (drafted tokens accepted in a cycle).
 
     Attributes:
@@ -44,7 +44,7 @@ class Accepted:
         return torch.multinomial(shares, count, replacement=True, generator=make).tolist()
 
 
-def parse_accepted(text: str, depth: int) -> Accepted:
+def parse_accepted(text: str, depth: int) -> AcceptedLengths:
     """What ``--accepted`` says: a mean, or a file with counts by accepted length.
 
     Raises:
@@ -59,7 +59,7 @@ def parse_accepted(text: str, depth: int) -> Accepted:
             f"--accepted: wanted a mean of 0 to {depth} (the depth of the trees), got {text}"
         )
     shares = truncated_geometric(mean, depth)
-    return Accepted(f"truncated geometric on 0..{depth} with mean {mean:g}", shares)
+    return AcceptedLengths(f"truncated geometric on 0..{depth} with mean {mean:g}", shares)
 
 
 def truncated_geometric(mean: float, depth: int) -> tuple[float, ...]:
@@ -87,7 +87,7 @@ def truncated_geometric(mean: float, depth: int) -> tuple[float, ...]:
     return tuple(shares((low + high) / 2))
 
 
-def _read(path: Path, depth: int) -> Accepted:
+def _read(path: Path, depth: int) -> AcceptedLengths:
     """``[n0, n1, ...]`` or ``{"0": n0, ...}``: how many cycles accepted that many tokens."""
     wanted = f"--accepted {path}: wanted counts by accepted length, as a list or an object"
     try:
@@ -117,7 +117,7 @@ def _read(path: Path, depth: int) -> Accepted:
             totals[int(length)] += count
     if not sum(totals):
         raise HivisError(f"{wanted}, got none above 0")
-    return Accepted(f"histogram of {path.name}", tuple(n / sum(totals) for n in totals))
+    return AcceptedLengths(f"histogram of {path.name}", tuple(n / sum(totals) for n in totals))
 
 
 def _is_count(value: Any) -> bool:

@@ -18,7 +18,7 @@ from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.one_layer import OneLayerDrafter
-from hivis.engine.running_batch import Loop
+from hivis.engine.running_batch import RunningBatch
 from hivis.models.target import HuggingFaceTarget
 
 PLAIN, DRAFTED = "plain", "drafted"
@@ -40,10 +40,10 @@ class Pair:
     def device(self) -> torch.device:
         return self.target.device
 
-    def loop(self, kind: str, mode: str) -> Loop:
+    def loop(self, kind: str, mode: str) -> RunningBatch:
         """A new loop; a drafted one begins the list of accepted lengths anew."""
         drafted = kind == DRAFTED
-        loop = Loop(
+        loop = RunningBatch(
             self.target, self.drafter if drafted else None, self.shape.policy, **MODES[mode]
         )
         if drafted:

@@ -10,7 +10,7 @@ import torch
 from bench.common.timing import time_together
 from bench.ops.cpu_cases import Setting
 from bench.ops.cuda_run import judged, measure
-from bench.ops.goals_by_case import Target, at_least, at_most
+from bench.ops.goals_by_case import Goal, at_least, at_most
 from bench.quantized.level import Shape as Level
 from bench.quantized.level import bytes_of_level
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
@@ -22,7 +22,7 @@ CPU_COPY_BYTES = 2**27
 #: Accepted length, and what a cycle is to gain at it.
 AT = 3.0
 #: `draft` counts all of it, what the loop does in between included.
-GOALS: Sequence[Target] = (
+GOALS: Sequence[Goal] = (
     at_most("verify over plain step", 1.10),
     at_most("draft over its weights", 1.3),
     at_most("neither model's pass, of verify", 0.05),

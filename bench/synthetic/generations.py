@@ -10,14 +10,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.progress import Progress as Bar
+from rich.progress import SequenceProgress as Bar
 
 from bench.headline.methods import HUGGING_FACE, hugging_face_method
 from bench.synthetic.accepted_lengths import mean_of
 from bench.synthetic.cycles import DRAFTED, EAGER, PLAIN, Pair, modes
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
-from hivis.engine.results import Progress
+from hivis.engine.results import SequenceProgress
 from hivis.models import tree_attention as attention
 from hivis.models.target import HuggingFaceTarget
 
@@ -25,7 +25,7 @@ STATIC = "HF, static cache"
 
 
 @dataclass(frozen=True)
-class Text:
+class SyntheticOutput:
     """A whole text: its times in ms, the accepted length of every cycle, and memory at its peak.
 
     ``peak`` is in bytes, those of the weights included; ``None`` on a CPU.
@@ -43,7 +43,7 @@ class Text:
         return (self.total_ms - self.first_token_ms) / max(1, self.tokens - 1)
 
 
-def watched(pair: Pair, make: Callable[[], Text]) -> Text:
+def watched(pair: Pair, make: Callable[[], SyntheticOutput]) -> SyntheticOutput:
     """The text, with what the device's allocator had given out at most."""
     pair.wait()
     if pair.device.type != "cuda":
@@ -52,9 +52,11 @@ def watched(pair: Pair, make: Callable[[], Text]) -> Text:
     return replace(make(), peak=torch.cuda.max_memory_allocated(pair.device))
 
 
-def own_text(pair: Pair, kind: str, mode: str, inputs: Inputs, params: SamplingParams) -> Text:
+def own_text(
+    pair: Pair, kind: str, mode: str, inputs: Inputs, params: SamplingParams
+) -> SyntheticOutput:
     """A text of hivis, as :class:`hivis.engine.generate.Stream` generates it."""
-    text = Progress(params, ())
+    text = SequenceProgress(params, ())
     loop = pair.loop(kind, mode)
     text.begin(loop.add(inputs, params, text.ends))
     while not text.finished:
@@ -63,7 +65,7 @@ def own_text(pair: Pair, kind: str, mode: str, inputs: Inputs, params: SamplingP
         text.add(step)
     done = text.result({}).statistics
     accepted = done.accepted_lengths if kind == DRAFTED else ()
-    return Text(len(text.tokens), done.first_token_ms, done.total_ms, accepted)
+    return SyntheticOutput(len(text.tokens), done.first_token_ms, done.total_ms, accepted)
 
 
 @contextmanager
@@ -76,14 +78,14 @@ def as_published(target: HuggingFaceTarget) -> Iterator[None]:
         target.language_model.set_attn_implementation(attention.NAME)
 
 
-def their_text(pair: Pair, inputs: Inputs, params: SamplingParams, **extra: Any) -> Text:
+def their_text(pair: Pair, inputs: Inputs, params: SamplingParams, **extra: Any) -> SyntheticOutput:
     """A text of Hugging Face ``generate``; ``extra`` is of its configuration."""
     target = pair.target
     more = target.family.token_features(target.model, inputs.tokens)
     with as_published(target):
         method = hugging_face_method(HUGGING_FACE, target.model, **extra)
         run = method.run(Inputs(inputs.tokens, inputs.features | more), params)
-    return Text(len(run.tokens), run.first_token_ms, run.total_ms)
+    return SyntheticOutput(len(run.tokens), run.first_token_ms, run.total_ms)
 
 
 def measure_texts(
@@ -100,7 +102,7 @@ def measure_texts(
     Of every method the median time of each kind; ``accepted_length`` (simulated) is that of the
     last text, as all have the same.
     """
-    methods: dict[tuple[str, str], Callable[[], Text]] = {}
+    methods: dict[tuple[str, str], Callable[[], SyntheticOutput]] = {}
     if hugging_face:
         methods[HUGGING_FACE, EAGER] = lambda: their_text(pair, inputs, params)
     if static:
@@ -111,7 +113,7 @@ def measure_texts(
         for mode in modes(pair.device):
             methods[kind, mode] = partial(own_text, pair, kind, mode, inputs, params)
     names = list(methods)
-    found: dict[tuple[str, str], list[Text]] = {name: [] for name in names}
+    found: dict[tuple[str, str], list[SyntheticOutput]] = {name: [] for name in names}
     for turn in bar.track(range(repeat + 1), description="texts"):
         first = turn % len(names)
         for name in [*names[first:], *names[:first]]:
@@ -121,7 +123,7 @@ def measure_texts(
     return [_row(name, mode, texts) for (name, mode), texts in found.items()]
 
 
-def _row(name: str, mode: str, texts: list[Text]) -> dict[str, Any]:
+def _row(name: str, mode: str, texts: list[SyntheticOutput]) -> dict[str, Any]:
     return {
         "method": name,
         "mode": mode,

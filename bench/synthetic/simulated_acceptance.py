@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hivis.core.handoff import Verdict, Verify
+from hivis.core.handoff import Acceptance, VerifyResult
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
@@ -68,7 +68,7 @@ def rank_parents(nodes: int, depth: int, top_k: int) -> list[int]:
 def paths_by_depth(parents: Sequence[int], depth: int) -> list[list[int]]:
     """For every depth the path to the last node that lies there, the root first.
 
-    After its end a path repeats its last node, as :class:`hivis.core.handoff.Verdict` does.
+    After its end a path repeats its last node, as :class:`hivis.core.handoff.Acceptance` does.
     """
     paths = [[0]]
     for node, parent in enumerate(parents):
@@ -129,19 +129,19 @@ class Replay:
         self._next.zero_()
 
     def accept(
-        self, verify: Verify, tree: DraftTree, position: Tensor, sampling: SamplingState
-    ) -> Verdict:
+        self, verify: VerifyResult, tree: DraftTree, position: Tensor, sampling: SamplingState
+    ) -> Acceptance:
         """As :func:`hivis.engine.report.accept`, whose walk is done and whose path gives way to the
         next."""
         return self.instead_of(accept(verify, tree, position, sampling), tree)
 
-    def instead_of(self, verdict: Verdict, tree: DraftTree) -> Verdict:
+    def instead_of(self, verdict: Acceptance, tree: DraftTree) -> Acceptance:
         """``verdict`` with the path that is next; the token after it stays as it was drawn."""
         found = self._found.index_select(0, self._next)
         after = self._after.index_select(0, self._next)
         self._next.add_(1).remainder_(len(self._found))
         tokens = torch.cat([tree.tokens, verdict.next_token.unsqueeze(1)], 1)
-        return Verdict(found[:, :-1], found[:, -1], verdict.next_token, tokens.gather(1, after))
+        return Acceptance(found[:, :-1], found[:, -1], verdict.next_token, tokens.gather(1, after))
 
 
 class _Shaped(OneLayerDrafter):

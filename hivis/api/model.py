@@ -18,7 +18,7 @@ from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs, Target
-from hivis.engine.batch import Batch, Wanted
+from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError
 from hivis.models.generation_config import generation_settings
@@ -213,7 +213,7 @@ class Model:
 
     def _wanted(
         self, requests: Iterable[Request | Prompt], settings: Mapping[str, Any]
-    ) -> Iterator[Wanted[tuple[int, Writer]]]:
+    ) -> Iterator[BatchRequest[tuple[int, Writer]]]:
         for number, entry in enumerate(requests):
             request = entry if isinstance(entry, Request) else Request(entry)
             try:
@@ -222,7 +222,7 @@ class Model:
                 check_context(self.target, inputs, params)
             except HivisError as error:
                 raise HivisError(f"request {number}: {error}") from error
-            yield Wanted(inputs, params, (number, writer), writer)
+            yield BatchRequest(inputs, params, (number, writer), writer)
 
     def _settle(self, inputs: Inputs, given: Mapping[str, Any]) -> tuple[SamplingParams, Writer]:
         """How a text is drawn, and what writes it down."""

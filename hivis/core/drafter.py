@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from hivis.core.handoff import Prompt, Verdict
+from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.kv_cache import KVCache
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
@@ -39,7 +39,7 @@ class Drafter(Protocol):
         """
         ...
 
-    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, max_rows: int) -> None:
         """Read the prompt.
 
         Args:
@@ -64,6 +64,6 @@ class Drafter(Protocol):
         """
         ...
 
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
         """Take over what the target accepted. ``hidden`` is ``[B, N, E]``, of all nodes."""
         ...

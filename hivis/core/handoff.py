@@ -12,7 +12,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class DrafterPrompt:
     """The prompt as a drafter may see it: R of its P rows, in order.
 
     A HiViS drafter asks for the ``"text"`` rows, so no visual row is in here; an EAGLE-style one
@@ -48,7 +48,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Verify:
+class VerifyResult:
     """One pass of the target over all N nodes of a draft tree.
 
     Attributes:
@@ -61,7 +61,7 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Acceptance:
     """The walk through the tree: what :func:`hivis.ops.tree_accept` returns, in its order.
 
     Attributes:

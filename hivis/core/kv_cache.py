@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.core.handoff import Verdict
+from hivis.core.handoff import Acceptance
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class KVCache:
         """``[B, N]`` int64 positions of nodes of these ``[B, N]`` depths: siblings share one."""
         return self.kv_len.unsqueeze(1) + depths
 
-    def compact(self, verdict: Verdict) -> None:
+    def compact(self, verdict: Acceptance) -> None:
         """Keep the accepted rows, in place, in every layer; ``kv_len`` grows by ``path_len``."""
         ops.kv_compact_(self.kv, self.kv_len, verdict.path, verdict.path_len)
 

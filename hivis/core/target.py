@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from hivis.core.handoff import Prompt, Verify
+from hivis.core.handoff import DrafterPrompt, VerifyResult
 from hivis.core.kv_cache import KVCache
 from hivis.core.tree import DraftTree
 
@@ -30,14 +30,14 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Prefilled:
+class TargetPrefill:
     """What a prefill leaves: ``logits`` ``[B, V]`` of the last row and, if asked, a ``prompt``.
 
     ``kept`` rows of the prompt were there already and not read again.
     """
 
     logits: Tensor
-    prompt: Prompt | None
+    prompt: DrafterPrompt | None
     kept: int = 0
 
 
@@ -52,13 +52,13 @@ class Target(Protocol):
 
     def prefill(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
-    ) -> Prefilled:
+    ) -> TargetPrefill:
         """Read the prompt into a fresh cache of ``capacity`` rows.
 
         ``rows`` says whose hidden states to hand on: none, those of text, or all.
         """
         ...
 
-    def verify(self, tree: DraftTree) -> Verify:
+    def verify(self, tree: DraftTree) -> VerifyResult:
         """One pass over all nodes; their keys and values land behind the valid rows."""
         ...

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hivis import ops
 from hivis.core.drafter import PromptRows
-from hivis.core.handoff import Prompt, Verdict
+from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.kv_cache import KVCache
 from hivis.core.policy import MAX_NODES, TreePolicy
 from hivis.core.sampling import SamplingState
@@ -43,7 +43,7 @@ class DraftModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def prefill(self, prompt: Prompt, token: Tensor, capacity: int) -> Tensor:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, capacity: int) -> Tensor:
         """Read the prompt's rows and ``token`` ``[B]`` after them into a fresh cache.
 
         Returns:
@@ -118,7 +118,7 @@ class DraftVLM:
         self._vocab = head.shape[0]
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, max_rows: int) -> None:
         """Read the prompt's R rows and ``token`` ``[B]``.
 
         Raises:
@@ -159,7 +159,7 @@ class DraftVLM:
         return grower(token, self.cache.each["logits"], nothing, scores, step)
 
     @torch.inference_mode()
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
         """Take over the accepted path. The target's ``hidden`` states are not looked at."""
         cache = self.model.cache
         # Where the last accepted node goes. With nothing accepted that is the root, which is run

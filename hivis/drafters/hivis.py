@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig
 from hivis.drafters.fused import Weight
@@ -58,7 +58,7 @@ class HiViSDrafter(OneLayerDrafter):
         checkpoint.save(directory, self.config, self.tensors)
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, max_rows: int) -> None:
         """Read the prompt's R rows; ``token`` ``[B]`` follows the last of them."""
         embeddings, hidden, positions, gap = self._kept(prompt)
         batch, rows, _ = hidden.shape
@@ -73,7 +73,7 @@ class HiViSDrafter(OneLayerDrafter):
         following = torch.cat([embeddings[:, 1:].to(first), first], 1)
         self._read(self._join(following, hidden, 0), positions)
 
-    def _kept(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor, int]:
+    def _kept(self, prompt: DrafterPrompt) -> tuple[Tensor, Tensor, Tensor, int]:
         """Embeddings, hidden states, positions ``[R]`` of the rows to read, and the gap behind."""
         embeddings, hidden, c = prompt.embeddings, prompt.hidden, self.config
         count = torch.arange(hidden.shape[1], device=hidden.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hivis import ops
 from hivis.core.drafter import PromptRows
-from hivis.core.handoff import Prompt, Verdict
+from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.kv_cache import KVCache, grain_of
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
@@ -162,7 +162,7 @@ class OneLayerDrafter(ABC):
         """
 
     @abstractmethod
-    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, max_rows: int) -> None:
         """Read the prompt; see ``core/drafter.py``."""
 
     @torch.inference_mode()
@@ -198,7 +198,7 @@ class OneLayerDrafter(ABC):
         return grower(token, self._predict(output), output, scores, step)
 
     @torch.inference_mode()
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
         """Take over the accepted nodes' target hidden states; ``hidden`` is ``[B, N, E]``.
 
         All M rows of the path are written, whatever its length: what lies behind the accepted ones

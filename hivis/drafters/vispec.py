@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hivis.core.drafter import PromptRows
-from hivis.core.handoff import Prompt, Span
+from hivis.core.handoff import DrafterPrompt, Span
 from hivis.drafters import checkpoint
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.fused import Weight
@@ -68,7 +68,7 @@ class ViSpecDrafter(OneLayerDrafter):
         checkpoint.save(directory, self.config, self.tensors)
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, max_rows: int) -> None:
         """Read the prompt's P rows; ``token`` ``[B]`` follows the last of them."""
         batch, rows, size = prompt.hidden.shape
         if rows == 0:
@@ -154,7 +154,7 @@ class ViSpecDrafter(OneLayerDrafter):
         return F.linear(values.flatten(2), self._w["out"])
 
 
-def picture_spans(prompt: Prompt) -> list[Span]:
+def picture_spans(prompt: DrafterPrompt) -> list[Span]:
     """Where each picture lies, in order; reads ``prompt.visual`` on the host.
 
     The prompt may say so. If not, a run of visual rows is one picture. If the processor's features

@@ -10,8 +10,8 @@ from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs, Target
-from hivis.engine.results import Generation, Progress, Step
-from hivis.engine.running_batch import AnotherText, Loop, check_context
+from hivis.engine.results import Generation, SequenceProgress, Step
+from hivis.engine.running_batch import RunningBatch, SequenceReplaced, check_context
 from hivis.errors import HivisError
 from hivis.policies.cost import default_policy
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Wanted(Generic[T]):
+class BatchRequest(Generic[T]):
     """A text to be made.
 
     Attributes:
@@ -36,9 +36,9 @@ class Wanted(Generic[T]):
 
 
 @dataclass
-class _Text(Generic[T]):
-    wanted: Wanted[T]
-    progress: Progress
+class _Slot(Generic[T]):
+    wanted: BatchRequest[T]
+    progress: SequenceProgress
     failed: bool = False
 
     @property
@@ -69,7 +69,7 @@ class Batch(Generic[T]):
     """
 
     target: Target
-    queue: Iterable[Wanted[T]]
+    queue: Iterable[BatchRequest[T]]
     slots: int = 4
     drafter: Drafter | None = None
     policy: Policy = field(default_factory=default_policy)
@@ -79,8 +79,10 @@ class Batch(Generic[T]):
         slots = self.slots
         if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
             raise HivisError(f"slots: wanted a whole number >= 1, got {slots!r}")
-        self._loop = Loop(self.target, self.drafter, self.policy, slots=slots, graphs=self.graphs)
-        self._texts: list[_Text[T]] = []
+        self._loop = RunningBatch(
+            self.target, self.drafter, self.policy, slots=slots, graphs=self.graphs
+        )
+        self._texts: list[_Slot[T]] = []
         self._waiting = iter(self.queue)
         self._error: Exception | None = None
         self._made = self._make()
@@ -109,21 +111,21 @@ class Batch(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def _begin(self, place: int) -> _Text[T] | None:
+    def _begin(self, place: int) -> _Slot[T] | None:
         """Read the prompt of the queue's next text into a place; None if no text is to begin."""
         try:
             wanted = None if self._error else next(self._waiting, None)
             if wanted is None:
                 return None
             check_context(self.target, wanted.inputs, wanted.params)
-            progress = Progress(wanted.params, self.target.eos_token_ids, wanted.until)
+            progress = SequenceProgress(wanted.params, self.target.eos_token_ids, wanted.until)
             begun = self._loop.add(wanted.inputs, wanted.params, progress.ends, place)
-        except AnotherText:
+        except SequenceReplaced:
             raise
         except Exception as error:  # the queue's own, too little memory: the others can go on
             self._error = error
             return None
-        text = _Text(wanted, progress)
+        text = _Slot(wanted, progress)
         self._note(text, progress.begin, begun)
         return text
 
@@ -132,7 +134,7 @@ class Batch(Generic[T]):
             if not text.finished:
                 self._note(text, text.progress.add, step)
 
-    def _note(self, text: _Text[T], take: Callable[[Any], object], new: Any) -> None:
+    def _note(self, text: _Slot[T], take: Callable[[Any], object], new: Any) -> None:
         """Let a text take what is new. It alone fails if it cannot go on."""
         try:
             take(new)

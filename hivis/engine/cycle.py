@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hivis.core.clock import PhaseClock
 from hivis.core.drafter import Drafter
-from hivis.core.handoff import Verdict
+from hivis.core.handoff import Acceptance
 from hivis.core.policy import Planner, TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.target import Target
 from hivis.core.tree import DraftTree
 from hivis.engine.cuda_graphs import Graphs, Recorder
-from hivis.engine.report import Report, Underway, accept
+from hivis.engine.report import CycleReport, InFlightCycle, accept
 
 T = TypeVar("T")
 
@@ -41,21 +41,21 @@ class Cycles:
         self.clock = PhaseClock(target.embedding.device)
         self.accept = accept
 
-    def launch(self, planner: Planner, sampling: SamplingState) -> Underway:
+    def launch(self, planner: Planner, sampling: SamplingState) -> InFlightCycle:
         """Hand a cycle to the device."""
         shape, learns = planner.choose(), planner.learns
 
-        def work() -> Report:
+        def work() -> CycleReport:
             return self.advance(sampling, shape, learns)
 
         # To be recorded, the sizes of the trees have to be known before they grow.
         settled = shape.governor is None or shape.governor.plan is not None
         if not (self._records and settled):
-            return Underway(work())
+            return InFlightCycle(work())
         name = self._name("cycle", sampling, shape, learns)
-        return Underway(self._graphs.run(name, work, self.clock))
+        return InFlightCycle(self._graphs.run(name, work, self.clock))
 
-    def advance(self, sampling: SamplingState, shape: TreePolicy, learns: bool) -> Report:
+    def advance(self, sampling: SamplingState, shape: TreePolicy, learns: bool) -> CycleReport:
         """One cycle, without a look at the device, on tensors that have their place in the caches:
         so this is what can be recorded."""
         target, drafter, clock, cache = self.target, self.drafter, self.clock, self.target.cache
@@ -75,7 +75,7 @@ class Cycles:
             with clock.phase("commit"):
                 drafter.commit(verify.hidden, tree, verdict)
         with clock.phase("read"):
-            report = Report.of(verdict, tree, learns, self.traced)
+            report = CycleReport.of(verdict, tree, learns, self.traced)
             # Last, for the tree may look at the token's own place.
             sampling.note(verdict.emitted)
             cache.note("token", verdict.next_token)
@@ -97,8 +97,8 @@ class Cycles:
 
             return run(self._name("draft", sampling, shape), work)
 
-        def verify(tree: DraftTree) -> Verdict:
-            def work() -> tuple[DraftTree, Verdict]:
+        def verify(tree: DraftTree) -> Acceptance:
+            def work() -> tuple[DraftTree, Acceptance]:
                 _, position = self._root()
                 return tree, self.accept(target.verify(tree), tree, position, sampling)
 

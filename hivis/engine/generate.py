@@ -9,8 +9,8 @@ from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs, Target
-from hivis.engine.results import Generation, Progress
-from hivis.engine.running_batch import Loop, check_context
+from hivis.engine.results import Generation, SequenceProgress
+from hivis.engine.running_batch import RunningBatch, check_context
 from hivis.errors import HivisError
 from hivis.policies.cost import default_policy
 
@@ -80,8 +80,10 @@ class Stream:
 
     def __iter__(self) -> Iterator[list[int]]:
         assert self.params is not None and self.policy is not None
-        text = Progress(self.params, self.target.eos_token_ids, self.until)
-        loop = Loop(self.target, self.drafter, self.policy, traced=self.traced, graphs=self.graphs)
+        text = SequenceProgress(self.params, self.target.eos_token_ids, self.until)
+        loop = RunningBatch(
+            self.target, self.drafter, self.policy, traced=self.traced, graphs=self.graphs
+        )
         new = text.begin(loop.add(self.inputs, self.params, text.ends))
         while True:
             if new:

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.core.handoff import Verdict, Verify
+from hivis.core.handoff import Acceptance, VerifyResult
 from hivis.core.policy import Outcome
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
 from hivis.engine.results import CycleTrace, Step
 
 
-def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: SamplingState) -> Verdict:
+def accept(
+    verify: VerifyResult, tree: DraftTree, position: Tensor, sampling: SamplingState
+) -> Acceptance:
     """Walk ``tree``: at each node draw the target's token, step into the child that carries it.
 
     ``position`` ``[B]`` is the absolute position of the token drawn at the root.
@@ -35,7 +37,7 @@ def accept(verify: Verify, tree: DraftTree, position: Tensor, sampling: Sampling
         sampling.min_p,
         tree.max_depth,
     )
-    return Verdict(*found)
+    return Acceptance(*found)
 
 
 def draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
@@ -44,11 +46,13 @@ def draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
     logits = sampling.penalise(logits.unsqueeze(1), sampling.seed.new_empty(1, 1, 0))
     root = DraftTree.root_only(torch.zeros_like(sampling.seed))
     position = torch.full_like(sampling.seed, length)
-    return accept(Verify(logits, logits), root, position, replace(sampling, seen=None)).next_token
+    return accept(
+        VerifyResult(logits, logits), root, position, replace(sampling, seen=None)
+    ).next_token
 
 
 @dataclass(frozen=True)
-class Report:
+class CycleReport:
     """What the host gets to know of a cycle, in one small tensor.
 
     Attributes:
@@ -63,7 +67,7 @@ class Report:
     depth: int
 
     @classmethod
-    def of(cls, verdict: Verdict, tree: DraftTree, learns: bool, traced: bool) -> Report:
+    def of(cls, verdict: Acceptance, tree: DraftTree, learns: bool, traced: bool) -> CycleReport:
         """``learns``: a policy wants to know how the trees did; ``traced``: all of them is kept."""
         parts = {"length": verdict.path_len.unsqueeze(1), "emitted": verdict.emitted}
         scores = tree.scores if learns or traced else None
@@ -103,10 +107,10 @@ class Report:
         return Step(drawn, outcome, CycleTrace(tokens, parents, scores, path, ()))
 
 
-class Underway:
+class InFlightCycle:
     """A cycle that was handed to the device, and whose report is on its way to the host."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: CycleReport) -> None:
         self._report, self._event = report, None
         # To pinned memory, so nobody waits; a copy, since the next replay fills the report anew.
         self._values = report.values.to("cpu", non_blocking=True, copy=True)

@@ -87,7 +87,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Begun:
+class PrefillResult:
     """What reading a prompt came to: the first token, and rows as in :class:`Statistics`."""
 
     token: int
@@ -105,7 +105,7 @@ class Step:
     trace: CycleTrace | None
 
 
-class Progress:
+class SequenceProgress:
     """A text on its way: its tokens so far, cut where plain decoding would have stopped, and what
     they took.
 
@@ -134,7 +134,7 @@ class Progress:
         self.tokens: list[int] = []
         self.finished = False
 
-    def begin(self, begun: Begun) -> list[int]:
+    def begin(self, begun: PrefillResult) -> list[int]:
         """Take the first token; returns what was taken."""
         self._begun = begun
         taken = self._take([begun.token])

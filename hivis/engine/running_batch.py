@@ -16,19 +16,19 @@ from hivis.core.sampling import SamplingParams, SamplingState, sampling_entries,
 from hivis.core.target import Inputs, Target
 from hivis.engine.cuda_graphs import lateness, recorder_for
 from hivis.engine.cycle import Cycles
-from hivis.engine.report import Underway, draw_first
-from hivis.engine.results import Begun, Step
+from hivis.engine.report import InFlightCycle, draw_first
+from hivis.engine.results import PrefillResult, Step
 from hivis.errors import HivisError
 
 #: A cache has room for so many texts at first, and for a multiple of so many rows.
 _FEW, _ROUND = 4, 64
 
 
-class AnotherText(HivisError):
+class SequenceReplaced(HivisError):
     """The target, or the drafter, has begun a text of somebody else's."""
 
 
-class Loop:
+class RunningBatch:
     """The texts that a target is at, and the cycle that moves all of them on.
 
     What is known of a text lies in the caches of target and drafter, so a text joins the others by
@@ -56,7 +56,7 @@ class Loop:
         self.slots = slots
         self._device = target.embedding.device
         self._late = lateness(self._device)
-        self._underway: deque[Underway] = deque()
+        self._underway: deque[InFlightCycle] = deque()
         self.cycles = Cycles(target, drafter, recorder_for(self._device, graphs), traced)
         self._models: list[Target | Drafter] = [target] if drafter is None else [target, drafter]
         self._caches: list[KVCache] = []
@@ -85,7 +85,7 @@ class Loop:
     @torch.inference_mode()
     def add(
         self, inputs: Inputs, params: SamplingParams, ends: tuple[int, ...], text: int | None = None
-    ) -> Begun:
+    ) -> PrefillResult:
         """Read a prompt and draw the first token of its text.
 
         Args:
@@ -109,7 +109,7 @@ class Loop:
         self._regroup()
         drafter_rows = 0 if self.drafter is None else self.drafter.rows_read
         with self.clock.phase("read"):
-            return Begun(int(token), inputs.length, kept, drafter_rows)
+            return PrefillResult(int(token), inputs.length, kept, drafter_rows)
 
     @torch.inference_mode()
     def drop(self, text: int) -> None:
@@ -224,7 +224,9 @@ class Loop:
     def _check_alone(self) -> None:
         ours = zip(self._models, self._caches, strict=False)
         if not self._caches or any(model.cache is not cache for model, cache in ours):
-            raise AnotherText("text: wanted target and drafter to itself, got another text begun")
+            raise SequenceReplaced(
+                "text: wanted target and drafter to itself, got another text begun"
+            )
 
 
 def check_context(target: Target, inputs: Inputs, params: SamplingParams) -> None:

@@ -13,7 +13,7 @@ from hivis.core.kv_cache import KVCache, grain_of
 from hivis.models import tree_attention as attention
 from hivis.models.families.base import Family
 from hivis.models.hf_cache import SlabCache
-from hivis.models.prefill_attention import Chunk, chunk_rows
+from hivis.models.prefill_attention import PrefillChunk, chunk_rows
 from hivis.models.supported import check_supported
 
 
@@ -165,7 +165,7 @@ class HuggingFaceDecoder:
     def _read_chunk(self, embeddings: Tensor, start: int, positions: Tensor) -> Tensor:
         """``[B, C, E]`` hidden states of rows ``start .. start + C - 1``."""
         self._slab.place = start
-        chunk = Chunk.of(start, embeddings, self._head_dim)
+        chunk = PrefillChunk.of(start, embeddings, self._head_dim)
         extra = {} if chunk is None else {"chunk": chunk}
         return self._forward(embeddings, positions, **extra)
 

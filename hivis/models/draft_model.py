@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.core.target import Inputs
 from hivis.errors import HivisError, first_line
 from hivis.models.decoder import HuggingFaceDecoder
@@ -78,7 +78,7 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         self.vocab_size = max(self._own_ids, vocab_size or 0)
 
     @torch.inference_mode()
-    def prefill(self, prompt: Prompt, token: Tensor, capacity: int) -> Tensor:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, capacity: int) -> Tensor:
         """Read the prompt's rows and ``token`` ``[B]``: ``[B, V]`` logits after it."""
         if prompt.tokens is None:
             raise HivisError("prompt: wanted its tokens for the draft model, got none")

@@ -24,7 +24,7 @@ _WANTED = (2, 1)
 
 
 @dataclass(frozen=True)
-class Chunk:
+class PrefillChunk:
     """What attention does with a chunk of a prompt, the same in every layer.
 
     Attributes:
@@ -36,7 +36,7 @@ class Chunk:
     mask: Tensor | None = None
 
     @classmethod
-    def of(cls, start: int, rows: Tensor, head_dim: int) -> Chunk | None:
+    def of(cls, start: int, rows: Tensor, head_dim: int) -> PrefillChunk | None:
         """For ``rows`` ``[B, C, E]`` behind ``start`` others; ``None`` where SDPA needs no mask."""
         fits = takes_flash(rows.device, rows.dtype, head_dim)
         package = flash_attn() if fits else None

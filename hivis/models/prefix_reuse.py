@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import torch
 
-from hivis.core.handoff import Prompt, Verify
+from hivis.core.handoff import DrafterPrompt, VerifyResult
 from hivis.core.kv_cache import KVCache
-from hivis.core.target import Inputs, Prefilled
+from hivis.core.target import Inputs, TargetPrefill
 from hivis.core.tree import DraftTree
 from hivis.models.target import HuggingFaceTarget, only_last
 
@@ -32,7 +32,7 @@ class ContinuedTarget:
         self.kept = 0
         self._inputs: Inputs | None = None
         self._cache: KVCache | None = None
-        self._prompt: Prompt | None = None
+        self._prompt: DrafterPrompt | None = None
         self._rows = ""
 
     @property
@@ -47,14 +47,14 @@ class ContinuedTarget:
     def cache(self, cache: KVCache) -> None:
         self.target.cache = cache
 
-    def verify(self, tree: DraftTree) -> Verify:
+    def verify(self, tree: DraftTree) -> VerifyResult:
         """See ``core/target.py``."""
         return self.target.verify(tree)
 
     @torch.inference_mode()
     def prefill(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
-    ) -> Prefilled:
+    ) -> TargetPrefill:
         """See ``core/target.py``."""
         self.kept = self._common_rows(inputs) if rows == self._rows else 0
         self._cache, old = None, self._cache  # a prefill that fails leaves nothing to go on from
@@ -85,7 +85,7 @@ class ContinuedTarget:
 
     def _continue(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], old: KVCache, capacity: int
-    ) -> Prefilled:
+    ) -> TargetPrefill:
         self._move(old, capacity)
         tokens, target = inputs.tokens[:, self.kept :], self.target
         embeddings = target._embed(tokens)
@@ -94,13 +94,13 @@ class ContinuedTarget:
         hidden = target._read_on(embeddings, self.kept, positions, wanted)
         logits = target._head(hidden[:, -1])
         if rows == "none" or self._prompt is None:
-            return Prefilled(logits, None, self.kept)
+            return TargetPrefill(logits, None, self.kept)
         text = target.family.text_rows(target.model, inputs.tokens)
         kept = self.kept if rows == "all" else int(text[: self.kept].sum())
         last = self._prompt
         assert last.tokens is not None and last.visual is not None
         new = torch.zeros_like(tokens, dtype=torch.bool)
-        prompt = Prompt(
+        prompt = DrafterPrompt(
             torch.cat([last.embeddings[:, :kept], embeddings], 1),
             torch.cat([last.hidden[:, :kept], hidden], 1),
             inputs.length,
@@ -110,7 +110,7 @@ class ContinuedTarget:
             last.seen,
             last.spans,
         )
-        return Prefilled(logits, prompt, self.kept)
+        return TargetPrefill(logits, prompt, self.kept)
 
     def _move(self, old: KVCache, capacity: int) -> None:
         """The kept rows into a cache of their own, so that no earlier stream goes on in it."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hivis.core.handoff import Prompt, Verify
-from hivis.core.target import Inputs, Prefilled
+from hivis.core.handoff import DrafterPrompt, VerifyResult
+from hivis.core.target import Inputs, TargetPrefill
 from hivis.core.tree import DraftTree
 from hivis.models.compiled import Compiled
 from hivis.models.decoder import HuggingFaceDecoder
@@ -42,7 +42,7 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     @torch.inference_mode()
     def prefill(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], capacity: int
-    ) -> Prefilled:
+    ) -> TargetPrefill:
         self._forget(capacity)
         seen = self.family.look(self.model, inputs.features)
         embeddings = self.family.embed(self.model, inputs, seen)
@@ -57,21 +57,21 @@ class HuggingFaceTarget(HuggingFaceDecoder):
         hidden = self._read(embeddings, capacity, positions, wanted)
         logits = self._head(hidden[:, -1])
         if rows == "none":
-            return Prefilled(logits, None)
+            return TargetPrefill(logits, None)
         tokens, visual, spans = inputs.tokens, ~text.unsqueeze(0), None
         if rows == "text":
             embeddings, hidden = embeddings[:, text], hidden[:, : int(text.sum())]
             tokens, visual = tokens[:, text], visual[:, text]
         else:
             spans = self.family.spans(self.model, tokens, inputs.features)
-        prompt = Prompt(
+        prompt = DrafterPrompt(
             embeddings, hidden, inputs.length, tokens, visual, inputs.features, seen, spans
         )
-        return Prefilled(logits, prompt)
+        return TargetPrefill(logits, prompt)
 
     @torch.inference_mode()
-    def verify(self, tree: DraftTree) -> Verify:
-        return Verify(*self._verify(tree.tokens, tree.depths, tree.ancestors))
+    def verify(self, tree: DraftTree) -> VerifyResult:
+        return VerifyResult(*self._verify(tree.tokens, tree.depths, tree.ancestors))
 
     def _verify_rows(self, tokens: Tensor, depths: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[B, N, V]`` and hidden states ``[B, N, E]`` of a whole tree."""

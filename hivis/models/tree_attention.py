@@ -23,7 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from hivis import ops
 from hivis.core.tree import WORD_BITS
-from hivis.models.prefill_attention import Chunk
+from hivis.models.prefill_attention import PrefillChunk
 from hivis.models.supported import check_call
 
 NAME = "hivis"
@@ -61,7 +61,7 @@ def attention(
     *,
     scaling: float,
     tree_rows: TreeRows | None = None,
-    chunk: Chunk | None = None,
+    chunk: PrefillChunk | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention function: ``query [B, H, N, D]`` in, ``[B, N, H, D]`` out."""

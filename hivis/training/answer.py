@@ -18,7 +18,7 @@ from hivis.models.load import load_model
 from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
 from hivis.training.data.answers import Answerer
-from hivis.training.data.capture import CaptureSettings, Report, write_capture
+from hivis.training.data.capture import CaptureReport, CaptureSettings, write_capture
 from hivis.training.data.conversations import Conversation, asked, read_conversations
 from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Columns
@@ -47,7 +47,7 @@ def columns_of(methods: Iterable[str]) -> Columns:
     return Columns(hidden, any(one.pictures for one in needed), any(one.seen for one in needed))
 
 
-def collect(options: CollectOptions, columns: Columns) -> Report:
+def collect(options: CollectOptions, columns: Columns) -> CaptureReport:
     """Capture into ``options.out``, or go on with the capture that was begun there.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hivis.training.trainer import Report
+from hivis.training.trainer import StageProgress
 
 #: Between two lines where there is no terminal.
 LINE_SECONDS = 60.0
@@ -32,14 +32,14 @@ class Bars:
         self._tasks: dict[str, Any] = {}
         self._said = time.monotonic()
 
-    def __enter__(self) -> Callable[[Report], None]:
+    def __enter__(self) -> Callable[[StageProgress], None]:
         self._progress.start()
         return self._show
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def _show(self, now: Report) -> None:
+    def _show(self, now: StageProgress) -> None:
         text = _described(now)
         if now.stage not in self._tasks:
             self._tasks[now.stage] = self._progress.add_task("", total=now.total, stage=now.stage)
@@ -50,7 +50,7 @@ class Bars:
             self._said = time.monotonic()
 
 
-def _described(now: Report) -> str:
+def _described(now: StageProgress) -> str:
     """Losses of the first pass, top-1 of every pass, accepted length: short, for 80 columns."""
     if not now.losses:
         return ""

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hivis.core.drafter import Drafter
-from hivis.core.handoff import Prompt, Verdict
+from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree import DraftTree
 from hivis.training.data.samples import Sample
 
 
-def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> Prompt:
+def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> DrafterPrompt:
     """The sample's prompt as the target would hand it to a drafter that reads ``rows``.
 
     Args:
@@ -36,7 +36,7 @@ def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> Prompt:
     kept = torch.arange(length) if rows == "all" else (~visual).nonzero().flatten()
     hidden = sample.hidden_at(kept).to(embedding)
     on_device = kept.to(embedding.device)
-    return Prompt(
+    return DrafterPrompt(
         embeddings[None, on_device],
         hidden[None],
         length,
@@ -94,13 +94,13 @@ def _spelled(tree: DraftTree, text: list[int]) -> list[int]:
     return path
 
 
-def _verdict(tree: DraftTree, path: list[int], token: Tensor) -> Verdict:
+def _verdict(tree: DraftTree, path: list[int], token: Tensor) -> Acceptance:
     padded = path + [path[-1]] * (tree.max_depth + 1 - len(path))
     as_tensor = torch.tensor([padded], dtype=torch.int32, device=token.device)
     length = torch.tensor([len(path)], dtype=torch.int32, device=token.device)
     drawn = tree.tokens[:, path[1:]]
     rest = token.expand(1, len(padded) - drawn.shape[1])
-    return Verdict(as_tensor, length, token, torch.cat([drawn, rest], 1))
+    return Acceptance(as_tensor, length, token, torch.cat([drawn, rest], 1))
 
 
 def mean_accepted_length(

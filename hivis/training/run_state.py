@@ -24,7 +24,7 @@ SAVE_SECONDS = 60.0
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """Where a run is: ``update`` updates of stage number ``stage`` are done."""
 
     stage: int = 0
@@ -66,7 +66,7 @@ class Checkpoint:
                 f"--out {folder}: wanted a folder that can be written, got {error.strerror}"
             ) from None
 
-    def open(self, described: dict[str, Any], module: nn.Module) -> Progress:
+    def open(self, described: dict[str, Any], module: nn.Module) -> RunProgress:
         """The progress so far, with the weights of then put into ``module``.
 
         ``described`` is everything that decides what comes out: the run that is resumed must have
@@ -78,7 +78,7 @@ class Checkpoint:
         if not path.exists():
             if (self.folder / METRICS_FILE).exists():
                 return self._finished()
-            return Progress()
+            return RunProgress()
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             recipe = json.loads(state["recipe"])
@@ -89,9 +89,9 @@ class Checkpoint:
         with torch.no_grad():
             for name, value in state["module"].items():
                 own[name].copy_(value)
-        return Progress(**json.loads(state["progress"]), optimizer=state["optimizer"])
+        return RunProgress(**json.loads(state["progress"]), optimizer=state["optimizer"])
 
-    def _finished(self) -> Progress:
+    def _finished(self) -> RunProgress:
         path = self.folder / METRICS_FILE
         try:
             done = json.loads(path.read_text())
@@ -102,7 +102,7 @@ class Checkpoint:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (self.folder / name).exists():
                 raise HivisError(f"{self.folder}: wanted the {name} of a finished run, got none")
-        return Progress(stage=len(self.recipe["stages"]), metrics=metrics)
+        return RunProgress(stage=len(self.recipe["stages"]), metrics=metrics)
 
     def _compare(self, found: dict[str, Any], path: Path) -> None:
         if found == self.recipe:
@@ -113,13 +113,13 @@ class Checkpoint:
             )
 
     def save_now_and_then(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: RunProgress
     ) -> None:
         """Save if the last time is long enough ago."""
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             self._save(module, optimizer.state_dict(), progress)
 
-    def finish_stage(self, learner: Learner, progress: Progress, last: bool) -> None:
+    def finish_stage(self, learner: Learner, progress: RunProgress, last: bool) -> None:
         """Write the drafter of the stage that is done; after the last one, only it stays."""
         names = list(progress.metrics)
         learner.save(self.folder if last else self.folder / names[-1])
@@ -131,7 +131,7 @@ class Checkpoint:
             self._save(learner.module, None, progress)
 
     def _save(
-        self, module: nn.Module, optimizer: dict[str, Any] | None, progress: Progress
+        self, module: nn.Module, optimizer: dict[str, Any] | None, progress: RunProgress
     ) -> None:
         trained: dict[str, Tensor] = {
             name: p.detach() for name, p in module.named_parameters() if p.requires_grad

@@ -9,12 +9,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hivis.errors import HivisError
-from hivis.training.learners.losses import Target
+from hivis.training.learners.losses import TargetTables
 
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
-def read_tables(target: Path, device: str | torch.device, tied: bool) -> Target:
+def read_tables(target: Path, device: str | torch.device, tied: bool) -> TargetTables:
     """Both tables in fp32, from one safetensors file or many.
 
     Args:
@@ -38,4 +38,4 @@ def read_tables(target: Path, device: str | torch.device, tied: bool) -> Target:
     for name in (EMBEDDING, HEAD):
         if name not in found:
             raise HivisError(f"target {target}: wanted {name} in *.safetensors, got none")
-    return Target(found[EMBEDDING], found[HEAD])
+    return TargetTables(found[EMBEDDING], found[HEAD])

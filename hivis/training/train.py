@@ -21,13 +21,13 @@ from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Capture
 from hivis.training.learners.distill import DraftLearner
 from hivis.training.learners.learner import Learner
-from hivis.training.learners.losses import Target
+from hivis.training.learners.losses import TargetTables
 from hivis.training.learners.one_layer import LayerLearner, LayerSettings
 from hivis.training.learners.vispec import ViSpecLearner
 from hivis.training.options import CollectOptions, TrainOptions
 from hivis.training.run_state import Checkpoint
 from hivis.training.tables import read_tables
-from hivis.training.trainer import LoopSettings, run
+from hivis.training.trainer import TrainerSettings, run
 
 RESIDUAL_ROWS = {"hivis": 3, "eagle": 0}
 #: Where in a run's folder the target's answers go.
@@ -67,7 +67,7 @@ def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[
     recipe = {"method": options.method, "sources": sources}
     if draft is not None:
         recipe["draft"] = fingerprint(draft)
-    settings = LoopSettings(
+    settings = TrainerSettings(
         batch=options.batch, seed=options.seed, held_out=options.held_out, bf16=not options.fp32
     )
     with Bars(console) as show:
@@ -91,7 +91,9 @@ def _check_data(options: TrainOptions) -> None:
         raise HivisError(f"--out {options.out}: wanted no {ANSWERS} in it, or --resume, got some")
 
 
-def make_learner(options: TrainOptions, folder: Path, draft: Path | None) -> tuple[Learner, Target]:
+def make_learner(
+    options: TrainOptions, folder: Path, draft: Path | None
+) -> tuple[Learner, TargetTables]:
     """The method's learner with fresh weights, which the seed alone decides, and its target."""
     sizes = read_sizes(folder)
     target = read_tables(folder, options.device, sizes.tied)

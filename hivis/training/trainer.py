@@ -22,9 +22,9 @@ from hivis.errors import HivisError
 from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Capture, Sample, batch_order, split
 from hivis.training.learners.learner import Learner, Stage
-from hivis.training.learners.losses import RowLosses, Target, masked_mean
+from hivis.training.learners.losses import RowLosses, TargetTables, masked_mean
 from hivis.training.replay import mean_accepted_length
-from hivis.training.run_state import Checkpoint, Progress
+from hivis.training.run_state import Checkpoint, RunProgress
 
 #: Trees that held-out answers are replayed with: a chain of five, and a small tree.
 MEASURED = (TreePolicy(6, 5, 1), TreePolicy(16, 5, 4))
@@ -35,7 +35,7 @@ REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
-class LoopSettings:
+class TrainerSettings:
     """How all stages run.
 
     Attributes:
@@ -58,7 +58,7 @@ class LoopSettings:
 
 
 @dataclass
-class Report:
+class StageProgress:
     """Where a run is, for a progress bar.
 
     Attributes:
@@ -76,12 +76,12 @@ class Report:
 
 def run(
     learner: Learner,
-    target: Target,
+    target: TargetTables,
     capture: Capture,
-    settings: LoopSettings,
+    settings: TrainerSettings,
     recipe: dict[str, Any],
     checkpoint: Checkpoint,
-    report: Callable[[Report], None] = lambda _: None,
+    report: Callable[[StageProgress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train through all stages that are not done yet; returns the metrics of each.
 
@@ -142,21 +142,21 @@ def run(
 
 def _run_stage(
     learner: Learner,
-    target: Target,
+    target: TargetTables,
     capture: Capture,
     training: Sequence[int],
     unseen: Sequence[Sample],
     stage: Stage,
-    settings: LoopSettings,
+    settings: TrainerSettings,
     checkpoint: Checkpoint,
-    progress: Progress,
-    report: Callable[[Report], None],
+    progress: RunProgress,
+    report: Callable[[StageProgress], None],
 ) -> None:
     parameters = [p for p in learner.module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.95), weight_decay=0.01)
     if progress.optimizer is not None:
         optimizer.load_state_dict(progress.optimizer)
-    state = Report(stage.name, stage.updates, progress.update)
+    state = StageProgress(stage.name, stage.updates, progress.update)
     few = [sample for sample in unseen if sample.greedy][: settings.checked]
     check_every = max(1, stage.updates // max(1, settings.checks))
     learner.module.train()
@@ -194,8 +194,8 @@ def _batches(
     capture: Capture,
     training: Sequence[int],
     stage: Stage,
-    settings: LoopSettings,
-    progress: Progress,
+    settings: TrainerSettings,
+    progress: RunProgress,
 ) -> Iterator[Any]:
     """The rest of the stage's batches, each made while the one before is trained on."""
     lengths = [capture.lengths[i] for i in training]
@@ -240,7 +240,7 @@ def _brief(losses: RowLosses, keep: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def measure(
-    learner: Learner, samples: Sequence[Sample], stage: Stage, settings: LoopSettings
+    learner: Learner, samples: Sequence[Sample], stage: Stage, settings: TrainerSettings
 ) -> list[dict[str, float]]:
     """Means over all answer rows of ``samples`` (no row selection), for each pass of ``stage``."""
     learner.module.eval()

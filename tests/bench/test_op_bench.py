@@ -18,7 +18,7 @@ from bench.common.timing import GraphTime
 from bench.ops import __main__ as kernels
 from bench.ops import cuda_cases, cuda_run, growth_cases, peers
 from bench.ops.cpu_cases import Setting
-from bench.ops.goals_by_case import TARGETS, Model, Target
+from bench.ops.goals_by_case import TARGETS, Goal, Model
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTING = Setting(torch.device("cpu"), quick=True, dtypes=[torch.bfloat16])
@@ -284,11 +284,11 @@ def test_a_line_says_how_far_from_floor_peers_and_targets():
 
 def test_targets_are_judged():
     values = {"us": 10.0, "of copy": 0.5}
-    assert cuda_run.judged(Target("us", 10, False), values)["reached"]
-    assert not cuda_run.judged(Target("us", 9, False), values)["reached"]
-    assert cuda_run.judged(Target("of copy", 0.5, True), values)["reached"]
-    assert not cuda_run.judged(Target("of copy", 0.6, True), values)["reached"]
-    missing = cuda_run.judged(Target("x sdpa", 3, True), values)
+    assert cuda_run.judged(Goal("us", 10, False), values)["reached"]
+    assert not cuda_run.judged(Goal("us", 9, False), values)["reached"]
+    assert cuda_run.judged(Goal("of copy", 0.5, True), values)["reached"]
+    assert not cuda_run.judged(Goal("of copy", 0.6, True), values)["reached"]
+    missing = cuda_run.judged(Goal("x sdpa", 3, True), values)
     assert missing["got"] is None and not missing["reached"]
 
 
@@ -296,7 +296,7 @@ def test_the_floor_is_the_larger_of_bytes_and_arithmetic(monkeypatch):
     monkeypatch.setitem(
         TARGETS,
         ("tree_attention", "Tiny N=9 S=17"),
-        [Target("floors", 1.5, False), Target("x sdpa", 5, True)],
+        [Goal("floors", 1.5, False), Goal("x sdpa", 5, True)],
     )
     case = cuda_cases.attention_case(SETTING, TINY, [17], 9)
     slow = cuda_run.Machine(1e-3, {"torch.bfloat16": 1e9}, 0)

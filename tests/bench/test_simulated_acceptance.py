@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.launches import Clock, Counted
+from bench.launches import Clock, OperationCounter
 from bench.synthetic.accepted_lengths import mean_of, parse_accepted, truncated_geometric
 from bench.synthetic.configs import SHAPES, shape_of
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Running
@@ -15,9 +15,9 @@ from bench.synthetic.generations import own_text
 from bench.synthetic.random_models import random_prompt
 from bench.synthetic.simulated_acceptance import Replay, TreeShape, paths_by_depth, rank_parents
 from hivis import ops
-from hivis.core.handoff import Verdict
+from hivis.core.handoff import Acceptance
 from hivis.core.sampling import SamplingParams
-from hivis.engine.running_batch import Loop
+from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError
 from tests.helpers.random_pairs import CPU, LENGTHS, POLICY, pair_of
 from tests.helpers.recorded import CpuRecorder
@@ -136,7 +136,7 @@ def test_a_replayed_verdict_is_one_that_the_walk_could_have_given(lengths, seed)
     next_token = torch.randint(97, (1,), generator=make)
     for length in [*lengths, *lengths[:2]]:  # then the list begins again
         nowhere = torch.zeros(1, 7)
-        made = replay.instead_of(Verdict(nowhere, nowhere, next_token, nowhere), tree)
+        made = replay.instead_of(Acceptance(nowhere, nowhere, next_token, nowhere), tree)
         assert made.path_len.tolist() == [length + 1] and made.next_token is next_token
         logits = torch.zeros(1, POLICY.nodes, 97)
         for place, node in enumerate(made.path[0, : length + 1].tolist()):
@@ -194,12 +194,12 @@ def test_a_replayed_cycle_waits_for_nothing_and_hardly_costs_more(kind):
     inputs = random_prompt(shape_of("llava-1.5-7b", "tiny"), pair.target, 40)
     params = SamplingParams(max_new_tokens=60, eos_token_ids=())
     found = []
-    for make in (Loop, lambda *args: pair.loop(DRAFTED, EAGER)):
+    for make in (RunningBatch, lambda *args: pair.loop(DRAFTED, EAGER)):
         pair.park()
         loop = make(pair.target, pair.drafter, POLICY)
         loop.add(inputs, params, ())
         loop.cycle()
-        counted = Counted()
+        counted = OperationCounter()
         loop.cycles.clock = Clock(counted)
         with counted:
             loop.cycle()

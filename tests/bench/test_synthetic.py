@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bench import latency
 from bench.synthetic import plot as shape_plot
-from bench.synthetic.accepted_lengths import Accepted, mean_of
+from bench.synthetic.accepted_lengths import AcceptedLengths, mean_of
 from bench.synthetic.configs import SHAPES, shape_of
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
 from bench.synthetic.figures import GOALS, goals, speedups, streamed_bytes
@@ -231,7 +231,7 @@ def test_the_document_says_that_acceptance_is_simulated(document):
 
 
 def test_the_document_has_every_figure(document):
-    lengths = Accepted("", tuple(document["accepted"]["shares"])).draw(4096)
+    lengths = AcceptedLengths("", tuple(document["accepted"]["shares"])).draw(4096)
     assert [found["prompt_rows"] for found in document["prompts"]] == [48, 96]
     for found in document["prompts"]:
         assert set(found) == FIELDS and not found["goals"] and not found["failed"]

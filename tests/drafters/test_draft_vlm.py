@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.target import Inputs
@@ -85,12 +85,14 @@ def bound(model: HuggingFaceDraft, vocab: int = VOCAB) -> DraftVLM:
     return drafter
 
 
-def prompt_of(inputs: Inputs, rows: str) -> Prompt:
+def prompt_of(inputs: Inputs, rows: str) -> DrafterPrompt:
     """What a target would hand on, without its hidden states: nobody may look at these here."""
     keep = (inputs.tokens[0] != IMAGE_TOKEN) | (rows == "all")
     tokens = inputs.tokens[:, keep]
     nothing = torch.full((*tokens.shape, 3), float("nan"))
-    return Prompt(nothing, nothing, inputs.length, tokens, tokens == IMAGE_TOKEN, inputs.features)
+    return DrafterPrompt(
+        nothing, nothing, inputs.length, tokens, tokens == IMAGE_TOKEN, inputs.features
+    )
 
 
 def state(temperature: float = 0.0, batch: int = 1, seed: int = 3) -> SamplingState:
@@ -118,7 +120,9 @@ class Watched:
         made = [prompt_of(inputs, model.rows) for inputs in prompts]
         tokens = torch.cat([prompt.tokens for prompt in made])
         nothing = torch.full((*tokens.shape, 3), float("nan"))
-        prompt = Prompt(nothing, nothing, prompts[0].length, tokens, features=prompts[0].features)
+        prompt = DrafterPrompt(
+            nothing, nothing, prompts[0].length, tokens, features=prompts[0].features
+        )
         self.make = torch.Generator().manual_seed(1)
         self.batch = len(prompts)
         self.root = self.random_tokens()
@@ -259,7 +263,7 @@ def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
     model = draft_model(kind)
     for b, whole in enumerate(text.texts):
         tokens = torch.tensor([whole])
-        prompt = Prompt(
+        prompt = DrafterPrompt(
             torch.empty(1, len(whole) - 1, 1),
             torch.empty(0),
             len(whole) - 1,
@@ -391,7 +395,7 @@ def test_no_value_is_read_on_the_host(batch, temperature):
         drafter = bound(HuggingFaceDraft(small_llama(), TextModel()))
         rows, token = torch.empty(batch, 7, 1), torch.empty(batch, dtype=torch.int64)
         tokens = torch.empty(batch, 7, dtype=torch.int64)
-        drafter.prefill(Prompt(rows, rows, 7, tokens), token, CAPACITY)
+        drafter.prefill(DrafterPrompt(rows, rows, 7, tokens), token, CAPACITY)
         sampling = state(temperature, batch)
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, policy)

@@ -14,7 +14,7 @@ from torch import Tensor
 import hivis
 from hivis.bundled import paths
 from hivis.cli.main import main
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.core.kv_cache import KVCache
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
@@ -92,7 +92,7 @@ def grown(drafter: OneLayerDrafter, temperature: float) -> Any:
     """A tree of three texts, and one more after it."""
     make = torch.Generator().manual_seed(5)
     hidden = torch.randn(3, 8, 64, generator=make)
-    drafter.prefill(Prompt(hidden, hidden, 8), torch.tensor([4, 9, 200]), 90)
+    drafter.prefill(DrafterPrompt(hidden, hidden, 8), torch.tensor([4, 9, 200]), 90)
     params = SamplingParams(temperature=temperature, seed=3)
     sampling = SamplingState.of(params, 3, "cpu")
     policy = TreePolicy(nodes=24, depth=4, top_k=5)

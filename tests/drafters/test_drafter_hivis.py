@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hivis import ops
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree import DraftTree
@@ -120,7 +120,7 @@ class Text:
         tokens = self.tokens(batch, rows)
         hidden = self.hidden(batch, rows)
         self.root = self.tokens(batch)
-        drafter.prefill(Prompt(self.embedding[tokens], hidden, rows), self.root, MAX_ROWS)
+        drafter.prefill(DrafterPrompt(self.embedding[tokens], hidden, rows), self.root, MAX_ROWS)
         following = torch.cat([tokens[:, 1:], self.root[:, None]], 1)
         self.rows = [(following[b], hidden[b]) for b in range(batch)]
 
@@ -257,7 +257,7 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
     alone = make_drafter()
     following, hidden = text.rows[1]
     embeddings = torch.cat([torch.zeros(1, CONFIG.hidden_size), alone._embedding[following[:-1]]])
-    alone.prefill(Prompt(embeddings[None], hidden[None], 7), text.root[1:], MAX_ROWS)
+    alone.prefill(DrafterPrompt(embeddings[None], hidden[None], 7), text.root[1:], MAX_ROWS)
     single = alone.grow(text.root[1:], torch.zeros(1, dtype=torch.int64), greedy(1), POLICY)
     assert torch.equal(tree.tokens[1], single.tokens[0])
     assert torch.equal(tree.parents[1], single.parents[0])
@@ -292,7 +292,7 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
         drafter.bind(table, table)
         rows = torch.empty(batch, 7, CONFIG.hidden_size)
         token = torch.empty(batch, dtype=torch.int64)
-        drafter.prefill(Prompt(rows, rows, 7), token, MAX_ROWS)
+        drafter.prefill(DrafterPrompt(rows, rows, 7), token, MAX_ROWS)
         sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, POLICY)
@@ -311,7 +311,7 @@ def test_bfloat16_runs_and_stays_close() -> None:
     rows = torch.randn(1, 7, CONFIG.hidden_size, generator=make)
     token = torch.tensor([5])
     for drafter, dtype in ((exact, torch.float32), (low, torch.bfloat16)):
-        drafter.prefill(Prompt(rows.to(dtype), rows.to(dtype), 7), token, MAX_ROWS)
+        drafter.prefill(DrafterPrompt(rows.to(dtype), rows.to(dtype), 7), token, MAX_ROWS)
     said, wanted = low.cache.each["output"], exact.cache.each["output"]
     assert said.dtype == torch.bfloat16
     assert (said.float() - wanted).norm() < 0.03 * wanted.norm()
@@ -417,10 +417,10 @@ def test_limits_are_checked() -> None:
     drafter = make_drafter()
     rows = torch.zeros(1, 7, CONFIG.hidden_size)
     with pytest.raises(HivisError, match="max_rows"):
-        drafter.prefill(Prompt(rows, rows, 7), torch.tensor([1]), 6)
+        drafter.prefill(DrafterPrompt(rows, rows, 7), torch.tensor([1]), 6)
     with pytest.raises(HivisError, match="prompt: wanted at least one row of 'text'"):
-        drafter.prefill(Prompt(rows[:, :0], rows[:, :0], 7), torch.tensor([1]), 6)
-    drafter.prefill(Prompt(rows, rows, 7), torch.tensor([1]), 400)
+        drafter.prefill(DrafterPrompt(rows[:, :0], rows[:, :0], 7), torch.tensor([1]), 6)
+    drafter.prefill(DrafterPrompt(rows, rows, 7), torch.tensor([1]), 400)
     with pytest.raises(HivisError, match="at most the vocabulary"):
         policy = TreePolicy(nodes=4, depth=1, top_k=102)
         drafter.grow(torch.tensor([1]), torch.tensor([7]), greedy(1), policy)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.core.kv_cache import KVCache
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
@@ -93,7 +93,7 @@ class Text:
         self.root = torch.randint(0, c.vocab_size, (batch,), generator=self.make)
         visual = torch.tensor([layout] * batch) > 0
         features = {"pixel_values": torch.zeros(max(layout), 3, 8, 8)}
-        self.prompt = Prompt(
+        self.prompt = DrafterPrompt(
             embeddings, hidden, len(layout), visual=visual, features=features if max(layout) else {}
         )
         drafter.prefill(self.prompt, self.root, MAX_ROWS)
@@ -230,9 +230,11 @@ def test_a_prompt_does_not_see_the_picture_before() -> None:
     assert torch.equal(first.grow().tokens, second.grow().tokens)
 
 
-def marked(layout: list[int], **features: Tensor) -> Prompt:
+def marked(layout: list[int], **features: Tensor) -> DrafterPrompt:
     states = torch.zeros(1, len(layout), 4)
-    return Prompt(states, states, len(layout), visual=torch.tensor([layout]) > 0, features=features)
+    return DrafterPrompt(
+        states, states, len(layout), visual=torch.tensor([layout]) > 0, features=features
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,13 +263,13 @@ def test_limits_are_checked() -> None:
     states = torch.zeros(2, 7, 48)
     token = torch.tensor([1, 1])
     with pytest.raises(HivisError, match="max_rows: wanted at least the 7 prompt rows, got 6"):
-        drafter.prefill(Prompt(states, states, 7), token, 6)
+        drafter.prefill(DrafterPrompt(states, states, 7), token, 6)
     with pytest.raises(HivisError, match="prompt: wanted at least one row"):
-        drafter.prefill(Prompt(states[:, :0], states[:, :0], 7), token, 6)
+        drafter.prefill(DrafterPrompt(states[:, :0], states[:, :0], 7), token, 6)
     visual = torch.zeros(2, 7, dtype=torch.bool)
     visual[1, 3] = True
     with pytest.raises(HivisError, match="prompt: wanted pictures at the same rows"):
-        drafter.prefill(Prompt(states, states, 7, visual=visual), token, MAX_ROWS)
+        drafter.prefill(DrafterPrompt(states, states, 7, visual=visual), token, MAX_ROWS)
     with pytest.raises(HivisError, match=r"target's head: wanted \[101, 48\]"):
         make = ViSpecDrafter(CONFIG, make_tensors())
         make.bind(torch.zeros(101, 48), torch.zeros(100, 48))

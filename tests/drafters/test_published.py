@@ -20,7 +20,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.hivis import HiViSDrafter
@@ -141,7 +141,7 @@ def test_kinds_and_what_their_configs_mean(tmp_path: Path) -> None:
     assert not drafters["EAGLE-LLaMA3"].tensors["fc.bias"].any()
 
 
-def prepare(name: str, folder: Path) -> tuple[Any, Paper, Prompt, Tensor]:
+def prepare(name: str, folder: Path) -> tuple[Any, Paper, DrafterPrompt, Tensor]:
     """A published drafter that has read a prompt with a picture, and its paper's formula of it."""
     kind, config, _, _ = PUBLISHED[name]
     tensors = write(folder, name)
@@ -155,10 +155,12 @@ def prepare(name: str, folder: Path) -> tuple[Any, Paper, Prompt, Tensor]:
     embeddings, hidden = torch.randn(2, 1, len(pictures), E, generator=make)
     token = torch.tensor([17])
     visual = torch.tensor([pictures]) > 0
-    prompt = Prompt(embeddings, hidden, len(pictures), visual=visual)
+    prompt = DrafterPrompt(embeddings, hidden, len(pictures), visual=visual)
     if drafter.rows == "text":
         text = ~visual[0]
-        prompt = Prompt(embeddings[:, text], hidden[:, text], len(pictures), visual=visual[:, text])
+        prompt = DrafterPrompt(
+            embeddings[:, text], hidden[:, text], len(pictures), visual=visual[:, text]
+        )
     drafter.prefill(prompt, token, 120)
     paper = Paper(
         kind,
@@ -213,13 +215,13 @@ def test_hidden_rows_at_the_ends_of_a_prompt(tmp_path: Path) -> None:
     ):
         visual = torch.tensor([layout]) > 0
         some = states[:, : len(layout)]
-        drafter.prefill(Prompt(some, some, len(layout), visual=visual), token, 60)
+        drafter.prefill(DrafterPrompt(some, some, len(layout), visual=visual), token, 60)
         assert int(drafter.cache.kv_len) == len(kept)
         gap = int(drafter.cache.each["gap"])
         assert gap == max(kept) + 1 - len(kept)
     with pytest.raises(HivisError, match="prompt: wanted at least one row"):
         visual = torch.tensor([[0, 1, 0]]) > 0
-        drafter.prefill(Prompt(states[:, :3], states[:, :3], 3, visual=visual), token, 60)
+        drafter.prefill(DrafterPrompt(states[:, :3], states[:, :3], 3, visual=visual), token, 60)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -19,7 +19,7 @@ from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.engine.batch import Batch, Wanted
+from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
@@ -63,7 +63,7 @@ def drafter(kind: str) -> Any:
     return HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
 
 
-def wanted(number: int, **others: Any) -> Wanted[int]:
+def wanted(number: int, **others: Any) -> BatchRequest[int]:
     """Texts of all kinds: other lengths, pictures, temperatures, penalties and ends."""
     make = random.Random(number)
     temperature = make.choice([0.0, 0.0, 0.7, 1.0])
@@ -76,7 +76,7 @@ def wanted(number: int, **others: Any) -> Wanted[int]:
         eos_token_ids=tuple(make.sample(range(VOCAB), make.choice([0, 12]))),
     )
     inputs = random_inputs(number, make.choice([3, 9, 31]), make.choice([0, 1, 2]))
-    return Wanted(inputs, params, number, **others)
+    return BatchRequest(inputs, params, number, **others)
 
 
 @lru_cache
@@ -133,12 +133,12 @@ def test_slots_are_kept_filled_and_free_ones_cost_nothing(monkeypatch: Any) -> N
     """The target runs on as many texts as there are, and on ``slots`` while the queue lasts."""
     taken, rows = 0, []
 
-    def queue() -> Iterator[Wanted[int]]:
+    def queue() -> Iterator[BatchRequest[int]]:
         nonlocal taken
         for number in range(9):
             taken += 1
             params = SamplingParams(max_new_tokens=8 + 5 * (number % 4))
-            yield Wanted(random_inputs(number), params, number)
+            yield BatchRequest(random_inputs(number), params, number)
 
     one, original = target(), HuggingFaceTarget.verify
 
@@ -162,7 +162,7 @@ def test_slots_are_kept_filled_and_free_ones_cost_nothing(monkeypatch: Any) -> N
 def test_a_longer_text_finds_room() -> None:
     sizes = [(5, 4), (40, 30), (3, 2), (60, 100), (7, 9)]
     texts = [
-        Wanted(random_inputs(n, text, pictures=n % 2), SamplingParams(max_new_tokens=new), n)
+        BatchRequest(random_inputs(n, text, pictures=n % 2), SamplingParams(max_new_tokens=new), n)
         for n, (text, new) in enumerate(sizes)
     ]
     for kind in ("none", "hivis", "draft text"):
@@ -173,9 +173,9 @@ def test_a_longer_text_finds_room() -> None:
 
 
 def test_a_bad_text_stops_the_queue_and_nothing_else() -> None:
-    def queue() -> Iterator[Wanted[int]]:
+    def queue() -> Iterator[BatchRequest[int]]:
         yield from map(wanted, range(4))
-        yield Wanted(random_inputs(4), SamplingParams(max_new_tokens=5000), 4)
+        yield BatchRequest(random_inputs(4), SamplingParams(max_new_tokens=5000), 4)
         raise AssertionError("taken from after a failure")
 
     made: dict[int, Any] = {}
@@ -201,7 +201,7 @@ def test_logits_with_a_nan_end_one_text_alone(monkeypatch: Any, where: str) -> N
         return result
 
     monkeypatch.setattr(one, name, spoil)
-    texts = [Wanted(random_inputs(n), SamplingParams(max_new_tokens=20), n) for n in range(3)]
+    texts = [BatchRequest(random_inputs(n), SamplingParams(max_new_tokens=20), n) for n in range(3)]
     made: dict[int, Any] = {}
     with pytest.raises(HivisError, match="logits: wanted a finite candidate, got NaN"):
         for which, text in Batch(one, texts, 3, drafter("hivis"), POLICY):

@@ -12,9 +12,9 @@ import torch
 from hivis.core.kv_cache import KVCache
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
-from hivis.engine.batch import Batch, Wanted
+from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.generate import Stream, generate
-from hivis.engine.running_batch import AnotherText
+from hivis.engine.running_batch import SequenceReplaced
 from hivis.errors import HivisError
 from hivis.models.families.llava import Llava
 from hivis.models.load import load_target
@@ -34,7 +34,7 @@ def test_every_family_side_by_side(kind: str, tmp_path_factory: pytest.TempPathF
     made, processor = load_target(save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
     params = SamplingParams(max_new_tokens=16)
     texts = [
-        Wanted(ask(processor, prompt, seed), params, (prompt, seed))
+        BatchRequest(ask(processor, prompt, seed), params, (prompt, seed))
         for seed in range(2)
         for prompt in PROMPTS
     ]
@@ -51,7 +51,7 @@ def test_a_newer_text_is_left_alone() -> None:
     one = wanted(50)
     newer = iter(Stream(target(), one.inputs, SamplingParams(max_new_tokens=30)))
     tokens = next(newer)
-    with pytest.raises(AnotherText):
+    with pytest.raises(SequenceReplaced):
         next(running)
     for new in newer:
         tokens = tokens + new
@@ -69,13 +69,13 @@ def test_a_drafter_is_of_one_text_at_a_time() -> None:
     next(first)
     plain = generate(target(), random_inputs(2), long).tokens
     assert generate(other, random_inputs(2), long, shared, POLICY).tokens == plain
-    with pytest.raises(AnotherText, match="text: wanted target and drafter to itself"):
+    with pytest.raises(SequenceReplaced, match="text: wanted target and drafter to itself"):
         list(first)
 
 
 @pytest.mark.parametrize("error", [OSError("no network"), torch.OutOfMemoryError("much")])
 def test_a_queue_that_fails_takes_no_text_along(error: Exception) -> None:
-    def queue() -> Iterator[Wanted[int]]:
+    def queue() -> Iterator[BatchRequest[int]]:
         yield from map(wanted, range(4))
         raise error
 
@@ -117,7 +117,9 @@ def test_the_first_error_is_the_one_that_is_said() -> None:
         return until
 
     long = SamplingParams(max_new_tokens=20)
-    texts = [Wanted(random_inputs(n), long, n, broken(n) if n < 2 else None) for n in range(3)]
+    texts = [
+        BatchRequest(random_inputs(n), long, n, broken(n) if n < 2 else None) for n in range(3)
+    ]
     with pytest.raises(RuntimeError, match="text 0"):
         list(Batch(target(), texts, 3, drafter("hivis"), POLICY))
 
@@ -136,7 +138,7 @@ def test_going_on_after_a_break_gives_the_rest() -> None:
 def test_a_queue_may_compute_with_gradients() -> None:
     modes = []
 
-    def queue() -> Iterator[Wanted[int]]:
+    def queue() -> Iterator[BatchRequest[int]]:
         for number in range(3):
             modes.append(torch.is_inference_mode_enabled())
             yield wanted(number)
@@ -148,7 +150,7 @@ def test_a_queue_may_compute_with_gradients() -> None:
 
 def test_a_reader_that_takes_its_time_is_not_counted() -> None:
     last = 0.0
-    texts = [Wanted(random_inputs(n), SamplingParams(max_new_tokens=6), n) for n in range(2)]
+    texts = [BatchRequest(random_inputs(n), SamplingParams(max_new_tokens=6), n) for n in range(2)]
     for _, text in Batch(target(), texts, 1, drafter("hivis"), POLICY):
         time.sleep(0.4)
         last = text.statistics.total_ms
@@ -169,12 +171,13 @@ def test_caches_grow_seldom_and_with_what_is_there(monkeypatch: pytest.MonkeyPat
         return moved(self, most, rows)
 
     monkeypatch.setattr(KVCache, "moved", count)
-    few = [Wanted(random_inputs(n), SamplingParams(max_new_tokens=4), n) for n in range(2)]
+    few = [BatchRequest(random_inputs(n), SamplingParams(max_new_tokens=4), n) for n in range(2)]
     assert len(dict(Batch(target(), few, 2**70))) == 2
     assert max(rooms) == 4
     moves.clear()
     ascending = [
-        Wanted(random_inputs(n, 3 + 5 * n), SamplingParams(max_new_tokens=2), n) for n in range(30)
+        BatchRequest(random_inputs(n, 3 + 5 * n), SamplingParams(max_new_tokens=2), n)
+        for n in range(30)
     ]
     assert len(dict(Batch(target(), ascending, 2))) == 30
     assert len(moves) <= 6
@@ -195,7 +198,7 @@ def test_planners_learn_on_whatever_ends_a_text() -> None:
         SamplingParams(max_new_tokens=new, eos_token_ids=ends)
         for new, ends in ((6, (1,)), (90, (2, 3)), (40, (1, 4)), (160, (5,)))
     ]
-    texts = [Wanted(random_inputs(n), each, n) for n, each in enumerate(params)]
+    texts = [BatchRequest(random_inputs(n), each, n) for n, each in enumerate(params)]
     one = random_target()
     list(Batch(one, texts, 3, drafter("eagle"), Noted()))
     # The shortest ends first, and the fourth takes its place; then the third, then the second.
@@ -207,16 +210,18 @@ def test_a_text_may_just_fit() -> None:
     inputs = random_inputs(3)
     new = target().max_positions - inputs.length
     fits = SamplingParams(max_new_tokens=new, eos_token_ids=())
-    ((_, text),) = Batch(target(), [Wanted(inputs, fits, 0)], 2, drafter("hivis"), TreePolicy())
+    ((_, text),) = Batch(
+        target(), [BatchRequest(inputs, fits, 0)], 2, drafter("hivis"), TreePolicy()
+    )
     assert len(text.tokens) == new
     with pytest.raises(HivisError, match="context: wanted at most"):
         generate(target(), inputs, SamplingParams(max_new_tokens=new + 1))
 
 
 def test_memory_stays_flat() -> None:
-    def queue() -> Iterator[Wanted[int]]:
+    def queue() -> Iterator[BatchRequest[int]]:
         for number in range(60):
-            yield Wanted(random_inputs(number % 5), SamplingParams(max_new_tokens=12), number)
+            yield BatchRequest(random_inputs(number % 5), SamplingParams(max_new_tokens=12), number)
 
     batch = Batch(target(), queue(), 3, drafter("hivis"), POLICY)
     sizes = []

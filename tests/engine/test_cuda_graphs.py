@@ -16,7 +16,7 @@ from hivis.core.drafter import Drafter
 from hivis.core.kv_cache import grain_of
 from hivis.core.policy import Policy, TreePolicy
 from hivis.core.sampling import SamplingParams
-from hivis.engine.batch import Batch, Wanted
+from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.cuda_graphs import MOST, CudaRecorder, Graphs, lateness, recorder_for
 from hivis.engine.generate import Stream, generate
 from hivis.engine.results import Generation
@@ -151,7 +151,7 @@ def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
             temperature=number % 2,
         )
         wanted[number] = plainly(plain, inputs, params)
-        queue.append(Wanted(inputs, params, number))
+        queue.append(BatchRequest(inputs, params, number))
     made = dict(Batch(target, queue, slots, drafter, TREE))
     assert {number: text.tokens for number, text in made.items()} == wanted
     for text in made.values():
@@ -375,7 +375,7 @@ def test_a_longer_text_joins_in_memory_that_stays(gpu: OnGpu, drafts: bool) -> N
         inputs = random_inputs(number, text=text, pictures=0)
         params = replace(GREEDY, max_new_tokens=new)
         wanted[number] = plainly(plain, inputs, params)
-        queue.append(Wanted(inputs, params, number))
+        queue.append(BatchRequest(inputs, params, number))
     batch = Batch(target, queue, 2, drafter if drafts else None, TREE)
     assert {number: made.tokens for number, made in batch} == wanted
     assert gpu.recorder.replayed
@@ -525,7 +525,7 @@ def test_on_a_gpu(kind: str, sampling: str) -> None:
         wanted = [text[0] for text in texts(None, False)]
         one_by_one, replayed = texts(drafter, False), texts(drafter, True)
         assert [text[0] for text in replayed] == wanted and replayed == one_by_one
-        queue = [Wanted(inputs, params, n) for n, inputs in enumerate(prompts)]
+        queue = [BatchRequest(inputs, params, n) for n, inputs in enumerate(prompts)]
         batch = dict(Batch(target, queue, 3, drafter, TREE, graphs=True))
     assert [batch[n].tokens for n in range(len(prompts))] == wanted
 

@@ -18,7 +18,7 @@ from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.engine.running_batch import Loop
+from hivis.engine.running_batch import RunningBatch
 from hivis.models.decoder import HuggingFaceDecoder
 from hivis.models.draft_model import HuggingFaceDraft
 from hivis.models.families.registry import family_of
@@ -94,8 +94,8 @@ def at_a_text(model: Any, texts: int, width: int, vocab: int) -> None:
 
 def loop_of(
     target: HuggingFaceTarget, drafter: Any, policy: Policy, params: SamplingParams, texts: int
-) -> Loop:
-    loop = Loop(target, drafter, policy, slots=texts)
+) -> RunningBatch:
+    loop = RunningBatch(target, drafter, policy, slots=texts)
     loop.cycles.clock = PhaseClock(torch.device("cpu"))
     vocab, width = target.head.shape
     for model in loop._models:
@@ -110,7 +110,7 @@ def loop_of(
     return loop
 
 
-def advance(loop: Loop, cycles: int = 2) -> None:
+def advance(loop: RunningBatch, cycles: int = 2) -> None:
     for _ in range(cycles):
         report = loop.cycles.advance(loop._sampling, loop.planner.choose(), loop.planner.learns)
         assert report.values.device.type == "cuda"

@@ -17,7 +17,7 @@ from hivis.core.policy import Policy, TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.engine.running_batch import Loop
+from hivis.engine.running_batch import RunningBatch
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
@@ -93,7 +93,7 @@ def watched() -> Iterator[list[str]]:
         yield reads
 
 
-def loop_of(kind: str, policy: str, sampling: str, texts: int) -> Loop:
+def loop_of(kind: str, policy: str, sampling: str, texts: int) -> RunningBatch:
     if kind == "none":
         target, drafter = random_target(), None
     elif kind == "eagle":
@@ -102,13 +102,13 @@ def loop_of(kind: str, policy: str, sampling: str, texts: int) -> Loop:
         drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     else:
         target, drafter = pair(kind)
-    loop = Loop(target, drafter, POLICIES[policy], slots=texts)
+    loop = RunningBatch(target, drafter, POLICIES[policy], slots=texts)
     for text in range(texts):
         loop.add(random_inputs(text, text=7 + text, pictures=text % 2), SAMPLING[sampling], (2,))
     return loop
 
 
-def watch_advance(loop: Loop) -> list[str]:
+def watch_advance(loop: RunningBatch) -> list[str]:
     """From now on what is read while a cycle is handed to the device joins this list."""
     reads: list[str] = []
     advance = loop.cycles.advance

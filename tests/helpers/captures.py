@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from hivis.training.data.samples import Sample
-from hivis.training.learners.losses import Target
+from hivis.training.learners.losses import TargetTables
 
 VOCAB, HIDDEN, SEEN = 40, 32, 6
 
 
-def toy_target() -> Target:
+def toy_target() -> TargetTables:
     make = torch.Generator().manual_seed(0)
     shape = (VOCAB, HIDDEN)
-    return Target(torch.randn(shape, generator=make), torch.randn(shape, generator=make))
+    return TargetTables(torch.randn(shape, generator=make), torch.randn(shape, generator=make))
 
 
 def toy_samples(count: int, pictures: tuple[int, ...] = ()) -> list[Sample]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hivis.core.handoff import Prompt, Verdict
+from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
@@ -30,16 +30,16 @@ class Guesser:
     def __init__(self, vocab: int, seed: int = 0) -> None:
         self.vocab = vocab
         self.make = torch.Generator().manual_seed(seed)
-        self.prompt: Prompt | None = None
+        self.prompt: DrafterPrompt | None = None
         self.position = 0
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         assert embedding.shape == head.shape
 
-    def prefill(self, prompt: Prompt, token: Tensor, max_rows: int) -> None:
+    def prefill(self, prompt: DrafterPrompt, token: Tensor, max_rows: int) -> None:
         self.prompt, self.rows_read = prompt, prompt.rows
 
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Verdict) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
         assert hidden.shape[:2] == tree.tokens.shape
 
     def children(self, parent_position: int, on_truth: bool, count: int) -> list[tuple[int, bool]]:

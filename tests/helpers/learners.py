@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hivis.core.handoff import Prompt
+from hivis.core.handoff import DrafterPrompt
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.training.data.samples import Sample
 from hivis.training.learners.learner import Stage
-from hivis.training.learners.losses import LossWeights, Target
+from hivis.training.learners.losses import LossWeights, TargetTables
 from hivis.training.learners.self_feedback import first_row
 from tests.helpers.verdicts import verdict_of
 
@@ -33,10 +33,10 @@ SIZES = {
 PLACEHOLDER = 10**6
 
 
-def toy_target() -> Target:
+def toy_target() -> TargetTables:
     make = torch.Generator().manual_seed(0)
     shape = (VOCAB, HIDDEN)
-    return Target(torch.randn(shape, generator=make), torch.randn(shape, generator=make))
+    return TargetTables(torch.randn(shape, generator=make), torch.randn(shape, generator=make))
 
 
 def make_sample(layout: list[int], answer: int = 8, seed: int = 0) -> Sample:
@@ -62,7 +62,7 @@ def make_sample(layout: list[int], answer: int = 8, seed: int = 0) -> Sample:
     )
 
 
-def counting_samples(count: int, target: Target) -> list[Sample]:
+def counting_samples(count: int, target: TargetTables) -> list[Sample]:
     """Texts that count upwards, and hidden states that point at the next token."""
     samples = []
     for i in range(count):
@@ -141,7 +141,7 @@ def _watch(drafter: OneLayerDrafter, outputs: list[Tensor]) -> None:
     drafter._finish = spy  # type: ignore[method-assign]
 
 
-def prompt_of(sample: Sample, drafter: OneLayerDrafter) -> Prompt:
+def prompt_of(sample: Sample, drafter: OneLayerDrafter) -> DrafterPrompt:
     """What the target hands on of the sample's prompt."""
     end = sample.prompt_rows
     visual = sample.visual[:end]
@@ -149,7 +149,7 @@ def prompt_of(sample: Sample, drafter: OneLayerDrafter) -> Prompt:
     if sample.pictures is not None:
         embeddings[visual] = sample.pictures
     keep = ~visual if drafter.rows == "text" else torch.ones_like(visual)
-    return Prompt(
+    return DrafterPrompt(
         embeddings[None, keep],
         sample.hidden[None, :end][:, keep],
         end,

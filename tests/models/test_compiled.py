@@ -14,7 +14,7 @@ import hivis
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree
-from hivis.engine.batch import Batch, Wanted
+from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.generate import generate
 from hivis.models.families.registry import family_of
 from hivis.models.target import HuggingFaceTarget
@@ -61,7 +61,7 @@ def test_texts_side_by_side() -> None:
     target, drafter = pair("hivis")
     backend = Backend()
     target.compile(backend)
-    queue = [Wanted(inputs, PARAMS, n) for n, inputs in enumerate(PROMPTS)]
+    queue = [BatchRequest(inputs, PARAMS, n) for n, inputs in enumerate(PROMPTS)]
     made = {n: text.tokens for n, text in Batch(target, queue, 3, drafter, TREE)}
     assert made == wanted and 1 <= backend.graphs <= 3  # three texts, two, one
 

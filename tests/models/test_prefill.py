@@ -18,7 +18,7 @@ from hivis.errors import HivisError
 from hivis.models import prefill_attention as chunks
 from hivis.models.families.llava import Llava
 from hivis.models.load import load_target
-from hivis.models.prefill_attention import Chunk
+from hivis.models.prefill_attention import PrefillChunk
 from hivis.models.target import HuggingFaceTarget
 from tests.helpers.families import RECIPES, pictures, save_checkpoint
 from tests.helpers.models import random_inputs, random_llava, random_target
@@ -129,7 +129,7 @@ def test_every_way_to_attend_is_aligned_to_the_last_key(monkeypatch, way, rows, 
     query = torch.randn(2, heads[0], rows[0], 16)
     slab = torch.randn(2, 2, heads[1], 40, 16)
     key, value = slab[0, :, :, : rows[1]], slab[1, :, :, : rows[1]]
-    made = Chunk.of(rows[1] - rows[0], torch.empty(2, rows[0], 8), 16)
+    made = PrefillChunk.of(rows[1] - rows[0], torch.empty(2, rows[0], 8), 16)
     if made is None:
         assert rows[0] == rows[1] and way != "flash_attn"
         return

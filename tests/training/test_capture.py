@@ -22,8 +22,8 @@ from hivis.models.families.llava import Llava
 from hivis.training.data.answers import Answerer
 from hivis.training.data.capture import (
     REPORT_FILE,
+    CaptureReport,
     CaptureSettings,
-    Report,
     capture,
     check_finished,
     write_capture,
@@ -215,7 +215,7 @@ def test_a_batch_depends_on_nothing_before_it() -> None:
 # Captures that were cut off
 
 
-def run(folder: Path, chosen: CaptureSettings = SMALL, **more: Any) -> Report:
+def run(folder: Path, chosen: CaptureSettings = SMALL, **more: Any) -> CaptureReport:
     return write_capture(folder, answerer(**more), PROMPTS, chosen, SOURCES, progress=False)
 
 
@@ -228,7 +228,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A capture that ran through."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("through")
-    assert run(folder) == Report(11, [])
+    assert run(folder) == CaptureReport(11, [])
     return folder
 
 
@@ -284,7 +284,7 @@ def test_a_crash_among_the_prompts_changes_nothing(through: Path, tmp_path: Path
         asked.append(seed)
         return prompt(seed)
 
-    assert run(tmp_path, prepare=count) == Report(11, [])
+    assert run(tmp_path, prepare=count) == CaptureReport(11, [])
     assert asked == list(range(at // 4 * 4, 11)), "complete shards are not captured again"
     assert files(tmp_path) == files(through)
 
@@ -335,7 +335,7 @@ def test_a_kill_at_any_moment_changes_nothing(through: Path, tmp_path: Path) -> 
     child.wait()
     child.stdout.close()
     done = len(list(folder.glob("shard-*.safetensors")))
-    assert run(folder) == Report(11, []), f"killed after {moment:.3f} s, {done} shards"
+    assert run(folder) == CaptureReport(11, []), f"killed after {moment:.3f} s, {done} shards"
     assert files(folder) == files(through), f"killed after {moment:.3f} s, {done} shards"
 
 

@@ -30,7 +30,7 @@ from hivis.models.target import HuggingFaceTarget
 from hivis.models.trainable_draft import TrainableDraft, load_trainable_draft
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.distill import DraftLearner
-from hivis.training.learners.losses import Target
+from hivis.training.learners.losses import TargetTables
 from hivis.training.replay import mean_accepted_length, prompt_of
 from recipes.tiny import draft as tiny_draft
 from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
@@ -54,7 +54,7 @@ def target():
 
 @pytest.fixture(scope="module")
 def tables(target):
-    return Target(target.embedding.detach(), target.head.detach())
+    return TargetTables(target.embedding.detach(), target.head.detach())
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def rigged() -> TrainableDraft:
     return TrainableDraft(sharp_llava(), Llava())
 
 
-def learner_of(draft: TrainableDraft, tables: Target, updates: int = 60, lr: float = 1e-2):
+def learner_of(draft: TrainableDraft, tables: TargetTables, updates: int = 60, lr: float = 1e-2):
     return DraftLearner(draft, tables, updates=updates, lr=lr)
 
 

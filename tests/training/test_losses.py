@@ -12,7 +12,7 @@ from hivis.training.learners import losses
 from hivis.training.learners.losses import (
     LossWeights,
     RowLosses,
-    Wanted,
+    TargetRows,
     logit_losses,
     masked_mean,
     row_losses,
@@ -27,7 +27,7 @@ def test_losses_by_definition() -> None:
     true, guess = torch.randn(2, 5, HIDDEN, generator=make)
     # One row is right, so that there is a hit among them.
     guess[3] = true[3]
-    got = row_losses(guess, Wanted.of(true, target.head), target.head)
+    got = row_losses(guess, TargetRows.of(true, target.head), target.head)
     p = torch.softmax(true @ target.head.T, -1)
     log_q = torch.log_softmax(guess @ target.head.T, -1)
     for row in range(5):
@@ -53,10 +53,12 @@ def test_a_hit_is_among_the_best_five(rank: int) -> None:
     logits = torch.arange(VOCAB, 0, -1.0).unsqueeze(0)
     likely = torch.zeros(1, VOCAB)
     likely[0, rank - 1] = 9.0
-    got = logit_losses(logits, Wanted.of(likely, torch.eye(VOCAB)))
+    got = logit_losses(logits, TargetRows.of(likely, torch.eye(VOCAB)))
     assert bool(got.hit) == (rank <= 5) and bool(got.first) == (rank == 1)
     assert float(got.feature) == 0
-    assert not bool(logit_losses(logits * float("nan"), Wanted.of(likely, torch.eye(VOCAB))).hit)
+    assert not bool(
+        logit_losses(logits * float("nan"), TargetRows.of(likely, torch.eye(VOCAB))).hit
+    )
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])
@@ -70,7 +72,7 @@ def test_parts_of_a_large_vocabulary_change_nothing(
     for most in (1 << 26, 3 * VOCAB, VOCAB - 1):
         monkeypatch.setattr(losses, "MAX_LOGITS", most)
         tried = guess.clone().requires_grad_()
-        got = row_losses(tried, Wanted.of(true, head), head)
+        got = row_losses(tried, TargetRows.of(true, head), head)
         got.total(LossWeights(), torch.ones(rows, dtype=torch.bool)).backward()
         results.append((got, tried.grad))
     whole, gradient = results[0]

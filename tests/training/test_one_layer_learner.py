@@ -13,7 +13,7 @@ from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns
 from hivis.training.learners.attention import aligned_attention, visible
-from hivis.training.learners.losses import Target
+from hivis.training.learners.losses import TargetTables
 from hivis.training.learners.one_layer import LayerLearner, LayerSettings
 from hivis.training.learners.rows import hivis_reading
 from tests.helpers.learners import (
@@ -224,7 +224,7 @@ def test_settings_and_targets_that_do_not_fit_are_refused() -> None:
         with pytest.raises(HivisError, match="wanted"):
             LayerSettings(**bad)  # type: ignore[arg-type]
     target = toy_target()
-    short = Target(target.embedding, target.head[:-1])
+    short = TargetTables(target.embedding, target.head[:-1])
     with pytest.raises(HivisError, match="target's head: wanted"):
         LayerLearner(CONFIGS["hivis"], short, LayerSettings(5))
     other = replace(make_sample([0, 0]), hidden=torch.zeros(10, 8))

@@ -23,9 +23,9 @@ from hivis.errors import HivisError
 from hivis.training import run_state as state_module
 from hivis.training.data.samples import Capture, Columns, Sample, save_shard
 from hivis.training.learners.learner import Stage
-from hivis.training.learners.losses import LossWeights, RowLosses, Wanted, row_losses
+from hivis.training.learners.losses import LossWeights, RowLosses, TargetRows, row_losses
 from hivis.training.run_state import Checkpoint
-from hivis.training.trainer import LoopSettings, Report, learning_rate, run
+from hivis.training.trainer import StageProgress, TrainerSettings, learning_rate, run
 from tests.helpers.captures import HIDDEN, toy_samples, toy_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ CONFIG = HiViSConfig(
     head_dim=8,
     vocab_size=40,
 )
-SETTINGS = LoopSettings(batch=4, held_out=3, warmup=3, bf16=False, checks=2, checked=1)
+SETTINGS = TrainerSettings(batch=4, held_out=3, warmup=3, bf16=False, checks=2, checked=1)
 
 
 class ToyLearner:
@@ -71,7 +71,7 @@ class ToyLearner:
 
     def losses(self, batch: Tensor, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
         seen = batch[:-1] + torch.rand_like(batch[:-1]) * stage.noise
-        wanted = Wanted.of(batch[1:], self.target.head)
+        wanted = TargetRows.of(batch[1:], self.target.head)
         losses = row_losses(self.module(seen) * self.scale, wanted, self.target.head)
         return [(losses, torch.ones(len(seen), dtype=torch.bool))]
 
@@ -100,13 +100,13 @@ def train(
     capture: Capture,
     resume: bool = False,
     stop_after: int | None = None,
-    settings: LoopSettings = SETTINGS,
+    settings: TrainerSettings = SETTINGS,
     learner: ToyLearner | None = None,
 ) -> tuple[ToyLearner, dict]:
     learner = learner or ToyLearner()
-    seen: list[Report] = []
+    seen: list[StageProgress] = []
 
-    def report(now: Report) -> None:
+    def report(now: StageProgress) -> None:
         seen.append(now)
         if len(seen) == stop_after:
             raise Stopped
@@ -298,7 +298,7 @@ def test_too_few_answers(tmp_path: Path) -> None:
 def test_reports_tell_losses_and_accepted_length(tmp_path: Path, capture: Capture) -> None:
     seen: list[tuple[str, int, int, bool]] = []
 
-    def look(now: Report) -> None:
+    def look(now: StageProgress) -> None:
         seen.append((now.stage, now.updates, len(now.losses), now.accepted is not None))
 
     learner = ToyLearner()

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from hivis.core.handoff import Prompt, Span
+from hivis.core.handoff import DrafterPrompt, Span
 from hivis.drafters.vispec import picture_spans
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
@@ -138,7 +138,7 @@ def answer(
         said = torch.arange(len(tokens), device=tokens.device) >= prompt.tokens.shape[1]
         visual = ~said
         visual[~said] = ~family.text_rows(model, prompt.tokens)
-        rows = Prompt(
+        rows = DrafterPrompt(
             embeddings[i : i + 1, : len(tokens)],
             hidden[i : i + 1, : len(tokens)],
             prompt.tokens.shape[1],
@@ -154,7 +154,7 @@ def answer(
 
 
 def _sample(
-    rows: Prompt,
+    rows: DrafterPrompt,
     visual: Tensor,
     is_answer: Tensor,
     columns: Columns,

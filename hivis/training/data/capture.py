@@ -65,7 +65,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Batch:
+class CaptureBatch:
     """The answers to prompts ``start`` to ``end`` - 1, without those that were skipped."""
 
     start: int
@@ -75,7 +75,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Report:
+class CaptureReport:
     """What a capture holds: how many samples, and which prompts it lacks."""
 
     samples: int
@@ -84,7 +84,7 @@ class Report:
 
 def capture(
     answerer: Answerer[P], prompts: Sequence[P], settings: CaptureSettings, start: int = 0
-) -> Iterator[Batch]:
+) -> Iterator[CaptureBatch]:
     """Answer the prompts from ``start`` on, a multiple of the batch size, batch by batch.
 
     A prompt that cannot be prepared (its picture cannot be read), or with whose answer the model's
@@ -116,7 +116,7 @@ def capture(
                     settings.max_new_tokens,
                     greedy,
                 )
-        yield Batch(at, end, samples, skipped)
+        yield CaptureBatch(at, end, samples, skipped)
 
 
 def _prepared(answerer: Answerer[P], prompt: P, settings: CaptureSettings) -> PromptInputs:
@@ -138,7 +138,7 @@ def write_capture(
     sources: Mapping[str, str],
     *,
     progress: bool = True,
-) -> Report:
+) -> CaptureReport:
     """Capture into ``directory``, or go on with the capture that was begun there.
 
     Args:
@@ -167,9 +167,9 @@ def write_capture(
                 note = {"start": first, "next": batch.end, "skipped": [asdict(s) for s in skipped]}
                 path = directory / f"shard-{shards:05d}.safetensors"
                 save_shard(path, held, settings.columns, note)
-                report = Report(report.samples + len(held), report.skipped + skipped)
+                report = CaptureReport(report.samples + len(held), report.skipped + skipped)
                 held, skipped, first, shards = [], [], batch.end, shards + 1
-    report = Report(report.samples, report.skipped + skipped)
+    report = CaptureReport(report.samples, report.skipped + skipped)
     if not report.samples:
         why = f" (prompt {report.skipped[0].prompt}: {report.skipped[0].why})" if prompts else ""
         raise HivisError(f"prompts: wanted one that can be answered, got {len(prompts)} not{why}")
@@ -201,7 +201,7 @@ def check_finished(directory: Path, sources: Mapping[str, str]) -> None:
             )
 
 
-def _so_far(directory: Path) -> tuple[Report, int, int]:
+def _so_far(directory: Path) -> tuple[CaptureReport, int, int]:
     """What the complete shards hold, the next prompt, and how many shards there are."""
     samples, skipped, start = 0, [], 0
     paths = shard_paths(directory)
@@ -215,7 +215,7 @@ def _so_far(directory: Path) -> tuple[Report, int, int]:
         skipped += [Skipped(**entry) for entry in note["skipped"]]
         samples += note["next"] - start - len(note["skipped"])
         start = note["next"]
-    return Report(samples, skipped), start, len(paths)
+    return CaptureReport(samples, skipped), start, len(paths)
 
 
 def _description(
@@ -252,7 +252,7 @@ class _Bar:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def advance(self, batch: Batch) -> None:
+    def advance(self, batch: CaptureBatch) -> None:
         self._tokens += sum(int(sample.answer.sum()) for sample in batch.samples)
         self._skipped += len(batch.skipped)
         speed = self._tokens / max(time.monotonic() - self._begun, 1e-3)

@@ -19,7 +19,13 @@ from hivis.drafters import draft_vlm
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import Stage
-from hivis.training.learners.losses import LossWeights, RowLosses, Target, Wanted, head_losses
+from hivis.training.learners.losses import (
+    LossWeights,
+    RowLosses,
+    TargetRows,
+    TargetTables,
+    head_losses,
+)
 
 #: There is no hidden state to match, and with no feature loss beside it the soft cross entropy, of
 #: which the layers that do match one take a tenth, is the aim itself.
@@ -55,7 +61,7 @@ class TrainableDraft(draft_vlm.DraftModel, Protocol):
 
 
 @dataclass(frozen=True)
-class Batch:
+class DistillBatch:
     """Texts, padded on the right.
 
     Attributes:
@@ -84,7 +90,7 @@ class DraftLearner:
     def __init__(
         self,
         draft: TrainableDraft,
-        target: Target,
+        target: TargetTables,
         *,
         updates: int,
         lr: float = 3e-3,
@@ -110,7 +116,7 @@ class DraftLearner:
     def described(self) -> dict[str, Any]:
         return {"rows": self.draft.rows, "own_tower": self.own_tower}
 
-    def batch(self, samples: Sequence[Sample], stage: Stage) -> Batch:
+    def batch(self, samples: Sequence[Sample], stage: Stage) -> DistillBatch:
         """``samples`` as tensors; of a language model, or without pictures, their text rows.
 
         Row t reads token t and predicts what follows it, so what it is to learn is the target's
@@ -129,16 +135,16 @@ class DraftLearner:
             return torch.nn.utils.rnn.pad_sequence(own, batch_first=True).to(device)
 
         hidden = [s.hidden_at(s.answer.nonzero().flatten()) for s in samples]
-        return Batch(
+        return DistillBatch(
             tokens=padded([s.tokens for s in samples]),
             rows=padded([s.answer for s in samples]),
             seen=torch.cat(seen).to(device) if seen else None,
             hidden=torch.cat(hidden).to(device).float(),
         )
 
-    def losses(self, batch: Batch, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
+    def losses(self, batch: DistillBatch, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
         """One pass. Its rows all count."""
-        wanted = Wanted.of(batch.hidden, self.target.head[: self._shared])
+        wanted = TargetRows.of(batch.hidden, self.target.head[: self._shared])
         hidden = self.draft.hidden(batch.tokens, batch.seen, batch.rows)
         losses = head_losses(hidden, self.draft.head[: self._shared], wanted)
         return [(losses, torch.ones_like(losses.first))]

@@ -16,7 +16,7 @@ MAX_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetTables:
     """The parts of the target that a drafter shares, both ``[V, E]`` fp32 and frozen."""
 
     embedding: Tensor
@@ -33,7 +33,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TargetRows:
     """The target's side of R rows, computed once for all passes.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wanted:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, hidden: Tensor, head: Tensor) -> Wanted:
+    def of(cls, hidden: Tensor, head: Tensor) -> TargetRows:
         rows, vocab = len(hidden), len(head)
         probability = torch.empty(rows, vocab, device=hidden.device)
         top = torch.empty(rows, min(TOP_LOSS, vocab), dtype=torch.int64, device=hidden.device)
@@ -55,8 +55,8 @@ class Wanted:
             top[part] = probability[part].topk(top.shape[1]).indices
         return cls(hidden, probability, top)
 
-    def __getitem__(self, rows: slice) -> Wanted:
-        return Wanted(self.hidden[rows], self.probability[rows], self.top[rows])
+    def __getitem__(self, rows: slice) -> TargetRows:
+        return TargetRows(self.hidden[rows], self.probability[rows], self.top[rows])
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
     return (values * keep).sum() / keep.sum().clamp(min=1)
 
 
-def logit_losses(logits: Tensor, wanted: Wanted) -> RowLosses:
+def logit_losses(logits: Tensor, wanted: TargetRows) -> RowLosses:
     """Compare a drafter's logits ``[R, V]`` with the target's; the feature term is 0.
 
     The top-10 loss is the cross entropy restricted to the target's ten most probable tokens
@@ -100,14 +100,14 @@ def logit_losses(logits: Tensor, wanted: Wanted) -> RowLosses:
     return RowLosses(torch.zeros_like(soft), soft, top, better < TOP_HIT, better == 0)
 
 
-def head_losses(hidden: Tensor, head: Tensor, wanted: Wanted) -> RowLosses:
+def head_losses(hidden: Tensor, head: Tensor, wanted: TargetRows) -> RowLosses:
     """:func:`logit_losses` of the logits ``hidden [R, e] @ head [V, e]``.
 
     With a large vocabulary, part by part, and each part again on the way back: otherwise autograd
     keeps several tensors ``[R, V]`` per pass.
     """
 
-    def compare(part: Tensor, wanted: Wanted) -> RowLosses:
+    def compare(part: Tensor, wanted: TargetRows) -> RowLosses:
         return logit_losses(F.linear(part, head), wanted)
 
     parts = _parts(len(hidden), len(head))
@@ -120,7 +120,7 @@ def head_losses(hidden: Tensor, head: Tensor, wanted: Wanted) -> RowLosses:
     return RowLosses(**{name: torch.cat([getattr(x, name) for x in losses]) for name in names})
 
 
-def row_losses(hidden: Tensor, wanted: Wanted, head: Tensor) -> RowLosses:
+def row_losses(hidden: Tensor, wanted: TargetRows, head: Tensor) -> RowLosses:
     """Compare predicted hidden states ``[R, E]`` with the target's."""
     feature = F.smooth_l1_loss(hidden.float(), wanted.hidden, reduction="none").mean(-1)
     return replace(head_losses(hidden, head, wanted), feature=feature)

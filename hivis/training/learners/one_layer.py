@@ -18,9 +18,9 @@ from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import Stage
-from hivis.training.learners.losses import LossWeights, RowLosses, Target
+from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer_model import HiViSModel
-from hivis.training.learners.rows import Batch, collate, hivis_reading
+from hivis.training.learners.rows import RowBatch, collate, hivis_reading
 from hivis.training.learners.self_feedback import forward_steps, pass_losses
 
 
@@ -61,7 +61,7 @@ class LayerSettings:
         return first, self.updates - first
 
 
-def check_target(config: LayerConfig, target: Target) -> None:
+def check_target(config: LayerConfig, target: TargetTables) -> None:
     """HivisError unless the target's tables are of the drafter's sizes."""
     wanted = (config.vocab_size, config.hidden_size)
     for name, table in (("embedding", target.embedding), ("head", target.head)):
@@ -87,7 +87,7 @@ class LayerLearner:
 
     module: HiViSModel
 
-    def __init__(self, config: HiViSConfig, target: Target, settings: LayerSettings) -> None:
+    def __init__(self, config: HiViSConfig, target: TargetTables, settings: LayerSettings) -> None:
         check_target(config, target)
         self.config, self.target, self.settings = config, target, settings
         self.columns = Columns() if config.rows == "text" else Columns("all", pictures=True)
@@ -104,10 +104,10 @@ class LayerLearner:
     def described(self) -> dict[str, Any]:
         return asdict(self.config)
 
-    def batch(self, samples: Sequence[Sample], stage: Stage) -> Batch:
+    def batch(self, samples: Sequence[Sample], stage: Stage) -> RowBatch:
         return collate(samples, [hivis_reading(s, self.config) for s in samples], self.target)
 
-    def outputs(self, batch: Batch, stage: Stage) -> Iterator[Tensor]:
+    def outputs(self, batch: RowBatch, stage: Stage) -> Iterator[Tensor]:
         """Predicted hidden states of each pass; see :func:`forward_steps`."""
 
         def join(start: int, hidden: Tensor, step: int) -> Tensor:
@@ -115,7 +115,7 @@ class LayerLearner:
 
         return forward_steps(self.module, join, batch, stage.steps, stage.noise)
 
-    def losses(self, batch: Batch, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
+    def losses(self, batch: RowBatch, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
         return pass_losses(self.outputs(batch, stage), batch, stage.steps, self.target.head)
 
     def drafter(self) -> HiViSDrafter:

@@ -14,7 +14,7 @@ from hivis.drafters.config import HiViSConfig
 from hivis.drafters.hivis import rows_to_hide
 from hivis.errors import HivisError
 from hivis.training.data.samples import Sample
-from hivis.training.learners.losses import Target
+from hivis.training.learners.losses import TargetTables
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """B samples as tensors on the learner's device, n rows each, padded behind.
 
     Attributes:
@@ -82,7 +82,9 @@ def hivis_reading(sample: Sample, config: HiViSConfig) -> Reading:
     return Reading.of(kept, positions)
 
 
-def collate(samples: Sequence[Sample], readings: Sequence[Reading], target: Target) -> Batch:
+def collate(
+    samples: Sequence[Sample], readings: Sequence[Reading], target: TargetTables
+) -> RowBatch:
     """Pad, move to the target's device, and look up embeddings.
 
     Raises:
@@ -110,7 +112,7 @@ def collate(samples: Sequence[Sample], readings: Sequence[Reading], target: Targ
     if pictures:
         embeddings[padded(visual).to(device)] = torch.cat(pictures).to(device, embeddings.dtype)
     columns = answers.any(0).nonzero()
-    return Batch(
+    return RowBatch(
         following=embeddings,
         hidden=padded(hidden).to(device).float(),
         real=padded(real).to(device),

@@ -16,21 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hivis.training.learners.attention import rotation
-from hivis.training.learners.losses import RowLosses, Wanted, row_losses
+from hivis.training.learners.losses import RowLosses, TargetRows, row_losses
 from hivis.training.learners.one_layer_model import OneLayerModel
-from hivis.training.learners.rows import Batch
+from hivis.training.learners.rows import RowBatch
 
 #: What enters the layer at the rows from ``start`` on: ``join(start, hidden [B, m, E], step)``.
 Join = Callable[[int, Tensor, int], Tensor]
 
 
-def first_row(batch: Batch, steps: int) -> int:
+def first_row(batch: RowBatch, steps: int) -> int:
     """Where the outputs start: the last pass's first answer row reads ``steps - 1`` rows back."""
     return max(0, batch.first - (steps - 1))
 
 
 def forward_steps(
-    model: OneLayerModel, join: Join, batch: Batch, steps: int, noise: float = 0.0
+    model: OneLayerModel, join: Join, batch: RowBatch, steps: int, noise: float = 0.0
 ) -> Iterator[Tensor]:
     """Yield the predicted hidden states ``[B, m, E]`` of each pass, from :func:`first_row` on."""
     start = first_row(batch, steps)
@@ -47,7 +47,7 @@ def forward_steps(
         earlier.append(keys)
 
 
-def noisy(batch: Batch, noise: float) -> Tensor:
+def noisy(batch: RowBatch, noise: float) -> Tensor:
     """Hidden states with uniform noise, up to this part of their sample's root mean square."""
     squares = batch.hidden.pow(2).mean(2).sum(1) / batch.real.sum(1).clamp(min=1)
     size = squares.sqrt()[:, None, None] * noise
@@ -66,11 +66,11 @@ def select_rows(step: int, hit: Tensor, kept: Tensor) -> Tensor:
 
 
 def pass_losses(
-    outs: Iterable[Tensor], batch: Batch, steps: int, head: Tensor
+    outs: Iterable[Tensor], batch: RowBatch, steps: int, head: Tensor
 ) -> list[tuple[RowLosses, Tensor]]:
     """Per pass: losses of the answer's rows ``[R]``, and which of these count ``[R]``."""
     rows = batch.answer[:, first_row(batch, steps) :]
-    wanted = Wanted.of(batch.goal, head)
+    wanted = TargetRows.of(batch.goal, head)
     kept, result = rows, []
     for step, out in enumerate(outs):
         losses = row_losses(out[rows], wanted, head)

@@ -15,15 +15,15 @@ from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import Stage
-from hivis.training.learners.losses import LossWeights, RowLosses, Target
+from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer import LayerSettings, check_target, copy_tensors
-from hivis.training.learners.rows import Batch, Reading, collate, padded
+from hivis.training.learners.rows import Reading, RowBatch, collate, padded
 from hivis.training.learners.self_feedback import forward_steps, pass_losses
 from hivis.training.learners.vispec_model import ViSpecModel
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageBatch:
     """The K pictures of a batch, and the rows of the drafter that they reach.
 
     Attributes:
@@ -41,8 +41,8 @@ class Pictures:
 class ViSpecBatch:
     """Rows, and what stands where pictures were; ``None`` if none is shown."""
 
-    rows: Batch
-    pictures: Pictures | None
+    rows: RowBatch
+    pictures: ImageBatch | None
 
 
 def text_reading(sample: Sample) -> Reading:
@@ -103,7 +103,7 @@ class ViSpecLearner:
 
     module: ViSpecModel
 
-    def __init__(self, config: ViSpecConfig, target: Target, settings: LayerSettings) -> None:
+    def __init__(self, config: ViSpecConfig, target: TargetTables, settings: LayerSettings) -> None:
         check_target(config, target)
         self.config, self.target, self.settings = config, target, settings
         self.columns = Columns("edges", pictures=True)
@@ -132,7 +132,7 @@ class ViSpecLearner:
 
     def _pictures(
         self, samples: Sequence[Sample], readings: Sequence[tuple[Reading, Tensor, Tensor]]
-    ) -> Pictures | None:
+    ) -> ImageBatch | None:
         parts: list[Tensor] = []
         slots, features = [], []
         for sample, (_, slot, feature) in zip(samples, readings, strict=True):
@@ -144,7 +144,7 @@ class ViSpecLearner:
             return None
         device = self.target.head.device
         shown = padded(torch.ones(len(part), dtype=torch.bool) for part in parts)
-        return Pictures(
+        return ImageBatch(
             padded(parts).to(device).float(),
             shown.to(device),
             padded(slots).to(device),

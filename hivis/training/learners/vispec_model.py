@@ -16,7 +16,7 @@ from hivis.training.learners.one_layer_model import OneLayerModel
 
 
 @dataclass(frozen=True)
-class Seen:
+class AdaptedImages:
     """What the drafter made of a batch's pictures, spread over its rows.
 
     Attributes:
@@ -76,7 +76,7 @@ class ViSpecModel(OneLayerModel):
         nn.init.zeros_(self.img_fc.bias)
         self.imadpt = Adaptor(config)
 
-    def see(self, pictures: Tensor, shown: Tensor, slot: Tensor, feature: Tensor) -> Seen:
+    def see(self, pictures: Tensor, shown: Tensor, slot: Tensor, feature: Tensor) -> AdaptedImages:
         """Adapt K pictures ``[K, m, E]``, of which ``shown`` ``[K, m]`` are rows.
 
         Args:
@@ -88,14 +88,14 @@ class ViSpecModel(OneLayerModel):
         none = vectors.new_zeros(1, e)
         mixed = F.linear(vectors[:, -1], self.img_fc.weight[:, e:]).float()
         table = torch.cat([none, vectors[:, :-1].flatten(0, 1)])
-        return Seen(
+        return AdaptedImages(
             F.embedding(slot, table),
             (slot > 0).unsqueeze(2),
             F.embedding(feature, torch.cat([none, mixed])),
         )
 
     def join(
-        self, following: Tensor, hidden: Tensor, start: int, step: int, seen: Seen | None
+        self, following: Tensor, hidden: Tensor, start: int, step: int, seen: AdaptedImages | None
     ) -> Tensor:
         """``[B, rows, E]`` what enters the layer at the rows from ``start`` on.
 
