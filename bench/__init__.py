@@ -1,1 +1,2 @@
-"""Benchmarks: `python bench/latency.py`, the main job, and `python -m bench.ops`, the ops."""
+"""Benchmarks: `python bench/latency.py`, the headline benchmark, and `python -m bench.ops`, the
+ops."""

@@ -1,8 +1,8 @@
-"""The main job: how much sooner the same text is there.
+"""The headline benchmark: how much sooner the same text is there.
 
-    python bench/latency.py                          the embedded model, T = 0 and T = 1
+    python bench/latency.py                          the bundled model, T = 0 and T = 1
     python bench/latency.py --model PATH --drafter PATH --dtype bfloat16
-    python bench/latency.py --image cat.png --prompt "What is in the picture?"
+    python bench/latency.py --image cat.png --prompt "What is in the image?"
     python bench/latency.py --compare --ablate       all drafters, and what each part brings
     python bench/latency.py --shape llava-1.5-7b --device cuda --accepted 3.0
                                                      a model of real size with random weights, and
@@ -10,7 +10,7 @@
 
 Every prompt is run by every method in turn, in an order that rotates from prompt to prompt, so that
 a machine that slows down slows all of them. Both baselines and hivis see the same token ids, count
-the same new tokens (up to and with EOS) and include the picture's encoding and the prefill.
+the same new tokens (up to and with EOS) and include the image's encoding and the prefill.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def shaped(options: argparse.Namespace, header: dict[str, Any], console: Console
     print_machine(header, console)
     console.print(
         f"{options.shape}, {options.dtype}, T = 0, a {options.drafter} drafter (weights "
-        f"{options.drafter_weights}, head of {options.drafter_head or 'all'} tokens), trees of "
+        f"{options.drafter_weights}, head of {options.draft_vocab or 'all'} tokens), trees of "
         f"{options.nodes} nodes, depth {options.depth}"
     )
     print_trial(options, console)
@@ -121,7 +121,7 @@ def print_header(
     """On what, by what and of what the figures are."""
     print_machine(header, console)
     console.print(
-        f"{options.model or 'embedded model'}, {options.dtype}, {len(cases)} prompts, at most "
+        f"{options.model or 'bundled model'}, {options.dtype}, {len(cases)} prompts, at most "
         f"{options.max_new_tokens} new tokens, "
         + (
             f"trees of {options.nodes} nodes, depth {options.depth}"

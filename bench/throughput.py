@@ -1,12 +1,12 @@
 """Many texts at a time: tokens per second for B texts side by side.
 
-    python bench/throughput.py                       the embedded model, B = 1, 2, 4, 8
+    python bench/throughput.py                       the bundled model, B = 1, 2, 4, 8
     python bench/throughput.py --model PATH --drafter PATH --device cuda --batch 1 8 32
 
 One queue of prompts, long answers and short ones in turn, goes through B slots; a text that ends
 gives its slot to the next. B = 1 is one text after the other. Every turn runs all methods at all B,
 in an order that rotates, and of each the median time of the turns counts. All times include the
-pictures' encoding and the prefill.
+images' encoding and the prefill.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     console.print(f"{header['device']}, commit {header['commit']}")
     console.print(
-        f"{options.model or 'embedded model'}, {dtype}, {len(cases)} prompts, at most "
+        f"{options.model or 'bundled model'}, {dtype}, {len(cases)} prompts, at most "
         f"{options.max_new_tokens} new tokens, T = {options.temperature:g}, trees: {options.policy}"
     )
     for method in track(methods, "warm-up", console=console, transient=True):
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="bench/throughput.py", description=__doc__)
     add = parser.add_argument
-    add("--model", help="folder or hub name of a VLM (default: the embedded one)")
+    add("--model", help="folder or hub name of a VLM (default: the bundled one)")
     add("--drafter", help="folder or hub name of a drafter (default: the embedded HiViS one)")
     add("--device", default="cpu")
     add("--dtype", choices=DTYPES, help="default: bfloat16 where the device has it, else float32")

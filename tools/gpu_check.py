@@ -185,7 +185,7 @@ def bench(out: Path, arguments: Sequence[str]) -> Stage:
 
 
 def shape(out: Path, names: Sequence[str]) -> Stage:
-    """Whole cycles of models of real size; the picture is drawn where matplotlib is installed."""
+    """Whole cycles of models of real size; the image is drawn where matplotlib is installed."""
     if find_spec("transformers") is None:
         note = "skipped: transformers is not installed"
         return Stage("shape", LIMITS_S["shape"], [], note)

@@ -46,7 +46,7 @@ COMPARED = (
 PART = (
     "| answers | HiViS | T | accepted length | tokens/s | over plain |\n|---|---|---|---|---|---|\n"
 )
-COMPUTED = "| model | picture | target | {} |\n|---|---|---|{}\n"
+COMPUTED = "| model | image | target | {} |\n|---|---|---|{}\n"
 
 
 def compare_tables(run: dict[str, Any]) -> str:
@@ -62,7 +62,7 @@ def compare_tables(run: dict[str, Any]) -> str:
     tables.append(
         COMPUTED.format(" | ".join(drafters), "---|" * len(drafters))
         + "".join(
-            f"| {entry['model']} | {entry['picture']} | {entry['target']} | "
+            f"| {entry['model']} | {entry['image']} | {entry['target']} | "
             + " | ".join(str(entry["drafters"][name]) for name in drafters)
             + " |\n"
             for entry in entries

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.common.markdown import number
-from bench.headline.loading import LoadedMethods, drafted_method, load_coarse
+from bench.headline.loading import LoadedMethods, drafted_method, load_quantized
 from bench.headline.methods import HIVIS, Method
 from bench.headline.options import make_policy
 from bench.headline.summary import Row, Series
@@ -62,7 +62,7 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
             where = "--ablations was not given" if given is None else f"no folder {given}"
             loaded.notes.append(f"HiViS {label} is left out: {where}")
             continue
-        drafter = load_coarse(options, given)
+        drafter = load_quantized(options, given)
         _check_lacks(name, given, drafter.config)
         parts[label] = _add(
             loaded, drafted_method(f"HiViS {label}", loaded.target, drafter, options)
@@ -74,7 +74,7 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
             drafted_method(
                 f"HiViS {NO_NOISE}",
                 loaded.target,
-                load_coarse(options, folder),
+                load_quantized(options, folder),
                 options,
                 unaware,
                 sampled_only=True,
@@ -109,7 +109,7 @@ def _add_policies(options: argparse.Namespace, loaded: LoadedMethods, folder: st
             continue
         changed = {"depth": DEPTH} | choice
         theirs = argparse.Namespace(**{**vars(options), **changed})
-        drafter = load_coarse(options, folder)
+        drafter = load_quantized(options, folder)
         method = drafted_method(f"HiViS, {label}", loaded.target, drafter, theirs)
         shown[label] = _add(loaded, method)
     return shown

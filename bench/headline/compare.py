@@ -57,7 +57,7 @@ def compare(
     warn_if_busy(rows, console)
     print_prefill(options.question, console)
     document["computed_prefill"] = {
-        "about": "computed from picture sizes, not measured",
+        "about": "computed from image sizes, not measured",
         "text_rows": options.question,
         "rows": prefill_rows(options.question),
     }

@@ -1,4 +1,4 @@
-"""The picture of a comparison: speed-up, accepted length, drafter prefill, time by phase.
+"""The image of a comparison: speed-up, accepted length, drafter prefill, time by phase.
 
 python -m bench.headline.compare_plot bench/results/compare.json docs/compare.png
 """
@@ -16,15 +16,15 @@ from bench.headline.plot import title_of
 from bench.headline.summary import Row
 
 #: Temperatures from cold to warm; more than two share the last.
-COLOURS = ("#2f6690", "#e08e45", "#a23b3b")
+COLORS = ("#2f6690", "#e08e45", "#a23b3b")
 PHASES = {  # what is drawn, and the phases in it
     "prefill": ("prefill",),
     "draft": ("draft", "commit"),
     "verify": ("verify",),
     "other": ("accept", "compact", "read"),
 }
-PHASE_COLOURS = ("#b9b9b9", "#8cc084", "#5b4b8a", "#4d4d4d")
-ROWS_COLOUR = "#4f8a8b"
+PHASE_COLORS = ("#b9b9b9", "#8cc084", "#5b4b8a", "#4d4d4d")
+ROWS_COLOR = "#4f8a8b"
 MUTED = "#6b6b6b"
 
 
@@ -106,7 +106,7 @@ def _bars(
     temperatures = sorted({row["temperature"] for row in rows})
     height = 0.8 / len(temperatures)
     for i, temperature in enumerate(temperatures):
-        colour = COLOURS[min(i, len(COLOURS) - 1)]
+        color = COLORS[min(i, len(COLORS) - 1)]
         places, values = [], []
         for j, method in enumerate(methods):
             for row in rows:
@@ -114,7 +114,7 @@ def _bars(
                 if key == (method, temperature, group) and row[figure] is not None:
                     places.append(j + (i - (len(temperatures) - 1) / 2) * height)
                     values.append(row[figure])
-        bars = axes.barh(places, values, height * 0.9, color=colour, label=f"T = {temperature:g}")
+        bars = axes.barh(places, values, height * 0.9, color=color, label=f"T = {temperature:g}")
         labels = [form.format(value) for value in values]
         axes.bar_label(bars, labels, padding=2, fontsize=8, bbox={"color": "white", "pad": 0.2})
     axes.set_yticks(range(len(methods)), [_short(method) for method in methods])
@@ -128,7 +128,7 @@ def _prefill(axes: Any, rows: Sequence[Row], methods: Sequence[str]) -> None:
     for method in methods:
         names.append(_short(method))
         values.append(rows_of(rows, [method], "drafter_rows"))
-    bars = axes.barh(names, values, 0.7, color=[MUTED] + [ROWS_COLOUR] * len(methods))
+    bars = axes.barh(names, values, 0.7, color=[MUTED] + [ROWS_COLOR] * len(methods))
     axes.bar_label(bars, [f"{value:.0f}" for value in values], padding=2, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.18)
@@ -153,9 +153,9 @@ def _phases(axes: Any, rows: Sequence[Row], methods: Sequence[str], group: str) 
     ]
     names = [_short(row["method"]) for row in chosen]
     starts = [0.0] * len(chosen)
-    for (name, parts), colour in zip(PHASES.items(), PHASE_COLOURS, strict=True):
+    for (name, parts), color in zip(PHASES.items(), PHASE_COLORS, strict=True):
         widths = [sum(row["phases_ms_per_token"][part] for part in parts) for row in chosen]
-        bars = axes.barh(names, widths, 0.7, left=starts, color=colour, label=name)
+        bars = axes.barh(names, widths, 0.7, left=starts, color=color, label=name)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     axes.bar_label(bars, [f"{start:.1f}" for start in starts], padding=2, fontsize=8)
     axes.invert_yaxis()
@@ -164,8 +164,8 @@ def _phases(axes: Any, rows: Sequence[Row], methods: Sequence[str], group: str) 
 
 
 def main() -> None:
-    source, picture = Path(sys.argv[1]), Path(sys.argv[2])
-    draw(json.loads(source.read_text()), picture)
+    source, image = Path(sys.argv[1]), Path(sys.argv[2])
+    draw(json.loads(source.read_text()), image)
 
 
 if __name__ == "__main__":

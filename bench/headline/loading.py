@@ -59,7 +59,7 @@ def load_methods(options: argparse.Namespace) -> LoadedMethods:
                 LOOKUP,
                 model,
                 prompt_lookup_num_tokens=5,
-                # The rows of the picture repeat too; looked up, they would be drafted.
+                # The rows of the image repeat too; looked up, they would be drafted.
                 suppress_tokens=[model.config.image_token_id],
             ),
         ]
@@ -79,9 +79,9 @@ def load_methods(options: argparse.Namespace) -> LoadedMethods:
 def _drafters(
     options: argparse.Namespace, target: HuggingFaceTarget, processor: PromptProcessor
 ) -> list[tuple[str, str | None, Path, Callable[[str | Path], Drafter]]]:
-    """Name, the folder that was given, that of the embedded model, and how it is loaded."""
+    """Name, the folder that was given, that of the bundled model, and how it is loaded."""
     draft_vlm = partial(load_draft_vlm, target=target, processor=processor)
-    one_layer = partial(load_coarse, options)
+    one_layer = partial(load_quantized, options)
     eagle = (EAGLE, options.eagle, paths.EAGLE, one_layer)
     hivis = (HIVIS, options.drafter, paths.HIVIS, one_layer)
     if not options.compare:
@@ -94,13 +94,13 @@ def _drafters(
     ]
 
 
-def load_coarse(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
-    """A one-layer drafter, as coarse as ``options`` say."""
-    return load_drafter(folder, weights=options.drafter_weights, head=options.drafter_head)
+def load_quantized(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
+    """A one-layer drafter, as quantized as ``options`` say."""
+    return load_drafter(folder, weights=options.drafter_weights, head=options.draft_vocab)
 
 
 def _load_vispec(options: argparse.Namespace, folder: str | Path) -> Drafter:
-    drafter = load_coarse(options, folder)
+    drafter = load_quantized(options, folder)
     if not isinstance(drafter, ViSpecDrafter):
         raise HivisError(f"--vispec {folder}: wanted a ViSpec drafter, got another kind")
     return drafter

@@ -81,13 +81,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--quick", action="store_true", help="two prompts, few tokens: a trial run")
     what.add_argument("--no-hf", action="store_true", help="leave out the Hugging Face rows")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", help="folder or hub name of a VLM (default: the embedded one)")
+    model.add_argument("--model", help="folder or hub name of a VLM (default: the bundled one)")
     model.add_argument(
         "--drafter",
         help="folder of a HiViS drafter (default: the embedded "
         "one); with --shape hivis or vispec (default: hivis)",
     )
-    model.add_argument("--eagle", help="folder of an EAGLE-2 style drafter that sees the picture")
+    model.add_argument("--eagle", help="folder of an EAGLE-2 style drafter that sees the image")
     model.add_argument("--vispec", help="folder of a ViSpec drafter (with --compare)")
     model.add_argument("--draft-vlm", help="folder of a small VLM that drafts (with --compare)")
     model.add_argument(
@@ -100,10 +100,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "--drafter-weights",
         choices=FORMATS,
         default="full",
-        help="how coarse the weights of one-layer drafters are (default: full, as the target's)",
+        help="how quantized the weights of one-layer drafters are (default: full, as the target's)",
     )
     model.add_argument(
-        "--drafter-head",
+        "--draft-vocab",
         type=int,
         metavar="N",
         help="tokens that these draft, the most frequent of the list beside them (default: all)",
@@ -147,7 +147,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help="JSON Lines with prompt, image (a path) and, if they are to be told apart, a group",
     )
     prompts.add_argument("--prompt", help="one prompt of your own")
-    prompts.add_argument("--image", action="append", default=[], help="its picture (repeatable)")
+    prompts.add_argument("--image", action="append", default=[], help="its image (repeatable)")
     prompts.add_argument(
         "--count",
         type=int,

@@ -1,4 +1,4 @@
-"""The picture of a latency run: speed-ups, and where the time of a token goes.
+"""The image of a latency run: speed-ups, and where the time of a token goes.
 
 python -m bench.headline.plot bench/results/cpu.json docs/latency.png
 """
@@ -13,7 +13,7 @@ from bench.headline.summary import PHASES, Row
 
 
 def title_of(run: dict[str, Any]) -> str:
-    """What stands above the picture of a run's JSON document."""
+    """What stands above the image of a run's JSON document."""
     return f"{run['device']}, {run['settings']['dtype']}, commit {run['commit']}"
 
 
@@ -53,7 +53,7 @@ def draw(run: dict[str, Any], path: Path) -> None:
                 bbox={"color": "white", "pad": 0.5},
                 fontsize=9,
             )
-    left.axvline(1.0, color="grey", linewidth=0.8)
+    left.axvline(1.0, color="gray", linewidth=0.8)
     left.set_yticks(range(len(methods)), methods)
     left.invert_yaxis()
     left.margins(x=0.12)
@@ -63,10 +63,10 @@ def draw(run: dict[str, Any], path: Path) -> None:
     ours = [row for row in rows if row["phases_ms"]["prefill"] is not None]
     labels = [f"{row['method']}, T = {row['temperature']:g}" for row in ours]
     starts = [0.0] * len(ours)
-    colours = plt.get_cmap("tab10")
+    colors = plt.get_cmap("tab10")
     for k, phase in enumerate(PHASES):
         widths = [row["phases_ms"][phase] * row["prompts"] / row["tokens"] for row in ours]
-        right.barh(labels, widths, left=starts, color=colours(k), label=phase, height=0.7)
+        right.barh(labels, widths, left=starts, color=colors(k), label=phase, height=0.7)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     right.invert_yaxis()
     right.set_xlabel("milliseconds per token")
@@ -83,9 +83,9 @@ def main() -> None:
     import json
     import sys
 
-    source, picture = Path(sys.argv[1]), Path(sys.argv[2])
+    source, image = Path(sys.argv[1]), Path(sys.argv[2])
     run = json.loads(source.read_text())
-    draw(run, picture)
+    draw(run, image)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""How many prompt rows each drafter reads, computed from picture sizes: nothing here is measured.
+"""How many prompt rows each drafter reads, computed from image sizes: nothing here is measured.
 
     python -m bench.headline.prefill_rows [text rows of the prompt]
 
 The target prefills all rows. HiViS (arXiv 2509.23928, section 3) reads its text rows; ViSpec (arXiv
-2509.15235, section 3) these and one row a picture; EAGLE-2 and a draft VLM with as many rows a
-picture as the target read all of them. Visual rows by model:
+2509.15235, section 3) these and one row an image; EAGLE-2 and a draft VLM with as many rows a
+image as the target read all of them. Visual rows by model:
 
-- LLaVA-1.5: every picture becomes 336 x 336 pixels in patches of 14, so 24 x 24 rows.
-- LLaVA-NeXT: the picture, scaled to 336 x 336, and beside it the picture in tiles of that size, in
+- LLaVA-1.5: every image becomes 336 x 336 pixels in patches of 14, so 24 x 24 rows.
+- LLaVA-NeXT: the image, scaled to 336 x 336, and beside it the image in tiles of that size, in
   the grid that keeps most of its pixels. Of the grid's patches those in the padding go, and every
   line of the rest ends with a row of its own.
 - Qwen2.5-VL: both sides rounded to multiples of 28, one row for 28 x 28 pixels, between the bounds
@@ -30,8 +30,8 @@ from hivis.errors import HivisError, run_cli
 
 #: Text rows of the prompt, chat template included: a system prompt and a question of two lines.
 QUESTION = 64
-#: Pictures as (width, height): a tile, a photo as in COCO, a square, a panorama.
-PICTURES = ((336, 336), (640, 480), (672, 672), (1000, 300), (1024, 1024))
+#: ImageSources as (width, height): a tile, a photo as in COCO, a square, a panorama.
+IMAGES = ((336, 336), (640, 480), (672, 672), (1000, 300), (1024, 1024))
 
 TILE, PATCH = 336, 14
 #: LLaVA-NeXT's grids of tiles, as (columns, rows).
@@ -46,7 +46,7 @@ class Prefill:
 
     text: int
     visual: int
-    pictures: int = 1
+    images: int = 1
 
     @property
     def target(self) -> int:
@@ -56,13 +56,13 @@ class Prefill:
         """By drafter."""
         return {
             "HiViS": self.text,
-            "ViSpec": self.text + self.pictures,
+            "ViSpec": self.text + self.images,
             "EAGLE-2, draft VLM": self.target,
         }
 
 
 def llava(width: int, height: int) -> int:
-    """Visual rows of LLaVA-1.5, whatever the picture's size."""
+    """Visual rows of LLaVA-1.5, whatever the image's size."""
     _check(width, height)
     return (TILE // PATCH) ** 2
 
@@ -72,7 +72,7 @@ def llava_next(width: int, height: int) -> int:
     _check(width, height)
     side = TILE // PATCH
     columns, lines = (side * tiles for tiles in _grid(width, height))
-    # The picture fills the grid in one direction; in the other it is padded on both sides alike.
+    # The image fills the grid in one direction; in the other it is padded on both sides alike.
     if width * lines > columns * height:
         lines -= (lines - _floor(height * columns / width)) // 2 * 2
     else:
@@ -81,7 +81,7 @@ def llava_next(width: int, height: int) -> int:
 
 
 def _grid(width: int, height: int) -> tuple[int, int]:
-    """The grid that shows most of the picture's own pixels, and of these the smallest."""
+    """The grid that shows most of the image's own pixels, and of these the smallest."""
 
     def value(grid: tuple[int, int]) -> tuple[int, int]:
         across, down = grid[0] * TILE, grid[1] * TILE
@@ -113,7 +113,7 @@ def qwen(width: int, height: int) -> int:
 
 def _check(width: int, height: int) -> None:
     if width < 1 or height < 1:
-        raise HivisError(f"picture: wanted some pixels, got {width}x{height}")
+        raise HivisError(f"image: wanted some pixels, got {width}x{height}")
 
 
 MODELS: dict[str, Callable[[int, int], int]] = {
@@ -124,17 +124,17 @@ MODELS: dict[str, Callable[[int, int], int]] = {
 
 
 def prefill_rows(question: int = QUESTION) -> list[dict[str, Any]]:
-    """One entry for every model and picture: rows of the target and of each drafter."""
+    """One entry for every model and image: rows of the target and of each drafter."""
     if question < 1:
         raise HivisError(f"question: wanted at least one text row, got {question}")
     found = []
     for model, visual in MODELS.items():
-        for width, height in PICTURES:
+        for width, height in IMAGES:
             prompt = Prefill(question, visual(width, height))
             found.append(
                 {
                     "model": model,
-                    "picture": f"{width} x {height}",
+                    "image": f"{width} x {height}",
                     "visual": prompt.visual,
                     "target": prompt.target,
                     "drafters": prompt.rows(),
@@ -144,7 +144,7 @@ def prefill_rows(question: int = QUESTION) -> list[dict[str, Any]]:
 
 
 def title(question: int) -> str:
-    return f"Rows read of a prompt of one picture and {question} text rows (computed)"
+    return f"Rows read of a prompt of one image and {question} text rows (computed)"
 
 
 def print_prefill(question: int, console: Console) -> None:
@@ -153,7 +153,7 @@ def print_prefill(question: int, console: Console) -> None:
     table = Table(
         title=title(question), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for name in ("model", "picture"):
+    for name in ("model", "image"):
         table.add_column(name, no_wrap=True)
     for name in ("target", *entries[0]["drafters"]):
         table.add_column(name, justify="right")
@@ -161,7 +161,7 @@ def print_prefill(question: int, console: Console) -> None:
         target = entry["target"]
         cells = [f"{rows} ({rows / target:.0%})" for rows in entry["drafters"].values()]
         last = i + 1 < len(entries) and entries[i + 1]["model"] != entry["model"]
-        table.add_row(entry["model"], entry["picture"], str(target), *cells, end_section=last)
+        table.add_row(entry["model"], entry["image"], str(target), *cells, end_section=last)
     console.print(table)
 
 

@@ -58,20 +58,20 @@ def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[
 def mixed(items: Sequence[HeldOut], count: int, short_per_long: int) -> list[HeldOut]:
     """``count`` prompts for long answers and some short ones after each of them.
 
-    Short questions go through the pictures, and from picture to picture through their topics. Long
+    Short questions go through the images, and from image to image through their topics. Long
     and short ones take turns, so that a machine that slows down slows both.
     """
     long = [item for item in items if item.kind == "long"][:count]
-    by_picture: dict[Path, list[HeldOut]] = {}
+    by_image: dict[Path, list[HeldOut]] = {}
     for item in items:
         if item.kind == "short":
-            by_picture.setdefault(item.image, []).append(item)
-    pictures = list(by_picture.values())
-    rounds = max((len(asked) for asked in pictures), default=0)
+            by_image.setdefault(item.image, []).append(item)
+    images = list(by_image.values())
+    rounds = max((len(asked) for asked in images), default=0)
     short: Iterator[HeldOut] = (
         asked[(place + turn) % len(asked)]
         for turn in range(rounds)
-        for place, asked in enumerate(pictures)
+        for place, asked in enumerate(images)
     )
     chosen = []
     for item in long:
@@ -96,11 +96,11 @@ def _read_prompts(path: Path, processor: PromptProcessor, count: int, grouped: b
             entry = json.loads(line)
             prompt, images = str(entry["prompt"]), entry.get("image") or []
             images = [images] if isinstance(images, str) else images
-            pictures = [path.parent / image for image in images]
+            images = [path.parent / image for image in images]
             group = str(entry.get("group") or ALL) if grouped else ALL
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise HivisError(
                 f'{path}:{number}: wanted a JSON object with "prompt" and "image", got {line[:60]}'
             ) from None
-        cases.append(Case(f"{path.name}:{number}", processor(prompt, pictures), group))
+        cases.append(Case(f"{path.name}:{number}", processor(prompt, images), group))
     return cases

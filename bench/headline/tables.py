@@ -125,7 +125,7 @@ def check_writable(path: Path | None, name: str) -> None:
 
 
 def check_plot(path: Path | None) -> None:
-    """Likewise for a picture that could not be drawn."""
+    """Likewise for an image that could not be drawn."""
     if path is None:
         return
     if path.suffix.lower() not in PLOT_TYPES:

@@ -1,7 +1,7 @@
 """Other people's attention on the very inputs of `tree_attention`: what a tree costs with them.
 
 Each function makes the calls of one peer, or returns None and says why in `problem.skipped`. What
-can be prepared is prepared, in the peers' favour: masks (padded to the alignment that kernels want,
+can be prepared is prepared, in the peers' favor: masks (padded to the alignment that kernels want,
 so that no call copies them), packed heads, the rows of the tree.
 """
 

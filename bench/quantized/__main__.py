@@ -1,6 +1,6 @@
-"""What a coarse drafter costs in acceptance, and brings in time: python -m bench.quantized
+"""What a quantized drafter costs in acceptance, and brings in time: python -m bench.quantized
 
-Texts of the embedded model with HiViS drafters of every kind of weights and head, all prompts by
+Texts of the bundled model with HiViS drafters of every kind of weights and head, all prompts by
 every method in turn, and the products of one level of a draft tree at the size of a real model,
 with random weights. Losslessness is not in question: the same text counts in float32, and in
 bfloat16 texts part at near-ties (docs/lossless.md).
@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def texts(options: argparse.Namespace, console: Console) -> list[Row]:
-    """The embedded model's rows: plain decoding, then every drafter."""
+    """The bundled model's rows: plain decoding, then every drafter."""
     target, processor = load_target(paths.TARGET, DTYPES[options.dtype], options.device)
     methods = [hivis_method(PLAIN, target)]
     sizes = {}
@@ -121,7 +121,7 @@ def print_texts(rows: Sequence[Row], console: Console) -> None:
         )
         for row in rows
     ]
-    title = "The embedded model, trees of 16 nodes, depth 7; draft: ms a token; MB: of a level"
+    title = "The bundled model, trees of 16 nodes, depth 7; draft: ms a token; MB: of a level"
     columns = ("accepted", "tokens/s", "decoding", "draft", "same text", "MB")
     print_rows(console, title, columns, rows, cells)
     warn_if_busy(rows, console)

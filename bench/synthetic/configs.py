@@ -1,7 +1,7 @@
 """Configurations of real sizes, for models with random weights.
 
 The figures are those of the published ``config.json`` under each name. ``--scale tiny`` keeps every
-ratio that matters to the code path (grouped heads, pictures in tiles, rotary sections) and nothing
+ratio that matters to the code path (grouped heads, images in tiles, rotary sections) and nothing
 of the size.
 """
 
@@ -48,14 +48,14 @@ class Shape:
     Attributes:
         model: the published model whose sizes these are.
         config: its transformers configuration.
-        pictures: height and width of pictures that a prompt may hold, the largest first.
+        images: height and width of images that a prompt may hold, the largest first.
         scaled: in words, what differs from the published sizes; ``None`` where nothing does.
     """
 
     name: str
     model: str
     config: Any
-    pictures: tuple[tuple[int, int], ...]
+    images: tuple[tuple[int, int], ...]
     scaled: str | None
 
 
@@ -63,7 +63,7 @@ LLAVA_7B = Text(4096, 11008, 32, 32, 32, 32064)
 LLAVA_13B = Text(5120, 13824, 40, 40, 40, 32064)
 QWEN_7B = Text(3584, 18944, 28, 28, 4, 152064)
 LLAVA_IMAGE = 32000
-#: Sides of the tiles of LLaVA-NeXT's pictures, as multiples of the vision tower's.
+#: Sides of the tiles of LLaVA-NeXT's images, as multiples of the vision tower's.
 TILES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
 
@@ -215,8 +215,8 @@ def shape_of(name: str, scale: str | None = None, layers: int | None = None) -> 
             raise HivisError(f"--layers: wanted at least 1, got {layers}")
         text = Text(**{**vars(text), "layers": layers})
         words.append(f"{layers} layers instead of {SHAPES[name][1].layers}")
-    config, pictures = make(text, scale is not None)
-    return Shape(name, model, config, tuple(pictures), ", ".join(words) or None)
+    config, images = make(text, scale is not None)
+    return Shape(name, model, config, tuple(images), ", ".join(words) or None)
 
 
 def _tiny(text: Text) -> Text:

@@ -53,9 +53,9 @@ class Pair:
 
     def park(self) -> None:
         """Keep the next prefill from taking the slabs of the text before."""
-        self.target.cache = self.target.cache.for_texts(0, 0)
+        self.target.cache = self.target.cache.for_sequences(0, 0)
         if hasattr(self.drafter, "_cache"):
-            self.drafter.cache = self.drafter.cache.for_texts(0, 0)
+            self.drafter.cache = self.drafter.cache.for_sequences(0, 0)
 
     def wait(self) -> None:
         if self.device.type == "cuda":

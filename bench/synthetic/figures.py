@@ -27,7 +27,7 @@ GOALS: Sequence[Goal] = (
     at_most("draft over its weights", 1.3),
     at_most("neither model's pass, of verify", 0.05),
     at_least("over plain", 2.65),
-    at_least("over plain, coarse", 3.2),
+    at_least("over plain, quantized", 3.2),
     at_least("over Hugging Face", 5.0),
 )
 
@@ -62,8 +62,8 @@ def streamed_bytes(
         policy: the trees.
         rows: in the target's cache.
         accepted: the mean accepted length.
-        dtype: of all that is not coarse.
-        weights, head: how coarse the drafter is; see
+        dtype: of all that is not quantized.
+        weights, head: how quantized the drafter is; see
             :class:`hivis.drafters.one_layer.OneLayerDrafter`.
     """
     text = config.get_text_config()
@@ -118,15 +118,15 @@ def goals(
     floors: Mapping[str, float],
     theirs_ms: float | None,
     nodes: int,
-    coarse: bool,
+    quantized: bool,
 ) -> list[dict[str, Any]]:
     """What was to be reached on a GPU, in graphs where there are any.
 
-    A ``coarse`` drafter is to bring more.
+    A ``quantized`` drafter is to bring more.
     """
     mode = GRAPH if (DRAFTED, GRAPH) in cycles else EAGER
     part, step, cycle = parts[mode], cycles[PLAIN, mode].ms, cycles[DRAFTED, mode].ms
-    gain, other = ("over plain, coarse", "over plain")[:: 1 if coarse else -1]
+    gain, other = ("over plain, quantized", "over plain")[:: 1 if quantized else -1]
     values = {gain: (AT + 1) * step / cycle}
     if theirs_ms is not None:
         values["over Hugging Face"] = (AT + 1) * theirs_ms / cycle

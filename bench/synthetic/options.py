@@ -96,19 +96,19 @@ def check_shape(options: argparse.Namespace) -> None:
     TreePolicy(options.nodes, options.depth, options.tree_top_k)
     rank_parents(options.nodes, options.depth, options.tree_top_k)
     shape = shape_of(options.shape, options.scale, options.layers)
-    if options.drafter_head is not None and options.drafter_head < options.tree_top_k:
+    if options.draft_vocab is not None and options.draft_vocab < options.tree_top_k:
         raise HivisError(
-            f"--drafter-head: wanted at least the {options.tree_top_k} children of a node "
-            f"(--tree-top-k), got {options.drafter_head}"
+            f"--draft-vocab: wanted at least the {options.tree_top_k} children of a node "
+            f"(--tree-top-k), got {options.draft_vocab}"
         )
     most = shape.config.get_text_config().max_position_embeddings
     for rows in options.prompt_rows:
         if not LEAST_ROWS <= rows < most:
             raise HivisError(f"--prompt-rows: wanted {LEAST_ROWS} to {most - 1}, got {rows}")
-    random_head(drafter_config(shape, options.drafter), options.drafter_head)
+    random_head(drafter_config(shape, options.drafter), options.draft_vocab)
     parse_accepted(options.accepted, options.depth)
 
 
-def is_coarse(options: argparse.Namespace) -> bool:
-    """Whether the drafter is coarser than its target."""
-    return options.drafter_weights != "full" or options.drafter_head is not None
+def is_quantized(options: argparse.Namespace) -> bool:
+    """Whether the drafter is more quantizedly quantized than its target."""
+    return options.drafter_weights != "full" or options.draft_vocab is not None

@@ -41,11 +41,11 @@ def phase_calls(running: Running) -> dict[str, Call]:
     accept = running.pair.replay.accept
     drafter, policy, cache = loop.drafter, running.pair.shape.policy, target.cache
     sampling, lengths, drafted = loop._sampling, cache.kv_len, drafter.cache.kv_len
-    token, position = cache.each["token"].clone(), lengths.long() + 1
+    token, position = cache.entries["token"].clone(), lengths.long() + 1
     kept, drafter_kept = lengths.clone(), drafter.cache.kv_len.clone()
     tree = drafter.grow(token, position, sampling, policy)
     verify = target.verify(tree)
-    verdict = accept(verify, tree, position, sampling)
+    acceptance = accept(verify, tree, position, sampling)
 
     grower = Grower(policy, 1, target.device)
     logits = verify.logits[:, :1].expand(-1, policy.top_k, -1).contiguous()
@@ -56,11 +56,11 @@ def phase_calls(running: Running) -> dict[str, Call]:
         return logits, output
 
     def compact() -> None:
-        cache.compact(verdict)
+        cache.compact(acceptance)
         lengths.copy_(kept)
 
     def commit() -> None:
-        drafter.commit(verify.hidden, tree, verdict)
+        drafter.commit(verify.hidden, tree, acceptance)
         drafted.copy_(drafter_kept)
 
     return {
@@ -75,7 +75,7 @@ def phase_calls(running: Running) -> dict[str, Call]:
 def pass_calls(running: Running, sizes: Sequence[int]) -> dict[str, Call]:
     """The target's pass over trees of these sizes; one node is a plain step's."""
     target = running.pair.target
-    token = target.cache.each["token"].clone()
+    token = target.cache.entries["token"].clone()
 
     def call(nodes: int) -> Call:
         if nodes == 1:

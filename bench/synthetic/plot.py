@@ -1,6 +1,6 @@
-"""The picture of a run at real size: speed-up by accepted length, passes by N, a cycle by phase.
+"""The image of a run at real size: speed-up by accepted length, passes by N, a cycle by phase.
 
-python -m bench.synthetic.plot run.json picture.png
+python -m bench.synthetic.plot run.json image.png
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def draw(run: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _colour(prompt: int, over: str) -> Any:
+def _color(prompt: int, over: str) -> Any:
     """Blue over plain, orange over Hugging Face; the longer the prompt, the darker."""
     import matplotlib.pyplot as plt
 
@@ -65,15 +65,15 @@ def _speedups(axes: Any, run: dict[str, Any]) -> None:
                     lengths,
                     gains,
                     STYLES[mode],
-                    color=_colour(place, over),
+                    color=_color(place, over),
                     marker=".",
                     label=f"over {words}, {mode}, {found['prompt_rows']} rows",
                 )
     for one in run["published"]:
         label = f"{one['method']} {one['speedup']:.2f}x ({one['model']})"
         if one["accepted_length"] is None:
-            axes.axhline(one["speedup"], color="grey", linewidth=0.8, linestyle="--")
-            axes.text(0, one["speedup"], label, fontsize=7.5, color="dimgrey", va="bottom")
+            axes.axhline(one["speedup"], color="gray", linewidth=0.8, linestyle="--")
+            axes.text(0, one["speedup"], label, fontsize=7.5, color="dimgray", va="bottom")
         else:
             axes.plot(one["accepted_length"], one["speedup"], "k*", markersize=9)
             axes.annotate(
@@ -83,7 +83,7 @@ def _speedups(axes: Any, run: dict[str, Any]) -> None:
                 xytext=(7, -11),
                 textcoords="offset points",
             )
-    axes.axhline(1.0, color="grey", linewidth=0.8)
+    axes.axhline(1.0, color="gray", linewidth=0.8)
     axes.axvline(run["accepted"]["drawn_mean"], color="tab:green", linewidth=0.8)
     axes.text(run["accepted"]["drawn_mean"], 0.05, " replayed", color="tab:green", fontsize=8)
     axes.set_ylim(0, 1.08 * max(highest, *(one["speedup"] for one in run["published"])))
@@ -102,12 +102,12 @@ def _passes(axes: Any, run: dict[str, Any]) -> None:
                 [parts[PASS.format(nodes)] for nodes in sizes],
                 STYLES[mode],
                 marker=".",
-                color=_colour(place, "over_plain"),
+                color=_color(place, "over_plain"),
                 label=f"{mode}, {found['prompt_rows']} rows",
             )
         axes.axhline(
             found["floors_ms"]["verify"],
-            color=_colour(place, "over_plain"),
+            color=_color(place, "over_plain"),
             linewidth=0.8,
             linestyle="--",
         )
@@ -121,7 +121,7 @@ def _passes(axes: Any, run: dict[str, Any]) -> None:
 def _phases(axes: Any, run: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
-    colours = plt.get_cmap("tab10")
+    colors = plt.get_cmap("tab10")
     names: list[str] = []
     for found in run["prompts"]:
         for row in found["cycles"]:
@@ -134,7 +134,7 @@ def _phases(axes: Any, run: dict[str, Any]) -> None:
                 width = phases.get(phase, 0.0)
                 label = phase if len(names) == 1 else None
                 axes.barh(
-                    len(names) - 1, width, left=start, color=colours(k), label=label, height=0.7
+                    len(names) - 1, width, left=start, color=colors(k), label=label, height=0.7
                 )
                 start += width
             # What no phase has; in a graph there are none to be told apart.
@@ -142,7 +142,7 @@ def _phases(axes: Any, run: dict[str, Any]) -> None:
                 len(names) - 1,
                 max(0.0, row["ms"] - start),
                 left=start,
-                color="lightgrey",
+                color="lightgray",
                 label="rest, or whole" if len(names) == 1 else None,
                 height=0.7,
             )

@@ -22,7 +22,7 @@ from hivis.models.families.registry import family_of
 from hivis.models.target import HuggingFaceTarget
 
 SCALE = 0.02
-#: Text rows that a prompt has at least, before and behind its picture.
+#: Text rows that a prompt has at least, before and behind its image.
 BEFORE, BEHIND = 4, 8
 #: Of a prompt.
 LEAST_ROWS = BEFORE + BEHIND
@@ -82,12 +82,12 @@ def random_head(config: LayerConfig, count: int | None) -> Tensor | None:
     if count is None:
         return None
     if not 1 <= count <= config.vocab_size:
-        raise HivisError(f"--drafter-head: wanted 1 to {config.vocab_size} tokens, got {count}")
+        raise HivisError(f"--draft-vocab: wanted 1 to {config.vocab_size} tokens, got {count}")
     return torch.randperm(config.vocab_size, generator=torch.Generator().manual_seed(2))[:count]
 
 
 def random_prompt(shape: Shape, target: HuggingFaceTarget, rows: int) -> Inputs:
-    """A prompt of exactly ``rows`` rows: random text around the largest picture that fits.
+    """A prompt of exactly ``rows`` rows: random text around the largest image that fits.
 
     Args:
         rows: at least ``LEAST_ROWS``.
@@ -97,8 +97,8 @@ def random_prompt(shape: Shape, target: HuggingFaceTarget, rows: int) -> Inputs:
     # The last tokens of a vocabulary are the special ones.
     tokens = torch.randint(3, config.get_text_config().vocab_size - 100, (rows,), generator=make)
     features: dict[str, Tensor] = {}
-    for size in shape.pictures:
-        seen, count = _picture(config, size)
+    for size in shape.images:
+        seen, count = _image(config, size)
         if count <= rows - LEAST_ROWS:
             tokens[BEFORE : BEFORE + count] = config.image_token_id
             if (marker := getattr(config, "vision_start_token_id", None)) is not None:
@@ -112,13 +112,13 @@ def random_prompt(shape: Shape, target: HuggingFaceTarget, rows: int) -> Inputs:
     return Inputs(tokens.unsqueeze(0).to(device), features)
 
 
-def picture_rows(target: HuggingFaceTarget, inputs: Inputs) -> int:
-    """How many rows of a prompt are its picture's."""
+def image_rows(target: HuggingFaceTarget, inputs: Inputs) -> int:
+    """How many rows of a prompt are its image's."""
     return int((~target.family.text_rows(target.model, inputs.tokens)).sum())
 
 
-def _picture(config: Any, size: tuple[int, int]) -> tuple[dict[str, Tensor], int]:
-    """What a processor would make of a picture of this height and width, and its rows."""
+def _image(config: Any, size: tuple[int, int]) -> tuple[dict[str, Tensor], int]:
+    """What a processor would make of an image of this height and width, and its rows."""
     vision = config.vision_config
     make = torch.Generator().manual_seed(0)
     if config.model_type.startswith("qwen"):
@@ -132,7 +132,7 @@ def _picture(config: Any, size: tuple[int, int]) -> tuple[dict[str, Tensor], int
     patches = side // vision.patch_size
     if config.model_type == "llava":
         return {"pixel_values": torch.randn(1, 3, side, side, generator=make)}, patches**2
-    # The whole picture and its tiles; those fill the grid, and each of its lines ends in a row.
+    # The whole image and its tiles; those fill the grid, and each of its lines ends in a row.
     high, wide = (length // side for length in size)
     pixels = torch.randn(1, 1 + high * wide, 3, side, side, generator=make)
     rows = patches**2 + high * patches * (wide * patches + 1)

@@ -23,12 +23,12 @@ from bench.synthetic.configs import Shape, shape_of
 from bench.synthetic.cycles import DRAFTED, PLAIN, Cycles, Pair, Running, measure_cycles, modes
 from bench.synthetic.figures import checks, copy_gb_per_s, goals, speedups, streamed_bytes
 from bench.synthetic.generations import measure_texts
-from bench.synthetic.options import is_coarse
+from bench.synthetic.options import is_quantized
 from bench.synthetic.phases import measure_parts
 from bench.synthetic.published import PUBLISHED
 from bench.synthetic.random_models import (
     drafter_config,
-    picture_rows,
+    image_rows,
     random_head,
     random_prompt,
     random_target,
@@ -94,7 +94,7 @@ def make_pair(
     form = TreeShape.of(TreePolicy(options.nodes, options.depth, options.tree_top_k), device)
     config = drafter_config(shape, options.drafter)
     drafter = shaped_drafter(config, random_tensors(config, dtype, device), form)
-    drafter.coarsen(options.drafter_weights, random_head(config, options.drafter_head))
+    drafter.quantize(options.drafter_weights, random_head(config, options.draft_vocab))
     return Pair(target, drafter, form, Replay(lengths, form)), config
 
 
@@ -132,14 +132,14 @@ def measure_prompt(
         mean,
         pair.target.dtype,
         options.drafter_weights,
-        options.drafter_head,
+        options.draft_vocab,
     )
     floors = {name: size / bandwidth / 1e6 for name, size in streamed.items()}
     theirs = next((row["ms_per_token"] for row in texts if row["method"] == HUGGING_FACE), None)
     lengths = sorted({*map(float, range(options.depth + 1)), mean})
     return {
         "prompt_rows": inputs.length,
-        "picture_rows": picture_rows(pair.target, inputs),
+        "image_rows": image_rows(pair.target, inputs),
         "nodes": options.nodes,
         "texts": texts,
         "cycles": [
@@ -153,7 +153,7 @@ def measure_prompt(
         "speedups": speedups(measured, theirs, lengths),
         "checks": checks(measured, texts),
         "memory_bytes": memory(pair),
-        "goals": goals(measured, parts, floors, theirs, options.nodes, is_coarse(options))
+        "goals": goals(measured, parts, floors, theirs, options.nodes, is_quantized(options))
         if pair.device.type == "cuda"
         else [],
     }

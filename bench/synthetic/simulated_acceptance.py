@@ -135,13 +135,15 @@ class Replay:
         next."""
         return self.instead_of(accept(verify, tree, position, sampling), tree)
 
-    def instead_of(self, verdict: Acceptance, tree: DraftTree) -> Acceptance:
-        """``verdict`` with the path that is next; the token after it stays as it was drawn."""
+    def instead_of(self, acceptance: Acceptance, tree: DraftTree) -> Acceptance:
+        """``acceptance`` with the path that is next; the token after it stays as it was drawn."""
         found = self._found.index_select(0, self._next)
         after = self._after.index_select(0, self._next)
         self._next.add_(1).remainder_(len(self._found))
-        tokens = torch.cat([tree.tokens, verdict.next_token.unsqueeze(1)], 1)
-        return Acceptance(found[:, :-1], found[:, -1], verdict.next_token, tokens.gather(1, after))
+        tokens = torch.cat([tree.tokens, acceptance.next_token.unsqueeze(1)], 1)
+        return Acceptance(
+            found[:, :-1], found[:, -1], acceptance.next_token, tokens.gather(1, after)
+        )
 
 
 class _Shaped(OneLayerDrafter):

@@ -51,7 +51,7 @@ def print_run(document: Mapping[str, Any], console: Console) -> None:
 def print_prompt(found: Mapping[str, Any], console: Console) -> None:
     """All tables for one length of the prompt."""
     console.print(
-        f"\nA prompt of {found['prompt_rows']} rows, {found['picture_rows']} of them of a picture"
+        f"\nA prompt of {found['prompt_rows']} rows, {found['image_rows']} of them of an image"
     )
     _passes(found, console)
     _phases(found, console)

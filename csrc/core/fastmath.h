@@ -1,7 +1,7 @@
 // fp32 logarithm and exponential with the same bits on every machine.
 //
 // Both are built from IEEE-754 single additions, subtractions and multiplications, each rounded
-// once, in one stated order; selects replace branches. So a vectorising CPU compiler, a GPU and
+// once, in one stated order; selects replace branches. So a vectorizing CPU compiler, a GPU and
 // torch's element-wise operators agree in every bit, which no library's logf or expf promises. Two
 // conditions: host code is compiled with -ffp-contract=off, and device code goes through the
 // __f*_rn intrinsics, which nvcc never fuses.

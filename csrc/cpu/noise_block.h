@@ -1,4 +1,4 @@
-// Shared noise of 64 consecutive tokens, laid out so that the compiler vectorises it: 16 Philox
+// Shared noise of 64 consecutive tokens, laid out so that the compiler vectorizes it: 16 Philox
 // counters side by side.
 #pragma once
 
@@ -34,7 +34,7 @@ inline void noise_words(const NoiseKey& key, uint32_t block, uint32_t words[kNoi
       key0 += kPhiloxW0;
       key1 += kPhiloxW1;
     }
-    // Four words of a counter are neighbours in the result: pair them, then interleave the pairs.
+    // Four words of a counter are neighbors in the result: pair them, then interleave the pairs.
     const Lanes front = (c0 & 0xffffffffu) | (c1 << 32), back = (c2 & 0xffffffffu) | (c3 << 32);
     const Lanes low = __builtin_shufflevector(front, back, 0, 8, 1, 9, 2, 10, 3, 11);
     const Lanes high = __builtin_shufflevector(front, back, 4, 12, 5, 13, 6, 14, 7, 15);

@@ -9,7 +9,7 @@
 namespace hivis::cpu {
 
 // Splits depend on a sequence's own length and on nothing else, so its result depends neither on
-// its neighbours in the batch nor on the number of threads.
+// its neighbors in the batch nor on the number of threads.
 constexpr int64_t kSpanKeys = 1024;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -115,7 +115,7 @@ inline float sum_lanes(Vec v) {
   return sum;
 }
 
-// --- Units: what one multiply-add contracts. One fp32 number, or two neighbouring bf16 numbers.
+// --- Units: what one multiply-add contracts. One fp32 number, or two neighboring bf16 numbers.
 
 struct Bf16 {
   uint16_t bits;

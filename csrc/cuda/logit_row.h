@@ -1,4 +1,4 @@
-// A row of logits as a warp sees it: eight neighbouring tokens a thread, and scores in the order of
+// A row of logits as a warp sees it: eight neighboring tokens a thread, and scores in the order of
 // integers.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace hivis::cuda {
 
-constexpr int kOctet = 8;              // neighbouring tokens that a thread reads at once
+constexpr int kOctet = 8;              // neighboring tokens that a thread reads at once
 constexpr int kSpan = kWarp * kOctet;  // a warp's tokens
 constexpr float kLowest = -__builtin_huge_valf();  // -inf
 
@@ -47,7 +47,7 @@ __device__ __forceinline__ uint64_t warp_best(uint64_t best) {
 
 // --- A row
 
-// Eight neighbouring logits, as they lie in memory.
+// Eight neighboring logits, as they lie in memory.
 template <class T>
 struct Octet {
   static constexpr int kWords = kOctet * sizeof(T) / 4;

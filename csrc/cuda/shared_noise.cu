@@ -1,7 +1,7 @@
 // noise[b, i, v] = g(seed[b], position[b] + i, v), bit for bit as on the CPU.
 //
 // Grid (counters / kThreads), over all rows. A thread owns one Philox counter, that is four
-// neighbouring tokens of one row, which it stores as one word where rows begin at multiples of 16
+// neighboring tokens of one row, which it stores as one word where rows begin at multiples of 16
 // bytes.
 // Floor: 4 * B * count * V bytes written, at about 70 instructions per token, which bind first: on
 // an H100 some 400 tokens per nanosecond, 3 us for 8 rows of V = 152064 (an estimate).

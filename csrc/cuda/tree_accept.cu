@@ -7,7 +7,7 @@
 // second launch draws anew.
 //
 // survey_kernel: grid (spans / kWarps, N / kGroup, B). A warp owns a span of 256 tokens of kGroup
-// nodes, a thread 8 neighbouring tokens; their noise depends on a node's depth alone and stays in
+// nodes, a thread 8 neighboring tokens; their noise depends on a node's depth alone and stays in
 // registers from node to node. The warp leaves its best token and, for the second launch, its
 // largest x, per node. The last block of a sequence walks, with one reduction over the spans and
 // one search for a child per visited node.

@@ -3,10 +3,10 @@
 // Rows (node, head in group) of one K/V head lie side by side in tiles of 16, 64 or 128, so that
 // K and V are read once for all of them. The keys of a sequence are split over blocks:
 //   grid (row tile + row tiles * split, K/V head, sequence)
-// Blocks of the same keys are neighbours in the grid, and find each other's K and V in the L2. How
+// Blocks of the same keys are neighbors in the grid, and find each other's K and V in the L2. How
 // many splits a sequence has follows from its own length, read on the device; blocks beyond that
 // leave at once. So the grid is fixed for (B, N, S), and a sequence's result depends neither on its
-// neighbours in the batch nor on S.
+// neighbors in the batch nor on S.
 //
 // A block streams tiles of 64 keys (32 for D = 256) through 2 or 3 stages of shared memory and
 // keeps results and softmax sums in registers (online softmax, fp32). Tiles of the prefix are not

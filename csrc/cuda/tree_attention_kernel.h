@@ -153,7 +153,7 @@ __device__ __forceinline__ void weigh_scores(Scores<Tr>& s, Accumulator<Tr>& acc
   }
 }
 
-// o += P V. Two neighbouring score tiles (C layout) are one A fragment.
+// o += P V. Two neighboring score tiles (C layout) are one A fragment.
 template <class Tr>
 __device__ __forceinline__ void add_values(const Place<Tr>& at, char* values, int first,
                                            const Scores<Tr>& s, Accumulator<Tr>& acc) {

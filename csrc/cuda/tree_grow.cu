@@ -1,7 +1,7 @@
 // The children of a level's nodes, and which of them the next level expands.
 //
 // Two launches. The first one looks at every token once: grow_survey_kernel, grid (spans / kWarps,
-// K / kGroup, B). A warp owns a span of 256 tokens of kGroup nodes, a thread 8 neighbouring tokens;
+// K / kGroup, B). A warp owns a span of 256 tokens of kGroup nodes, a thread 8 neighboring tokens;
 // the nodes of a level share their noise, which stays in registers. Of each span and node the warp
 // leaves the best token and the integer weight of all.
 //

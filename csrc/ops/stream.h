@@ -38,7 +38,7 @@ inline bool is_capturing(cudaStream_t stream) {
 inline void synchronize(cudaStream_t stream) {
   const cudaError_t status = cudaStreamSynchronize(stream);
   TORCH_CHECK(status == cudaSuccess,
-              "stream: synchronisation failed: ", cudaGetErrorString(status));
+              "stream: synchronization failed: ", cudaGetErrorString(status));
 }
 
 // Multiprocessors of the device.

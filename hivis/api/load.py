@@ -16,7 +16,7 @@ from hivis.core.policy import Policy
 from hivis.drafters.draft_vocab import read_head_ids
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.drafters.quantize import format_of
-from hivis.engine.cuda_graphs import recorder_for
+from hivis.engine.cuda_graphs import capturer_for
 from hivis.errors import HivisError
 from hivis.models.families.registry import family_of
 from hivis.models.load import load_target
@@ -33,7 +33,7 @@ def load(
     device: str | torch.device = "auto",
     policy: str | Policy = "cost",
     drafter_weights: str = "full",
-    drafter_head: int | str | Path | None = None,
+    draft_vocab: int | str | Path | None = None,
     graphs: bool | None = None,
     compile: bool = False,
     device_map: None = None,
@@ -51,11 +51,12 @@ def load(
         policy: how large the draft trees are: ``"cost"``, ``"confidence"``, ``"fixed"`` or a
             policy object (``docs/policies.md``). It cannot change the text.
         drafter_weights: ``"full"`` (as the target's), ``"int8"`` or ``"int4"``, with groups of 32
-            to 128 inputs also ``"int4-32"`` and ``"int4-128"``: how coarse the weights of a HiViS,
-            EAGLE-2 or ViSpec drafter are (``docs/performance.md``). It cannot change the text.
-        drafter_head: how many of the target's most frequent tokens such a drafter guesses, by
+            to 128 inputs also ``"int4-32"`` and ``"int4-128"``: how quantized the weights of a
+            HiViS, EAGLE-2 or ViSpec drafter are (``docs/performance.md``). It cannot change the
+            text.
+        draft_vocab: how many of the target's most frequent tokens such a drafter guesses, by
             the list beside it, or a file with a list; by default all. It cannot change the text.
-        graphs: whether cycles are recorded once and replayed as CUDA graphs; by default where
+        graphs: whether cycles are captured once and replayed as CUDA graphs; by default where
             there is CUDA.
         compile: let ``torch.compile`` make the model's pass over a tree. It is slow to begin with:
             a minute or more for every size of trees and of the cache. Plain decoding goes through
@@ -77,11 +78,11 @@ def load(
     chosen = policy_of(policy)
     if model is None:
         model, drafter = paths.TARGET, paths.HIVIS if drafter is None else drafter
-    _check(drafter, drafter_weights, drafter_head, place, graphs, compile)
+    _check(drafter, drafter_weights, draft_vocab, place, graphs, compile)
     target, processor = load_target(model, number, place)
     if compile:
         target.compile()
-    ready = _drafter(drafter, target, processor, drafter_weights, drafter_head, chosen)
+    ready = _drafter(drafter, target, processor, drafter_weights, draft_vocab, chosen)
     return Model(target, processor, ready, chosen, graphs)
 
 
@@ -92,7 +93,7 @@ def wrap(
     *,
     policy: str | Policy = "cost",
     drafter_weights: str = "full",
-    drafter_head: int | str | Path | None = None,
+    draft_vocab: int | str | Path | None = None,
     graphs: bool | None = None,
     compile: bool = False,
 ) -> Model:
@@ -109,7 +110,7 @@ def wrap(
         drafter: as in :func:`load`.
         processor: the model's, as ``AutoProcessor`` loads it; by default it is loaded from where
             the model came from.
-        policy, drafter_weights, drafter_head, graphs, compile: as in :func:`load`.
+        policy, drafter_weights, draft_vocab, graphs, compile: as in :func:`load`.
 
     Raises:
         HivisError: no model of a supported family, or as :func:`load`.
@@ -120,7 +121,7 @@ def wrap(
         raise HivisError(f"model: wanted a Hugging Face model, got {type(model).__name__}")
     family = family_of(config.model_type)
     chosen = policy_of(policy)
-    _check(drafter, drafter_weights, drafter_head, model.device, graphs, compile)
+    _check(drafter, drafter_weights, draft_vocab, model.device, graphs, compile)
     if processor is None:
         name = getattr(config, "_name_or_path", "")
         if not name:
@@ -131,7 +132,7 @@ def wrap(
     target = HuggingFaceTarget(model, family)
     if compile:
         target.compile()
-    ready = _drafter(drafter, target, prompts, drafter_weights, drafter_head, chosen)
+    ready = _drafter(drafter, target, prompts, drafter_weights, draft_vocab, chosen)
     return Model(target, prompts, ready, chosen, graphs)
 
 
@@ -148,13 +149,15 @@ def _check(
         raise HivisError(f"graphs: wanted True, False or None, got {graphs!r:.60}")
     if not isinstance(compile, bool):
         raise HivisError(f"compile: wanted True or False, got {compile!r:.60}")
-    recorder_for(device, graphs)
+    capturer_for(device, graphs)
     format_of(weights)
     number = isinstance(head, int) and not isinstance(head, bool) and head > 0
     if head is not None and not number and not isinstance(head, (str, Path)):
-        raise HivisError(f"drafter head: wanted a number of tokens or a file, got {head!r:.60}")
+        raise HivisError(f"draft vocabulary: wanted a number of tokens or a file, got {head!r:.60}")
     if (drafter is None or drafter == "none") and (weights != "full" or head is not None):
-        raise HivisError("drafter: wanted one for coarse weights or a short head, got none")
+        raise HivisError(
+            "drafter: wanted one for quantized weights or a draft vocabulary, got none"
+        )
 
 
 def _drafter(
@@ -172,8 +175,8 @@ def _drafter(
     ids, most = getattr(ready, "head_ids", None), getattr(policy, "top_k", 1)
     if ids is not None and len(ids) < most:
         raise HivisError(
-            f"drafter head: wanted at least {most} tokens, as many as a node of the policy's trees "
-            f"has children, got {len(ids)}"
+            f"draft vocabulary: wanted at least {most} tokens, as many as a node of the "
+            f"policy's trees has children, got {len(ids)}"
         )
     return ready
 
@@ -193,9 +196,9 @@ def _bound(
         if not isinstance(drafter, OneLayerDrafter) or isinstance(head, int):
             raise HivisError(
                 "drafter: wanted a HiViS, EAGLE-2 or ViSpec one (by its folder, for a number of "
-                "its frequent tokens) for coarse weights or a short head, "
+                "its frequent tokens) for quantized weights or a draft vocabulary, "
                 f"got {type(drafter).__name__}"
             )
-        drafter.coarsen(weights, None if head is None else read_head_ids(Path(head)))
+        drafter.quantize(weights, None if head is None else read_head_ids(Path(head)))
     drafter.bind(target.embedding, target.head)
     return drafter

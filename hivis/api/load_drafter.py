@@ -46,19 +46,19 @@ def load_any_drafter(
         path: a folder or hub name.
         target: whose texts it shall draft.
         processor: the target's, to compare the tokenizer of a small model with.
-        weights: how coarse, see :func:`hivis.drafters.load.load_drafter`.
+        weights: how quantized, see :func:`hivis.drafters.load.load_drafter`.
         head: how short, likewise.
 
     Raises:
         HivisError: there is nothing at ``path``, it is damaged, or made for another target; or
-            a small model, which is run as it is, is to be coarse or short.
+            a small model, which is run as it is, is to be quantized or short.
     """
     folder = folder_of(path)
     drafter: Drafter
     if _is_whole_model(folder):
         if weights != "full" or head is not None:
             raise HivisError(
-                f"drafter: wanted a HiViS, EAGLE-2 or ViSpec one for coarse weights or a short "
+                f"drafter: wanted a HiViS, EAGLE-2 or ViSpec one for quantized weights or a short "
                 f"head, got the small model at {path}"
             )
         drafter = load_draft_vlm(path, target, processor)

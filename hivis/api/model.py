@@ -1,4 +1,4 @@
-"""A model with its drafter, ready for use: texts from prompts and pictures."""
+"""A model with its drafter, ready for use: texts from prompts and images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError
 from hivis.models.generation_config import generation_settings
-from hivis.models.processor import Picture, PromptProcessor
+from hivis.models.processor import ImageSource, PromptProcessor
 from hivis.models.vocabulary import vocabulary
 
 #: A question; the turns of a conversation, ``(role, text)`` each; or inputs that are made already.
 Prompt = str | Sequence[tuple[str, str]] | Inputs
-Pictures = Picture | Sequence[Picture]
+ImageSources = ImageSource | Sequence[ImageSource]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Request:
     """
 
     prompt: Prompt
-    images: Pictures = ()
+    images: ImageSources = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class Model:
     def generate(
         self,
         prompt: Prompt,
-        images: Pictures = (),
+        images: ImageSources = (),
         *,
         streamer: Streamer | None = None,
         **settings: Any,
@@ -92,7 +92,7 @@ class Model:
         """The whole text that answers a prompt.
 
         Args:
-            prompt: a question, which the model's chat template is put around, with the pictures
+            prompt: a question, which the model's chat template is put around, with the images
                 before it unless it has slots for them; a conversation, as turns of
                 ``("user" | "assistant", text)``; or inputs made by :attr:`processor`.
             images: paths or PIL images, one or several.
@@ -118,7 +118,7 @@ class Model:
     def stream(
         self,
         prompt: Prompt,
-        images: Pictures = (),
+        images: ImageSources = (),
         *,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -149,7 +149,7 @@ class Model:
                 overrule one of the model's that hivis refuses (``no_repeat_ngram_size=0``).
 
         Raises:
-            HivisError: bad prompt, picture or setting; a setting that hivis cannot reproduce; or a
+            HivisError: bad prompt, image or setting; a setting that hivis cannot reproduce; or a
                 text that would not fit the model's positions.
         """
         given = dict(
@@ -188,8 +188,8 @@ class Model:
         (``docs/lossless.md``).
 
         Args:
-            requests: prompts, or :class:`Request` with pictures and settings of their own. They are
-                taken, and their pictures read, when there is a free slot; so they may be endless.
+            requests: prompts, or :class:`Request` with images and settings of their own. They are
+                taken, and their images read, when there is a free slot; so they may be endless.
                 While they are made, this model may not make other texts.
             slots: texts at a time. Each takes memory for the longest of them.
             settings: those of :meth:`stream`, for all texts whose request does not say otherwise
@@ -237,17 +237,15 @@ class Model:
         ends = settings.params.eos_token_ids
         return settings.params, Writer(pieces, self.target.eos_token_ids if ends is None else ends)
 
-    def prepare(self, prompt: Prompt, images: Pictures = ()) -> Inputs:
+    def prepare(self, prompt: Prompt, images: ImageSources = ()) -> Inputs:
         """The inputs of a prompt, token ids ``[1, P]`` and pixels, on the model's device."""
-        pictures = several(images)
+        images = several(images)
         if isinstance(prompt, Inputs):
-            if pictures:
-                raise HivisError(
-                    f"images: wanted none with inputs made already, got {len(pictures)}"
-                )
+            if images:
+                raise HivisError(f"images: wanted none with inputs made already, got {len(images)}")
             return prompt
         if isinstance(prompt, str):
-            return self.processor(prompt, pictures)
+            return self.processor(prompt, images)
         if not isinstance(prompt, Sequence) or not all(
             isinstance(turn, (tuple, list)) and len(turn) == 2 and isinstance(turn[1], str)
             for turn in prompt
@@ -255,7 +253,7 @@ class Model:
             raise HivisError(
                 f"prompt: wanted a text, turns of (role, text) or inputs, got {prompt!r:.60}"
             )
-        return self.processor.conversation(cast(Sequence[tuple[str, str]], prompt), pictures)
+        return self.processor.conversation(cast(Sequence[tuple[str, str]], prompt), images)
 
 
 def _written(batch: Batch[tuple[int, Writer]]) -> Iterator[tuple[int, TextGeneration]]:
@@ -265,9 +263,9 @@ def _written(batch: Batch[tuple[int, Writer]]) -> Iterator[tuple[int, TextGenera
         yield number, writer.whole(made)
 
 
-def several(images: Pictures | None) -> list[Picture]:
-    """A picture, pictures or none, as a list."""
+def several(images: ImageSources | None) -> list[ImageSource]:
+    """An image, images or none, as a list."""
     if images is None:
         return []
     single = not isinstance(images, Sequence) or isinstance(images, str)
-    return list(cast(Sequence[Picture], [images] if single else images))
+    return list(cast(Sequence[ImageSource], [images] if single else images))

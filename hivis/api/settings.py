@@ -1,6 +1,6 @@
 """Generation settings under their names in transformers' ``GenerationConfig``.
 
-Each of its fields is honoured, harmless (it cannot change the text), or refused by name: no
+Each of its fields is honored, harmless (it cannot change the text), or refused by name: no
 setting of a model or a caller is dropped in silence. A test checks that none is missing.
 """
 
@@ -20,7 +20,7 @@ SAMPLED_TOP_K = 50
 #: The max_length that transformers writes where nobody has set one.
 UNSET_LENGTH = 20
 
-HONOURED = frozenset({
+HONORED = frozenset({
     "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
     "eos_token_id", "max_new_tokens", "max_length", "stop_strings",
 })  # fmt: skip
@@ -68,7 +68,7 @@ NEUTRAL_SAMPLED: dict[str, tuple[Any, ...]] = {
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
 }
-KNOWN = HONOURED | HARMLESS | NEUTRAL.keys() | NEUTRAL_SAMPLED.keys()
+KNOWN = HONORED | HARMLESS | NEUTRAL.keys() | NEUTRAL_SAMPLED.keys()
 
 
 @dataclass(frozen=True)

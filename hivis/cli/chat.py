@@ -1,4 +1,4 @@
-"""``hivis chat``: several turns about the same pictures."""
+"""``hivis chat``: several turns about the same images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    images_of,
     load_model,
     memory_as_input,
-    pictures_of,
     settings_of,
 )
 from hivis.errors import HivisError, printable
@@ -20,17 +20,17 @@ from hivis.errors import HivisError, printable
 if TYPE_CHECKING:
     from hivis.api.chat import Chat
 
-ABOUT = """Talk with a model about pictures; it keeps what it has read from turn to turn.
+ABOUT = """Talk with a model about images; it keeps what it has read from turn to turn.
 
 Every line is a turn, from the terminal or from a pipe. Ctrl-C ends an answer, and at the prompt the
 chat. Lines of your own:
-  /image PATH   show another picture with the next question
-  /new          begin anew, with the pictures of the command line
+  /image PATH   show another image with the next question
+  /new          begin anew, with the images of the command line
   /quit         end"""
 EXAMPLES = """examples:
   python -m hivis chat
   python -m hivis chat --model llava-hf/llava-1.5-7b-hf --image cat.png
-  printf 'What is this?\\nWhich colour is it?\\n' | python -m hivis chat"""
+  printf 'What is this?\\nWhich color is it?\\n' | python -m hivis chat"""
 
 
 def add_chat(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="PATH",
-        help="pictures that it begins with",
+        help="images that it begins with",
     )
     add_model(parser)
     add_settings(parser)
@@ -53,28 +53,28 @@ def chat(options: argparse.Namespace) -> None:
     with memory_as_input():
         model = load_model(options)
         from hivis.api.chat import Chat
-        from hivis.models.processor import open_picture
+        from hivis.models.processor import open_image
 
-        first = pictures_of(options)
-        for picture in first:
-            open_picture(picture)  # a wrong path should be known before anything is asked
-        talk, pictures = Chat(model), list(first)
+        first = images_of(options)
+        for image in first:
+            open_image(image)  # a wrong path should be known before anything is asked
+        talk, images = Chat(model), list(first)
         for line in _lines():
             word, _, rest = line.partition(" ")
             if word == "/quit":
                 break
             if word == "/new":
-                talk, pictures = Chat(model), list(first)
+                talk, images = Chat(model), list(first)
                 continue
             try:
                 if word == "/image":
-                    open_picture(rest.strip())
-                    pictures.append(rest.strip())
+                    open_image(rest.strip())
+                    images.append(rest.strip())
                     continue
                 if word.startswith("/"):
                     raise HivisError(f"{word}: wanted /image PATH, /new or /quit, got {line}")
-                _answer(talk, line, pictures, settings)
-                pictures = []
+                _answer(talk, line, images, settings)
+                images = []
             except HivisError as error:
                 if not sys.stdin.isatty():
                     raise
@@ -94,10 +94,10 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _answer(talk: Chat, question: str, pictures: list[Any], settings: dict[str, Any]) -> None:
+def _answer(talk: Chat, question: str, images: list[Any], settings: dict[str, Any]) -> None:
     from hivis.cli import terminal as show
 
-    stream = talk.say(question, pictures, **settings)
+    stream = talk.say(question, images, **settings)
     try:
         show.show(stream)
     except KeyboardInterrupt:

@@ -9,9 +9,9 @@ import sys
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    images_of,
     load_model,
     memory_as_input,
-    pictures_of,
     same_file,
     settings_of,
 )
@@ -20,10 +20,10 @@ from hivis.page import write_page
 from hivis.page.write import check_place
 
 PROMPT = "Describe this image in detail and explain each thing."
-ABOUT = """Answer a prompt about pictures, the text as soon as it is accepted.
+ABOUT = """Answer a prompt about images, the text as soon as it is accepted.
 
 The text goes to stdout, one line of statistics to stderr. Without --model the small model that
-ships with hivis answers, by default about a picture of its own."""
+ships with hivis answers, by default about an image of its own."""
 EXAMPLES = """examples:
   python -m hivis generate
   python -m hivis generate --show-tree --temperature 1 --seed 7
@@ -44,18 +44,18 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="PATH",
-        help="pictures that it is about",
+        help="images that it is about",
     )
     add("--json", action="store_true", help="one JSON object: text, tokens, statistics")
     add(
         "--show-tree",
         action="store_true",
-        help="colour what was drafted and accepted, and what the target drew itself",
+        help="color what was drafted and accepted, and what the target drew itself",
     )
     add(
         "--html",
         metavar="PATH",
-        help="write a page about the text: pictures, cycles, draft trees, times (one file)",
+        help="write a page about the text: images, cycles, draft trees, times (one file)",
     )
     add_model(parser)
     add_settings(parser)
@@ -63,19 +63,19 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     if options.json and options.show_tree:
-        raise HivisError("--show-tree: wanted a text to colour, got --json")
+        raise HivisError("--show-tree: wanted a text to color, got --json")
     paged = options.html is not None
     if paged:
         check_place(options.html, "--html")
     settings = settings_of(options)
-    prompt, pictures = _prompt(options), pictures_of(options)
-    if paged and any(same_file(options.html, picture) for picture in pictures):
-        raise HivisError(f"--html: wanted another file than the picture, got {options.html}")
+    prompt, images = _prompt(options), images_of(options)
+    if paged and any(same_file(options.html, image) for image in images):
+        raise HivisError(f"--html: wanted another file than the image, got {options.html}")
     with memory_as_input():
         from hivis.cli import terminal as show
 
         model = load_model(options)
-        stream = model.stream(prompt, pictures, traced=paged, **settings)
+        stream = model.stream(prompt, images, traced=paged, **settings)
         if options.json:
             for _ in stream:
                 pass
@@ -84,7 +84,7 @@ def generate(options: argparse.Namespace) -> None:
             show.show(stream, options.show_tree)
             print(show.summary(stream.result), file=sys.stderr)
         if paged:
-            write_page(options.html, model, stream, prompt, pictures)
+            write_page(options.html, model, stream, prompt, images)
             print(f"page: {options.html}", file=sys.stderr)
 
 

@@ -46,7 +46,7 @@ def collect() -> dict[str, dict[str, Any]]:
     except ImportError as error:
         raise HivisError(f"hivis._C: wanted the compiled extension, got: {error}") from error
     from hivis.core.device import choose_device, choose_dtype, device_name, versions
-    from hivis.drafters import quantized_linear as coarse
+    from hivis.drafters import quantized_linear as quantized
     from hivis.models.prefill_attention import prefill_attention
 
     devices: dict[str, Any] = {"cpu": device_name("cpu")}
@@ -61,11 +61,11 @@ def collect() -> dict[str, dict[str, Any]]:
         "build": _C.build_info(),
         "ops": {kind: {"without": names} if names else "all" for kind, names in missing.items()},
         "prompts": {"read by": prefill_attention()},
-        "coarse drafters": {
-            str(device): coarse.products(torch.device(device)) for device in ("cpu", chosen)
+        "quantized drafters": {
+            str(device): quantized.products(torch.device(device)) for device in ("cpu", chosen)
         },
         "other packages (none is needed)": {name: _version(name) for name in OTHERS},
-        "embedded models": {
+        "bundled models": {
             folder.name: _size(folder)
             for folder in (paths.TARGET, paths.HIVIS, paths.EAGLE, paths.VISPEC, paths.DRAFT_VLM)
         },

@@ -40,8 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     ) -> None:
         fill(commands.add_parser(name, help=about, description=details or about))
 
-    add("generate", generate.add_generate, "answer a prompt about pictures", generate.ABOUT)
-    add("chat", chat.add_chat, "talk about pictures, turn by turn", chat.ABOUT)
+    add("generate", generate.add_generate, "answer a prompt about images", generate.ABOUT)
+    add("chat", chat.add_chat, "talk about images, turn by turn", chat.ABOUT)
     add("batch", batch.add_batch, "answer a file of prompts, several at a time", batch.ABOUT)
     add("info", info.add_info, info.ABOUT)
     add("bench", lambda parser: None, bench.ABOUT)
@@ -58,6 +58,6 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "head",
         training.add_head,
-        "count the tokens that a target says most often, for drafters with a short head",
+        "count the tokens that a target says most often, for drafters with a draft vocabulary",
     )
     return parser

@@ -21,17 +21,17 @@ from hivis.errors import HivisError, first_line
 if TYPE_CHECKING:
     from hivis.api.model import Model
 
-PICTURE = paths.EVAL / "scene00.png"
+IMAGE = paths.EVAL / "scene00.png"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="M", help="folder or hub name of a VLM (default: the embedded one)")
+    add("--model", metavar="M", help="folder or hub name of a VLM (default: the bundled one)")
     add(
         "--drafter",
         metavar="D",
         help="folder or hub name of a HiViS, EAGLE-2 or ViSpec drafter or of a small model; none: "
-        "decode plainly (default: the embedded one for the embedded model, else none)",
+        "decode plainly (default: the bundled one for the bundled model, else none)",
     )
     add(
         "--dtype",
@@ -43,11 +43,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--drafter-weights",
         type=one_of(*FORMATS),
         default="full",
-        help="how coarse the drafter's weights are: full (default), int8, int4 (int4-32, int4-128: "
-        "groups of as many inputs); the text is the same",
+        help="weights of the drafter: full (default), int8 or int4 (int4-32, int4-128: groups of "
+        "so many inputs); the output is the same",
     )
     add(
-        "--drafter-head",
+        "--draft-vocab",
         type=_head,
         metavar="N|FILE",
         help="draft only the target's N most frequent tokens, by the list beside the drafter, or "
@@ -138,16 +138,16 @@ def same_file(one: str | Path, other: str | Path) -> bool:
     return Path(one).exists() and Path(other).exists() and Path(one).samefile(other)
 
 
-def pictures_of(options: argparse.Namespace) -> list[Any]:
-    """The pictures that were given; if neither they nor a model were, the default one."""
+def images_of(options: argparse.Namespace) -> list[Any]:
+    """The images that were given; if neither they nor a model were, the default one."""
     if options.image or options.model is not None:
         return list(options.image)
-    return [PICTURE]
+    return [IMAGE]
 
 
 def load_model(options: argparse.Namespace) -> Model:
     """The model of the command line, with a note on the terminal while it loads."""
-    with _note(f"loading {options.model or 'the embedded model'} ..."):
+    with _note(f"loading {options.model or 'the bundled model'} ..."):
         from hivis.api.load import load
         from hivis.models.quiet import quiet
 
@@ -159,7 +159,7 @@ def load_model(options: argparse.Namespace) -> Model:
             device=options.device,
             policy=options.policy,
             drafter_weights=options.drafter_weights,
-            drafter_head=options.drafter_head,
+            draft_vocab=options.draft_vocab,
             graphs=False if options.no_graphs else None,
             compile=options.compile,
         )

@@ -18,13 +18,13 @@ DRAFTED, OWN, RESET = "\x1b[32m", "\x1b[1;35m", "\x1b[0m"
 
 
 def show(stream: TextStream, tree: bool = False) -> None:
-    """Print the pieces of a text. With ``tree``, and on a terminal, coloured by how they came.
+    """Print the pieces of a text. With ``tree``, and on a terminal, colored by how they came.
 
     What a model writes is not trusted with a terminal: its control characters are shown as such.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    coloured = tree and has_colours()
+    colored = tree and has_colors()
     safe = printable if sys.stdout.isatty() else str
     begun = False
     try:
@@ -33,18 +33,18 @@ def show(stream: TextStream, tree: bool = False) -> None:
                 chunk = replace(chunk, pieces=_without_first_spaces(chunk.pieces))
             begun = begun or bool(chunk.text)
             chunk = replace(chunk, pieces=tuple(map(safe, chunk.pieces)))
-            print("".join(_coloured(chunk)) if coloured else chunk.text, end="", flush=True)
+            print("".join(_colored(chunk)) if colored else chunk.text, end="", flush=True)
     finally:
         # Also of a text that was left in the middle: what follows begins on a line of its own.
         print(flush=True)
-    if coloured:
+    if colored:
         print(
             f"{DRAFTED}drafted and accepted{RESET}, {OWN}the target's own{RESET}", file=sys.stderr
         )
 
 
-def has_colours() -> bool:
-    """Whether the text goes to a terminal that shows colours."""
+def has_colors() -> bool:
+    """Whether the text goes to a terminal that shows colors."""
     dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
     return sys.stdout.isatty() and not dumb
 
@@ -58,7 +58,7 @@ def _without_first_spaces(pieces: Sequence[str]) -> tuple[str, ...]:
     return tuple(reversed(shown))
 
 
-def _coloured(chunk: Chunk) -> Iterator[str]:
+def _colored(chunk: Chunk) -> Iterator[str]:
     for place, piece in enumerate(chunk.pieces):
         if piece:
             yield (OWN if place + 1 == len(chunk.tokens) else DRAFTED) + piece + RESET

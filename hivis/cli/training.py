@@ -18,15 +18,15 @@ ANSWERING = ("images", "count", "turns", "sampled", "max_new_tokens", "answer_ba
 
 TRAIN_EXAMPLES = """examples:
   python -m hivis train --method hivis --target llava-hf/llava-1.5-7b-hf \\
-    --data llava_v1_5_mix665k.json --images pictures/ --out drafter --device cuda
+    --data llava_v1_5_mix665k.json --images images/ --out drafter --device cuda
   python -m hivis train --method vispec --target M --data answers/ --out drafter --resume"""
 CAPTURE_EXAMPLES = """examples:
   python -m hivis capture --method hivis vispec --target llava-hf/llava-1.5-7b-hf \\
-    --data llava_v1_5_mix665k.json --images pictures/ --out answers/ --device cuda"""
+    --data llava_v1_5_mix665k.json --images images/ --out answers/ --device cuda"""
 
 HEAD_EXAMPLES = """examples:
   python -m hivis head --target llava-hf/llava-1.5-7b-hf --data drafter/answers --out drafter
-  python -m hivis generate --prompt "What is this?" --image cat.png --drafter-head 8000 \\
+  python -m hivis generate --prompt "What is this?" --image cat.png --draft-vocab 8000 \\
     --model llava-hf/llava-1.5-7b-hf --drafter drafter"""
 
 

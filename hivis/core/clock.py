@@ -32,7 +32,7 @@ class PhaseClock:
     """Adds up the milliseconds spent in named phases.
 
     On a CPU that is the wall clock. On CUDA events are recorded into the device's stream and looked
-    at once the device has passed them: earlier would force a synchronisation. While the stream is
+    at once the device has passed them: earlier would force a synchronization. While the stream is
     being captured into a graph nothing happens, and no time is counted.
     """
 

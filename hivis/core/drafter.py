@@ -25,7 +25,7 @@ class Drafter(Protocol):
     #: Which prompt rows the drafter reads: a HiViS drafter never sees a visual token ("text").
     rows: PromptRows
     #: How many rows of the last prompt went through the drafter itself. A drafter that hides or
-    #: compresses pictures may be shown more.
+    #: compresses images may be shown more.
     rows_read: int
     #: What it keeps of the texts. Another cache of its kind can be put in its place, which is how
     #: texts join and leave a batch; all that it knows of a single text is in there.
@@ -64,6 +64,6 @@ class Drafter(Protocol):
         """
         ...
 
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, acceptance: Acceptance) -> None:
         """Take over what the target accepted. ``hidden`` is ``[B, N, E]``, of all nodes."""
         ...

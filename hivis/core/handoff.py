@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-#: Half-open rows of one picture.
+#: Half-open rows of one image.
 Span = tuple[int, int]
 
 
@@ -16,19 +16,19 @@ class DrafterPrompt:
     """The prompt as a drafter may see it: R of its P rows, in order.
 
     A HiViS drafter asks for the ``"text"`` rows, so no visual row is in here; an EAGLE-style one
-    asks for ``"all"`` and finds the projected picture among the embeddings.
+    asks for ``"all"`` and finds the projected image among the embeddings.
 
     Attributes:
         embeddings: ``[B, R, E]`` input embeddings of the kept rows.
         hidden: ``[B, R, E]`` the target's last hidden states of these rows, after the final norm.
         length: P, the number of rows that the target itself prefilled.
-        tokens: ``[B, R]`` int64, ids of the kept rows; a placeholder where a picture is.
+        tokens: ``[B, R]`` int64, ids of the kept rows; a placeholder where an image is.
         visual: ``[B, R]`` bool, which of the kept rows are visual (none, if asked for ``"text"``).
         features: what else the model's own processor made of the whole prompt (pixel values and the
-            like), for drafters that look at the picture themselves.
-        seen: ``[pictures, rows, Ev]`` what the target's vision tower made of the pictures, before
-            its projector, for a drafter that shares the tower; ``None`` without a picture.
-        spans: where each picture lies among all P rows, in order, from its first visual row to its
+            like), for drafters that look at the image themselves.
+        seen: ``[images, rows, Ev]`` what the target's vision tower made of the images, before
+            its projector, for a drafter that shares the tower; ``None`` without an image.
+        spans: where each image lies among all P rows, in order, from its first visual row to its
             last. One that is shown in tiles may have rows between them that are not visual. Only
             if asked for ``"all"``; ``None`` where nobody says.
     """

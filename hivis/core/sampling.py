@@ -137,8 +137,8 @@ class SamplingState:
             seen=each["seen"] if penal else None,
         )
 
-    def penalise(self, logits: Tensor, path: Tensor) -> Tensor:
-        """``[B, N, V]`` logits after the penalty of repetitions, in float32 if there is one.
+    def penalize(self, logits: Tensor, path: Tensor) -> Tensor:
+        """``[B, N, V]`` logits after the repetition penalty, in float32 if there is one.
 
         Args:
             path: ``[B, N, M]`` int64, tokens between the text so far and the token that the logits
@@ -156,7 +156,7 @@ class SamplingState:
         del negative
         return result.div_(torch.where(others, penalty, 1.0))
 
-    def note(self, tokens: Tensor) -> None:
+    def mark_seen(self, tokens: Tensor) -> None:
         """Take note of ``[B, M]`` int64 tokens that joined the texts; -1 (no token) as any."""
         if self.seen is not None:
             self.seen.scatter_(1, tokens.clamp(min=0), True)

@@ -90,10 +90,10 @@ class HiViSConfig(LayerConfig):
     Attributes:
         residual_rows: how many drafting steps have a learned vector of their own; with 0 there is
             none and ``fc`` takes two inputs, as in EAGLE-2.
-        rows: which prompt rows it reads, ``"text"`` (HiViS) or ``"all"`` (EAGLE-2 with pictures).
-        positions: of hidden pictures, ``"kept"`` counts only the rows that are read, ``"original"``
-            leaves a gap where the picture was.
-        hide_before: how many rows before a picture are hidden with it (its opening marker).
+        rows: which prompt rows it reads, ``"text"`` (HiViS) or ``"all"`` (EAGLE-2 with images).
+        positions: of hidden images, ``"kept"`` counts only the rows that are read, ``"original"``
+            leaves a gap where the image was.
+        hide_before: how many rows before an image are hidden with it (its opening marker).
         hide_after: how many rows after it.
     """
 
@@ -117,11 +117,11 @@ class HiViSConfig(LayerConfig):
         for name in ("residual_rows", "hide_before", "hide_after"):
             self._check_whole(name, 0)
         if self.rows == "all" and (self.hide_before or self.hide_after):
-            raise HivisError("rows: wanted 'text' to hide rows next to a picture, got 'all'")
+            raise HivisError("rows: wanted 'text' to hide rows next to an image, got 'all'")
 
     @property
     def hides_itself(self) -> bool:
-        """Whether it has to see where the pictures were, so as to hide them itself."""
+        """Whether it has to see where the images were, so as to hide them itself."""
         leaves_gaps = self.positions == "original" or self.hide_before or self.hide_after
         return self.rows == "text" and bool(leaves_gaps)
 
@@ -138,7 +138,7 @@ class ViSpecConfig(LayerConfig):
     """A ViSpec drafter: the layer, ``fc``, ``img_fc`` and the vision adaptor ``imadpt``.
 
     Attributes:
-        queries: Q, learned queries of the adaptor. A picture becomes Q - 1 rows and one global
+        queries: Q, learned queries of the adaptor. An image becomes Q - 1 rows and one global
             feature.
     """
 

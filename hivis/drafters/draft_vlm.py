@@ -1,6 +1,6 @@
 """A small model of its own as the drafter, with its own cache (Spec-LLaVA, arXiv 2509.11961).
 
-The draft model is a small VLM that looks at the picture itself, or a plain language model of the
+The draft model is a small VLM that looks at the image itself, or a plain language model of the
 same tokenizer that reads the text rows alone. It predicts from tokens only: nothing of the target's
 hidden states reaches it. Its tree grows and is pruned by confidence, and a path's confidence is the
 sum of its log-probabilities, so that no node outranks its parent.
@@ -33,7 +33,7 @@ from hivis.errors import HivisError
 class DraftModel(Protocol):
     """What the drafter asks of a draft model. Only ``prefill`` may read device values."""
 
-    #: Which prompt rows it reads: "all" if it looks at the picture, else "text".
+    #: Which prompt rows it reads: "all" if it looks at the image, else "text".
     rows: PromptRows
     #: How many logits it gives: ids below the target's V are the target's, others are cut off.
     vocab_size: int
@@ -91,12 +91,12 @@ class DraftVLM:
             device = cache.kv.device
             # The second of two rows sees both.
             pair = torch.tensor([1, 3], device=device).view(1, 2, 1)
-            return torch.arange(MAX_NODES, device=device), pair.repeat(cache.room, 1, 1)
+            return torch.arange(MAX_NODES, device=device), pair.repeat(cache.max_batch, 1, 1)
 
         self.model.cache = cache
-        self._levels, pair_words = cache.table("levels", tables)
-        self._pair_depths = self._levels[:2].expand(cache.texts, -1)
-        self._pair_words = pair_words[: cache.texts]
+        self._levels, pair_words = cache.get_or_make("levels", tables)
+        self._pair_depths = self._levels[:2].expand(cache.batch_size, -1)
+        self._pair_words = pair_words[: cache.batch_size]
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Check that the draft model speaks the target's vocabulary; nothing is shared.
@@ -114,7 +114,9 @@ class DraftVLM:
                 f"draft model's device: wanted the target's, {head.device}, got {self.model.device}"
             )
         if head.shape[0] != self._vocab and hasattr(self.model, "cache"):
-            self.model.cache = self.model.cache.for_texts(0, 0)  # its logits are of another width
+            self.model.cache = self.model.cache.for_sequences(
+                0, 0
+            )  # its logits are of another width
         self._vocab = head.shape[0]
 
     @torch.inference_mode()
@@ -134,7 +136,7 @@ class DraftVLM:
         logits = self._known(self.model.prefill(prompt, token, capacity))
         self.rows_read = prompt.rows
         self.cache = self.model.cache
-        self.cache.note("logits", logits)
+        self.cache.set_entry("logits", logits)
 
     @torch.inference_mode()
     def grow(
@@ -156,30 +158,30 @@ class DraftVLM:
         # The model is its own memory: there is no output to hand from a node to its children.
         nothing = token.new_empty(token.shape[0], 0)
         scores = NodeScores.of(sampling, position, policy)
-        return grower(token, self.cache.each["logits"], nothing, scores, step)
+        return grower(token, self.cache.entries["logits"], nothing, scores, step)
 
     @torch.inference_mode()
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, acceptance: Acceptance) -> None:
         """Take over the accepted path. The target's ``hidden`` states are not looked at."""
         cache = self.model.cache
         # Where the last accepted node goes. With nothing accepted that is the root, which is run
         # again where it stands.
-        last = cache.kv_len + (verdict.path_len - 2)
+        last = cache.kv_len + (acceptance.path_len - 2)
         if self._drawn:
-            rows = self._rows_of(verdict.emitted)
-            ops.kv_compact_(cache.kv, cache.kv_len, rows, (verdict.path_len - 2).clamp(min=0))
+            rows = self._rows_of(acceptance.emitted)
+            ops.kv_compact_(cache.kv, cache.kv_len, rows, (acceptance.path_len - 2).clamp(min=0))
         cache.kv_len.copy_(last)
         # path repeats its last node to the end. A next token of -1 ends the text: any will do.
         pair = torch.stack(
             [
-                tree.tokens.gather(1, verdict.path[:, -1:].long()).squeeze(1),
-                verdict.next_token.clamp(min=0),
+                tree.tokens.gather(1, acceptance.path[:, -1:].long()).squeeze(1),
+                acceptance.next_token.clamp(min=0),
             ],
             1,
         )
         logits = self.model.extend(pair, self._pair_depths, self._pair_words)
         cache.kv_len += 2
-        cache.note("logits", self._known(logits[:, 1]))
+        cache.set_entry("logits", self._known(logits[:, 1]))
 
     def _rows_of(self, tokens: Tensor) -> Tensor:
         """``[B, levels]`` int32: which row of the draft tree each node of a path lies in.

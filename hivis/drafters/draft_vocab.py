@@ -1,4 +1,4 @@
-"""A short head: logits of the most frequent tokens alone, each back at its own id.
+"""A draft vocabulary: logits of the most frequent tokens alone, each back at its own id.
 
 The head is a third of what a level of a 7B model's drafter streams, and most of its rows belong to
 tokens that the target hardly ever says. A drafter that leaves them out never guesses them, which
@@ -45,19 +45,21 @@ def head_ids_of(folder: Path, head: int | str | Path) -> Tensor:
     path = folder / HEAD_FILE
     if not path.is_file():
         raise HivisError(
-            f"drafter head: wanted a list of frequent tokens, {path} (hivis head counts one), "
+            f"draft vocabulary: wanted a list of frequent tokens, {path} (hivis head counts one), "
             "got no such file"
         )
     ids = read_head_ids(path)
     if not 1 <= head <= len(ids):
-        raise HivisError(f"drafter head: wanted 1 to {len(ids)} tokens (as {path} has), got {head}")
+        raise HivisError(
+            f"draft vocabulary: wanted 1 to {len(ids)} tokens (as {path} has), got {head}"
+        )
     return ids[:head]
 
 
 def read_head_ids(path: Path) -> Tensor:
     """The list in a file, not yet held against a vocabulary; HivisError if there is none."""
     if not path.is_file():
-        raise HivisError(f"drafter head: wanted a number or a file, got {path}")
+        raise HivisError(f"draft vocabulary: wanted a number or a file, got {path}")
     ids = read_safetensors(path).get(NAME)
     if ids is None or ids.dim() != 1 or ids.dtype != torch.int64 or not len(ids):
         got = "none" if ids is None else f"{list(ids.shape)} {ids.dtype}"
@@ -75,7 +77,7 @@ def check_head_ids(ids: Tensor, vocab: int) -> None:
         raise HivisError(f"{NAME}: wanted every token once, got {int(values[counts > 1][0])} twice")
 
 
-class ShortHead:
+class DraftVocab:
     """Puts logits of the listed tokens back into rows of the vocabulary, -inf everywhere else.
 
     The rows lie with the cache of the texts: of their V columns only the listed ones are written,
@@ -88,5 +90,7 @@ class ShortHead:
     def widen(self, logits: Tensor, cache: KVCache) -> Tensor:
         """``[..., V]`` of ``logits`` ``[..., n]``, until the next of the same shape."""
         shape = (*logits.shape[:-1], self.vocab)
-        rows = cache.table(("short head", shape), lambda: logits.new_full(shape, -torch.inf))
+        rows = cache.get_or_make(
+            ("draft vocabulary", shape), lambda: logits.new_full(shape, -torch.inf)
+        )
         return rows.index_copy_(-1, self.ids, logits)

@@ -1,11 +1,11 @@
 """The HiViS drafter (arXiv 2509.23928): one decoder layer that never sees a visual token.
 
-The picture reaches it only through the target's hidden states at text rows. Visual rows are
+The image reaches it only through the target's hidden states at text rows. Visual rows are
 dropped before anything is drafted and positions count the kept rows, so the drafter's prefill,
-cache and attention do not grow with the picture.
+cache and attention do not grow with the image.
 
 With ``rows="all"`` the same class is EAGLE-2 (arXiv 2406.16858) for a VLM: the prompt then holds
-every row, and projected picture embeddings where the picture is.
+every row, and projected image embeddings where the image is.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class HiViSDrafter(OneLayerDrafter):
         if not c.hides_itself or prompt.visual is None:
             return embeddings, hidden, count, 0
         if not bool((prompt.visual == prompt.visual[:1]).all()):
-            raise HivisError("prompt: wanted pictures at the same rows of every sequence")
+            raise HivisError("prompt: wanted images at the same rows of every sequence")
         hide = rows_to_hide(prompt.visual[0], c)
         positions = count[~hide]
         rows = len(positions)

@@ -32,7 +32,7 @@ def load_drafter(
             is asked only where there is no such folder.
         revision: of a hub name: a branch, tag or commit.
         config: the ``config.json`` of a published checkpoint that comes without one.
-        weights: how coarse it shall be once it is bound: ``"full"`` is the target's dtype; the
+        weights: how quantized it shall be once it is bound: ``"full"`` is the target's dtype; the
             others are in :mod:`hivis.drafters.quantize`.
         head: how many of the target's most frequent tokens it drafts, by the list beside it, or a
             file with a list (:mod:`hivis.drafters.draft_vocab`); ``None``: all tokens.
@@ -44,7 +44,7 @@ def load_drafter(
     """
     folder = folder_of(path, revision)
     drafter = _read(folder, config)
-    drafter.coarsen(weights, None if head is None else head_ids_of(folder, head))
+    drafter.quantize(weights, None if head is None else head_ids_of(folder, head))
     return drafter
 
 

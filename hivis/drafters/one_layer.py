@@ -17,13 +17,13 @@ from torch import Tensor
 from hivis import ops
 from hivis.core.drafter import PromptRows
 from hivis.core.handoff import Acceptance, DrafterPrompt
-from hivis.core.kv_cache import KVCache, grain_of
+from hivis.core.kv_cache import KVCache, row_multiple_of
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
 from hivis.drafters import checkpoint
 from hivis.drafters.config import LayerConfig
-from hivis.drafters.draft_vocab import ShortHead, check_head_ids
+from hivis.drafters.draft_vocab import DraftVocab, check_head_ids
 from hivis.drafters.fused import Weight, fuse_layer
 from hivis.drafters.quantize import format_of
 from hivis.drafters.quantized_linear import matrix
@@ -39,14 +39,15 @@ class OneLayerDrafter(ABC):
     """A drafter of one layer for inference, as ``core/drafter.py`` describes it.
 
     Weights are fused when the drafter is bound: one matrix for q, k, v and one for gate and up.
-    They, ``fc`` and a copy of the head of its own may be coarse (``coarse.py``).
+    They, ``fc`` and a copy of the head of its own may be quantized (``quantized.py``).
     """
 
     rows: PromptRows
     rows_read: int
     config: LayerConfig
-    #: Its caches have a multiple of so many rows; by default :func:`hivis.core.kv_cache.grain_of`.
-    grain: int | None = None
+    #: Its caches have a multiple of so many rows; by default
+    #: :func:`hivis.core.kv_cache.row_multiple_of`.
+    row_multiple: int | None = None
 
     def __init__(self, config: LayerConfig, tensors: dict[str, Tensor]) -> None:
         checkpoint.check_tensors(config, tensors, "drafter weights")
@@ -56,13 +57,13 @@ class OneLayerDrafter(ABC):
         self.weights = "full"
         self.head_ids: Tensor | None = None
 
-    def coarsen(self, weights: str, head_ids: Tensor | None = None) -> None:
+    def quantize(self, weights: str, head_ids: Tensor | None = None) -> None:
         """Let it be bound with ``weights`` of a format of ``hivis.drafters.quantize``.
 
         What they were made of is not kept: once bound, it cannot be saved, or bound elsewhere.
 
         Args:
-            head_ids: ``[n]`` int64, all that it shall ever draft (``short_head.py``); by default
+            head_ids: ``[n]`` int64, all that it shall ever draft (``draft_vocab.py``); by default
                 the whole vocabulary.
 
         Raises:
@@ -88,7 +89,7 @@ class OneLayerDrafter(ABC):
     @cache.setter
     def cache(self, cache: KVCache) -> None:
         def one_bit() -> Tensor:
-            return torch.ones(cache.room, 1, 1, dtype=torch.int64, device=cache.kv.device)
+            return torch.ones(cache.max_batch, 1, 1, dtype=torch.int64, device=cache.kv.device)
 
         self._cache = cache
         if cache is not self._own:
@@ -96,7 +97,7 @@ class OneLayerDrafter(ABC):
         self._by_row = cache.kv[0].permute(1, 3, 0, 2, 4)
         # A longer text has brought longer tables: what was recorded turns by the old ones.
         cache.renew(Rotations, self._rotations)
-        self._one_bit = cache.table("one bit", one_bit)[: cache.texts]
+        self._one_bit = cache.get_or_make("one bit", one_bit)[: cache.batch_size]
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
         """Share the target's tables, both ``[V, E]``, and move to their device and dtype.
@@ -107,7 +108,7 @@ class OneLayerDrafter(ABC):
         if self._shared is not None and self._shared[0] is embedding and self._shared[1] is head:
             return
         if not self.tensors:
-            raise HivisError("drafter: wanted its own weights to bind it anew, got coarse ones")
+            raise HivisError("drafter: wanted its own weights to bind it anew, got quantized ones")
         c = self.config
         for name, table in (("embedding", embedding), ("head", head)):
             wanted = (c.vocab_size, c.hidden_size)
@@ -126,7 +127,7 @@ class OneLayerDrafter(ABC):
         self._m = {name: matrix(fused.pop(name), self.weights, dtype) for name in MATRICES}
         self._short, rows = None, self._head
         if self.head_ids is not None:
-            self._short = ShortHead(self.head_ids.to(rows.device), len(rows))
+            self._short = DraftVocab(self.head_ids.to(rows.device), len(rows))
             rows = rows[self._short.ids]
         self._m["head"] = matrix(rows, self.weights, dtype)
         self._w = {name: part.to(dtype).contiguous() for name, part in fused.items()}
@@ -138,7 +139,7 @@ class OneLayerDrafter(ABC):
         self._scale = c.head_dim**-0.5
         self._rotations = Rotations(0, c, embedding.device, dtype)
         if hasattr(self, "_cache"):  # whoever is still at a text ends there
-            self.cache = self._cache.for_texts(0, 0)
+            self.cache = self._cache.for_sequences(0, 0)
 
     @property
     def embedding(self) -> Tensor:
@@ -172,7 +173,7 @@ class OneLayerDrafter(ABC):
         """Grow a tree under ``token`` ``[B]``; see ``core/drafter.py``."""
         vocab = self.config.vocab_size if self._short is None else len(self._short.ids)
         grower = Grower.over(self._cache, policy, vocab)
-        kv_len, output = self._cache.kv_len, self._cache.each["output"]
+        kv_len, output = self._cache.kv_len, self._cache.entries["output"]
         k, frontiers = policy.top_k, max(policy.depth - 1, 1)
         rows = kv_len.unsqueeze(1) + self._rotations.index[: frontiers * k]
         # Rows of one level share a position, so a cycle needs one rotation per level.
@@ -198,25 +199,25 @@ class OneLayerDrafter(ABC):
         return grower(token, self._predict(output), output, scores, step)
 
     @torch.inference_mode()
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, acceptance: Acceptance) -> None:
         """Take over the accepted nodes' target hidden states; ``hidden`` is ``[B, N, E]``.
 
         All M rows of the path are written, whatever its length: what lies behind the accepted ones
         is never read, and the next tree overwrites it.
         """
-        kv_len, path = self._cache.kv_len, verdict.path
-        accepted = hidden[self._cache.numbers, path]
+        kv_len, path = self._cache.kv_len, acceptance.path
+        accepted = hidden[self._cache.batch_index, path]
         # A next token of -1 marks logits that held a NaN; the text ends there, so the last row of
         # the table, which is what -1 means here, will do.
-        x = self._join(self._embedding[verdict.emitted], accepted, 0)
+        x = self._join(self._embedding[acceptance.emitted], accepted, 0)
         rows = kv_len.unsqueeze(1) + self._rotations.index[: path.shape[1]]
-        kv_len += verdict.path_len
+        kv_len += acceptance.path_len
         last = kv_len - 1
         # The path repeats its last node, and so its last row is that one's if it is at its place.
         qkv = self._qkv(x, self._turns_at(torch.minimum(rows, last.unsqueeze(1))))
         self._write(rows, qkv)
         query = qkv[:, -1:, : self._heads]
-        self._cache.note("output", self._finish(x[:, -1:], query, last, self._one_bit)[:, 0])
+        self._cache.set_entry("output", self._finish(x[:, -1:], query, last, self._one_bit)[:, 0])
 
     def _predict(self, output: Tensor) -> Tensor:
         """``[..., V]`` logits of the layer's ``output`` ``[..., E]``, by the target's head."""
@@ -236,7 +237,7 @@ class OneLayerDrafter(ABC):
         self._by_row[:, :rows] = qkv[:, :, self._heads :].unflatten(2, (2, -1))
         kv_len = self._cache.kv_len.fill_(rows)
         out = self._finish(x[:, -1:], qkv[:, -1:, : self._heads], kv_len - 1, self._one_bit)
-        self._cache.note("output", out[:, 0])
+        self._cache.set_entry("output", out[:, 0])
 
     def _qkv(self, x: Tensor, turn: Tensor, out: Tensor | None = None) -> Tensor:
         """``[B, N, H + 2 Hkv, D]``: queries, keys and values at their positions (:class:`Rotations`
@@ -261,11 +262,11 @@ class OneLayerDrafter(ABC):
     def _write(self, rows: Tensor, qkv: Tensor) -> None:
         """Store keys and values of ``qkv`` at ``rows`` ``[B, N]`` of the slab."""
         parts = qkv[:, :, self._heads :].unflatten(2, (2, -1))
-        self._by_row.index_put_((self._cache.numbers, rows), parts)
+        self._by_row.index_put_((self._cache.batch_index, rows), parts)
 
     def _turns_at(self, rows: Tensor) -> Tensor:
         """The rotations of cache rows ``[B, N]`` behind the prompt."""
-        return self._rotations.at(rows + self._cache.each["gap"])
+        return self._rotations.at(rows + self._cache.entries["gap"])
 
     # Buffers of one text.
 
@@ -275,15 +276,15 @@ class OneLayerDrafter(ABC):
         ``gap`` is kept as a tensor: texts of a batch differ in it.
         """
         c, device, dtype = self.config, self._head.device, self._head.dtype
-        grain, old = self.grain or grain_of(device), self._own
+        row_multiple, old = self.row_multiple or row_multiple_of(device), self._own
         positions = max_rows + gap
         if self._rotations.positions < positions:
-            self._rotations = Rotations(positions + -positions % grain, c, device, dtype)
-        if old is not None and batch == 1 and old.serves(max_rows, grain):
-            cache = old.again()
+            self._rotations = Rotations(positions + -positions % row_multiple, c, device, dtype)
+        if old is not None and batch == 1 and old.can_be_reused_for(max_rows, row_multiple):
+            cache = old.reuse()
         else:
-            max_rows += -max_rows % grain
+            max_rows += -max_rows % row_multiple
             cache = KVCache(1, batch, c.num_key_value_heads, max_rows, c.head_dim, dtype, device)
-        cache.note("gap", torch.full((batch, 1), gap, dtype=torch.int32, device=device))
+        cache.set_entry("gap", torch.full((batch, 1), gap, dtype=torch.int32, device=device))
         self._own = cache
         self.cache = cache

@@ -16,7 +16,7 @@ hold ``embed_tokens.weight``, a frozen copy of the target's table: it is left ou
 own is used. bfloat16 or float16; a drafter takes over the target's dtype.
 
 HiViS drafters of Qwen targets keep the prompt's positions, and were trained with the marker before
-the picture, the marker behind it and one more row hidden with it (``ge_data_qwen.py`` of their
+the image, the marker behind it and one more row hidden with it (``ge_data_qwen.py`` of their
 authors). The others count the rows that are left.
 """
 
@@ -60,7 +60,7 @@ def load(folder: Path, config_file: Path) -> tuple[HiViSConfig | ViSpecConfig, d
         raise HivisError(f"{config_file}: {error}") from None
     path, tensors = _read_weights(folder)
     try:
-        config = _recognise(raw, sizes, tensors)
+        config = _recognize(raw, sizes, tensors)
     except HivisError as error:
         raise HivisError(f"{path}: {error}") from None
     _drop_embedding(tensors, config, path)
@@ -107,7 +107,7 @@ def _sizes(raw: dict[str, Any]) -> dict[str, Any]:
     return sizes
 
 
-def _recognise(
+def _recognize(
     raw: dict[str, Any], sizes: dict[str, Any], tensors: dict[str, Tensor]
 ) -> HiViSConfig | ViSpecConfig:
     """What kind of drafter these tensors are, by their names."""

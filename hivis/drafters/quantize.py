@@ -1,4 +1,4 @@
-"""Weights ``[N, K]`` as codes of eight or four bits; ``coarse.py`` multiplies with them."""
+"""Weights ``[N, K]`` as codes of eight or four bits; ``quantized.py`` multiplies with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMATS = {
     "int4-32": (4, 32),
     "int4-128": (4, 128),
 }
-#: Outputs that are quantised at a time: what is needed in fp32 meanwhile stays small.
+#: Outputs that are quantized at a time: what is needed in fp32 meanwhile stays small.
 OUTPUTS = 4096
 
 

@@ -1,9 +1,9 @@
-"""Coarse weights of a drafter: int8 and int4, for products with few rows.
+"""Quantized weights of a drafter: int8 and int4, for products with few rows.
 
 A drafter only guesses, so its precision can change the speed and never the text
 (``docs/lossless.md``). A level of a draft tree multiplies a handful of rows with every weight of
-the layer and the head: it takes as long as the weights take to stream, and coarse ones have a half
-or a quarter of the bytes. Only weights are coarse; inputs are bfloat16, sums are fp32.
+the layer and the head: it takes as long as the weights take to stream, and quantized ones have a
+half or a quarter of the bytes. Only weights are quantized; inputs are bfloat16, sums are fp32.
 
 - ``int8``: ``w = s c`` with one scale s for each output, c in -127..127.
 - ``int4``: ``w = s (c - 8) + z`` with a scale and a zero for each group of 32, 64 or 128 inputs of
@@ -11,7 +11,7 @@ or a quarter of the bytes. Only weights are coarse; inputs are bfloat16, sums ar
 
 Scales and zeros are bfloat16. Torch's own packed products read the codes: on CPUs one each, on
 NVIDIA GPUs from sm_80 on the int4 one, for int8 as well, whose codes are two planes of four bits.
-Where torch has none, weights are dequantised for every product, which takes less memory and no less
+Where torch has none, weights are dequantized for every product, which takes less memory and no less
 time.
 """
 
@@ -98,7 +98,7 @@ def has_kernel(bits: int, device: torch.device) -> bool:
 def products(device: torch.device) -> dict[str, str]:
     """How each format is multiplied with on a device, in words."""
     return {
-        f"int{bits}": _KERNELS[device.type, bits] if has_kernel(bits, device) else "dequantised"
+        f"int{bits}": _KERNELS[device.type, bits] if has_kernel(bits, device) else "dequantized"
         for bits in (8, 4)
     }
 

@@ -46,7 +46,7 @@ class NodeScores:
         sampling: how the target draws; ``None`` when greedy.
         noise: ``[B]`` int64 position of the root's draw, where the noise begins; ``None`` when
             greedy, or where the policy wants scores without it.
-        penal: how the target draws, if it penalises repetitions.
+        penal: how the target draws, if it penalizes repetitions.
     """
 
     sampling: SamplingState | None
@@ -124,7 +124,7 @@ class Grower:
             HivisError: there are not ``vocab`` tokens to choose a level from, or more expanded
                 nodes than tree attention takes.
         """
-        batch, device = cache.texts, cache.kv.device
+        batch, device = cache.batch_size, cache.kv.device
 
         def make() -> Grower:
             if policy.top_k > vocab:
@@ -138,7 +138,7 @@ class Grower:
                 )
             return cls(policy, batch, device)
 
-        return cache.table((cls, policy, batch), make)
+        return cache.get_or_make((cls, policy, batch), make)
 
     def __call__(
         self, token: Tensor, logits: Tensor, output: Tensor, scores: NodeScores, step: Step
@@ -160,7 +160,7 @@ class Grower:
         rule, carried = self._rule_of(scores), self._room_for(output)
         for level in range(1, depth + 1):
             if scores.penal is not None and path is not None:
-                logits = scores.penal.penalise(logits, path)
+                logits = scores.penal.penalize(logits, path)
             ops.tree_grow_(
                 logits,
                 *rule,

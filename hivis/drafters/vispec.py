@@ -1,25 +1,25 @@
-"""The ViSpec drafter (arXiv 2509.15235): a picture becomes a few rows and one global feature.
+"""The ViSpec drafter (arXiv 2509.15235): an image becomes a few rows and one global feature.
 
 A vision adaptor, learned queries and one cross-attention over the projected embeddings of one
-picture, gives Q vectors. The first Q - 1 enter the decoder layer in the picture's place; the last,
-the global feature g, is mixed into the hidden state of every row behind the picture:
+image, gives Q vectors. The first Q - 1 enter the decoder layer in the image's place; the last,
+the global feature g, is mixed into the hidden state of every row behind the image:
 ``x = fc([embedding of the next token ; img_fc([hidden state ; g])])``, with g = 0 before the first
-picture and that of the latest picture otherwise, in all drafted and decoded rows too.
+image and that of the latest image otherwise, in all drafted and decoded rows too.
 
 Which rows, by the authors' code (``vispec/model/cnets_ours.py``). A row belongs to the token whose
-hidden state it holds and is read with the embedding of the token after it. With a picture at prompt
+hidden state it holds and is read with the embedding of the token after it. With an image at prompt
 rows a..b:
 
 - rows up to a - 2 are read as they are;
 - rows a - 1 .. b - 1, whose next token is visual, give way to the Q - 1 vectors, at positions
-  b - Q + 1 .. b - 1. So the hidden state of the token right before the picture is not read either;
-- row b, the picture's last, is read: its hidden state, the embedding of the first token behind the
-  picture, and already the new g.
+  b - Q + 1 .. b - 1. So the hidden state of the token right before the image is not read either;
+- row b, the image's last, is read: its hidden state, the embedding of the first token behind the
+  image, and already the new g.
 
-Positions are those of the prompt, and go on behind it. More than one picture works the same way,
-which it does not in the authors' code. Three more rules are ours: a picture at row 0 is seen whole
-(there, its row 0 is lost), positions that would fall before the prompt become 0, and a picture that
-is shown in tiles with markers between them is one picture, without the markers.
+Positions are those of the prompt, and go on behind it. More than one image works the same way,
+which it does not in the authors' code. Three more rules are ours: an image at row 0 is seen whole
+(there, its row 0 is lost), positions that would fall before the prompt become 0, and an image that
+is shown in tiles with markers between them is one image, without the markers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from hivis.errors import HivisError
 class ViSpecDrafter(OneLayerDrafter):
     """A ViSpec drafter.
 
-    ``img_fc`` goes into ``fc`` and the share of g into a bias when it is bound and when a picture
+    ``img_fc`` goes into ``fc`` and the share of g into a bias when it is bound and when an image
     is read, so drafting costs what it does in EAGLE-2.
     """
 
@@ -88,22 +88,22 @@ class ViSpecDrafter(OneLayerDrafter):
                 positions.extend(range(start, end))
 
         start = 0
-        for begin, end in picture_spans(prompt):
+        for begin, end in image_spans(prompt):
             read(start, begin - 1)
-            picture = embeddings[:, begin:end]
-            if prompt.visual is not None:  # markers between a picture's tiles are not of it
-                picture = picture[:, prompt.visual[0, begin:end]]
-            vectors = self._adapt(picture)
+            image = embeddings[:, begin:end]
+            if prompt.visual is not None:  # markers between an image's tiles are not of it
+                image = image[:, prompt.visual[0, begin:end]]
+            vectors = self._adapt(image)
             parts.append(vectors[:, :-1])
             positions += [max(p, 0) for p in range(end - self.config.queries, end - 1)]
             bias = self._bias(vectors[:, -1:])
             start = end - 1
         read(start, rows)
         x = torch.cat(parts, 1)
-        # A picture of fewer rows than the adaptor has queries makes the cache longer, not shorter.
+        # An image of fewer rows than the adaptor has queries makes the cache longer, not shorter.
         gap = rows - x.shape[1]
         self._allocate(batch, max_rows - gap, gap)
-        self.cache.note("bias", bias)
+        self.cache.set_entry("bias", bias)
         self._read(x, torch.tensor(positions, device=x.device))
 
     def _fuse_input(self, weight: Weight) -> dict[str, Tensor]:
@@ -132,21 +132,21 @@ class ViSpecDrafter(OneLayerDrafter):
         return F.linear(feature, self._w["global"], self._w["bias"])
 
     def _join(self, following: Tensor, hidden: Tensor, step: int) -> Tensor:
-        return self._mix(following, hidden, self.cache.each["bias"])
+        return self._mix(following, hidden, self.cache.entries["bias"])
 
     def _mix(self, following: Tensor, hidden: Tensor, bias: Tensor) -> Tensor:
         """``fc`` over the next token's embedding and the hidden state that g was mixed into."""
         return self._m["fc"](torch.cat([following, hidden], -1)) + bias
 
-    def _adapt(self, picture: Tensor) -> Tensor:
-        """``[B, n, E]`` embeddings of a picture -> ``[B, Q, E]``.
+    def _adapt(self, image: Tensor) -> Tensor:
+        """``[B, n, E]`` embeddings of an image -> ``[B, Q, E]``.
 
         The rows are pooled before they are projected (weights of a head sum to 1, and a projection
         is linear): two products with Q H vectors instead of two with E x E matrices.
         """
         heads = self.config.num_attention_heads
-        score = torch.softmax(F.linear(picture, self._w["look"]), 1, dtype=torch.float32)
-        pooled = score.to(picture).transpose(1, 2) @ picture
+        score = torch.softmax(F.linear(image, self._w["look"]), 1, dtype=torch.float32)
+        pooled = score.to(image).transpose(1, 2) @ image
         pooled = pooled.unflatten(1, (-1, heads))
         values = torch.einsum("bqhe,hde->bqhd", pooled, self._w["value"])
         if self.config.attention_bias:
@@ -154,15 +154,15 @@ class ViSpecDrafter(OneLayerDrafter):
         return F.linear(values.flatten(2), self._w["out"])
 
 
-def picture_spans(prompt: DrafterPrompt) -> list[Span]:
-    """Where each picture lies, in order; reads ``prompt.visual`` on the host.
+def image_spans(prompt: DrafterPrompt) -> list[Span]:
+    """Where each image lies, in order; reads ``prompt.visual`` on the host.
 
-    The prompt may say so. If not, a run of visual rows is one picture. If the processor's features
-    tell of more pictures than there are runs, pictures lie side by side: where all of them have the
-    same number of rows, the runs are cut accordingly. Otherwise each run stays one picture.
+    The prompt may say so. If not, a run of visual rows is one image. If the processor's features
+    tell of more images than there are runs, images lie side by side: where all of them have the
+    same number of rows, the runs are cut accordingly. Otherwise each run stays one image.
 
     Raises:
-        HivisError: the sequences of a batch differ in where their pictures are.
+        HivisError: the sequences of a batch differ in where their images are.
     """
     if prompt.spans is not None:
         return list(prompt.spans)
@@ -170,7 +170,7 @@ def picture_spans(prompt: DrafterPrompt) -> list[Span]:
         return []
     visual: list[list[bool]] = prompt.visual.tolist()
     if any(row != visual[0] for row in visual):
-        raise HivisError("prompt: wanted pictures at the same rows of every sequence, got others")
+        raise HivisError("prompt: wanted images at the same rows of every sequence, got others")
     runs: list[Span] = []
     for row, seen in enumerate(visual[0]):
         if seen and runs and runs[-1][1] == row:
@@ -187,7 +187,7 @@ def picture_spans(prompt: DrafterPrompt) -> list[Span]:
 
 
 def _count(features: Mapping[str, Tensor]) -> int:
-    """How many pictures the processor made features of (0: it does not say)."""
+    """How many images the processor made features of (0: it does not say)."""
     for name in ("image_grid_thw", "image_sizes"):
         if name in features:
             return len(features[name])

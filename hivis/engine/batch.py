@@ -50,8 +50,8 @@ class _Slot(Generic[T]):
 class Batch(Generic[T]):
     """Generates the texts of a queue, up to ``slots`` at a time; iterate to get each as it ends.
 
-    Every text is that of :class:`hivis.engine.generate.Stream` alone, whatever its neighbours:
-    prompts, pictures, lengths and settings may all differ. When one ends, the next of the queue
+    Every text is that of :class:`hivis.engine.generate.Stream` alone, whatever its neighbors:
+    prompts, images, lengths and settings may all differ. When one ends, the next of the queue
     takes its slot; when there is no next, the others go on among themselves.
 
     Args:

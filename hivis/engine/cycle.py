@@ -1,4 +1,4 @@
-"""The cycle: draft, verify, accept, compact, commit; as it is, or replayed from a recording."""
+"""The cycle: draft, verify, accept, compact, commit; as it is, or replayed from a capture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hivis.core.policy import Planner, TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.target import Target
 from hivis.core.tree import DraftTree
-from hivis.engine.cuda_graphs import Graphs, Recorder
+from hivis.engine.cuda_graphs import Capturer, Graphs
 from hivis.engine.report import CycleReport, InFlightCycle, accept
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class Cycles:
 
     Args:
         target, drafter: the pair; without a drafter a cycle is a step of plain decoding.
-        recorder: records what can be replayed, if anything does.
+        capturer: captures what can be replayed, if anything does.
         traced: keep every cycle as it was.
 
     Attributes:
@@ -34,10 +34,10 @@ class Cycles:
     """
 
     def __init__(
-        self, target: Target, drafter: Drafter | None, recorder: Recorder | None, traced: bool
+        self, target: Target, drafter: Drafter | None, capturer: Capturer | None, traced: bool
     ) -> None:
         self.target, self.drafter, self.traced = target, drafter, traced
-        self._recorder = recorder
+        self._capturer = capturer
         self.clock = PhaseClock(target.embedding.device)
         self.accept = accept
 
@@ -48,16 +48,16 @@ class Cycles:
         def work() -> CycleReport:
             return self.advance(sampling, shape, learns)
 
-        # To be recorded, the sizes of the trees have to be known before they grow.
+        # To be captured, the sizes of the trees have to be known before they grow.
         settled = shape.governor is None or shape.governor.plan is not None
-        if not (self._records and settled):
+        if not (self._captures and settled):
             return InFlightCycle(work())
         name = self._name("cycle", sampling, shape, learns)
         return InFlightCycle(self._graphs.run(name, work, self.clock))
 
     def advance(self, sampling: SamplingState, shape: TreePolicy, learns: bool) -> CycleReport:
         """One cycle, without a look at the device, on tensors that have their place in the caches:
-        so this is what can be recorded."""
+        so this is what can be captured."""
         target, drafter, clock, cache = self.target, self.drafter, self.clock, self.target.cache
         token, position = self._root()
         with clock.phase("draft"):
@@ -68,24 +68,24 @@ class Cycles:
         with clock.phase("verify"):
             verify = target.verify(tree)
         with clock.phase("accept"):
-            verdict = self.accept(verify, tree, position, sampling)
+            acceptance = self.accept(verify, tree, position, sampling)
         with clock.phase("compact"):
-            cache.compact(verdict)
+            cache.compact(acceptance)
         if drafter is not None:
             with clock.phase("commit"):
-                drafter.commit(verify.hidden, tree, verdict)
+                drafter.commit(verify.hidden, tree, acceptance)
         with clock.phase("read"):
-            report = CycleReport.of(verdict, tree, learns, self.traced)
+            report = CycleReport.of(acceptance, tree, learns, self.traced)
             # Last, for the tree may look at the token's own place.
-            sampling.note(verdict.emitted)
-            cache.note("token", verdict.next_token)
+            sampling.mark_seen(acceptance.emitted)
+            cache.set_entry("token", acceptance.next_token)
         return report
 
     def measure(self, planner: Planner, sampling: SamplingState) -> None:
         """Let the planner time the pair. Nothing is compacted or committed: no cache row stays."""
         target, drafter = self.target, self.drafter
         assert drafter is not None
-        replays = planner.ahead and self._records
+        replays = planner.ahead and self._captures
 
         def run(name: Hashable, work: Callable[[], T]) -> T:
             # What is replayed in a cycle is timed as a replay.
@@ -107,31 +107,31 @@ class Cycles:
         planner.measure(draft, verify, target.embedding.device)
 
     @property
-    def _records(self) -> bool:
-        """Whether cycles can be recorded: what the drafter keeps has to lie in a cache."""
+    def _captures(self) -> bool:
+        """Whether cycles can be captured: what the drafter keeps has to lie in a cache."""
         kept = self.drafter is None or hasattr(self.drafter, "cache")
-        return self._recorder is not None and kept
+        return self._capturer is not None and kept
 
     def _root(self) -> tuple[Tensor, Tensor]:
         """The last emitted token and the position of the one that it is followed by, ``[B]``."""
         cache = self.target.cache
-        return cache.each["token"], cache.kv_len.long() + 1
+        return cache.entries["token"], cache.kv_len.long() + 1
 
     @property
     def _graphs(self) -> Graphs:
-        """What was recorded on the target's cache, of this text or an earlier one in its memory."""
-        recorder = self._recorder
-        assert recorder is not None
-        return self.target.cache.table(Graphs, lambda: Graphs(recorder))
+        """What was captured on the target's cache, of this text or an earlier one in its memory."""
+        capturer = self._capturer
+        assert capturer is not None
+        return self.target.cache.get_or_make(Graphs, lambda: Graphs(capturer))
 
     def _name(
         self, part: str, sampling: SamplingState, shape: TreePolicy, learns: bool = False
     ) -> Hashable:
         """All on which the operations of a cycle depend, beside what lies in the target's cache."""
-        texts = self.target.cache.texts
+        texts = self.target.cache.batch_size
         penal = sampling.seen is not None
         if self.drafter is None:
             return part, texts, sampling.greedy, penal, self.traced
         plan = None if shape.governor is None else shape.governor.plan
-        memory = self.drafter.cache.memory
+        memory = self.drafter.cache.buffer_id
         return part, texts, sampling.greedy, penal, self.traced, memory, shape, plan, learns

@@ -24,7 +24,7 @@ def accept(
     """
     logits = verify.logits
     if sampling.seen is not None:
-        logits = sampling.penalise(logits, tree.paths())
+        logits = sampling.penalize(logits, tree.paths())
     found = ops.tree_accept(
         logits,
         tree.tokens,
@@ -42,8 +42,8 @@ def accept(
 
 def draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
     """Draw the token after the prompt: a walk through a tree that is only a root."""
-    # The root is no token of the text, so nothing may be penalised on its account.
-    logits = sampling.penalise(logits.unsqueeze(1), sampling.seed.new_empty(1, 1, 0))
+    # The root is no token of the text, so nothing may be penalized on its account.
+    logits = sampling.penalize(logits.unsqueeze(1), sampling.seed.new_empty(1, 1, 0))
     root = DraftTree.root_only(torch.zeros_like(sampling.seed))
     position = torch.full_like(sampling.seed, length)
     return accept(
@@ -67,12 +67,12 @@ class CycleReport:
     depth: int
 
     @classmethod
-    def of(cls, verdict: Acceptance, tree: DraftTree, learns: bool, traced: bool) -> CycleReport:
+    def of(cls, acceptance: Acceptance, tree: DraftTree, learns: bool, traced: bool) -> CycleReport:
         """``learns``: a policy wants to know how the trees did; ``traced``: all of them is kept."""
-        parts = {"length": verdict.path_len.unsqueeze(1), "emitted": verdict.emitted}
+        parts = {"length": acceptance.path_len.unsqueeze(1), "emitted": acceptance.emitted}
         scores = tree.scores if learns or traced else None
         if scores is not None or traced:
-            parts |= {"path": verdict.path, "depths": tree.depths}
+            parts |= {"path": acceptance.path, "depths": tree.depths}
         if traced:
             parts |= {"tokens": tree.tokens, "parents": tree.parents}
         values = torch.cat(list(parts.values()), 1)

@@ -43,13 +43,13 @@ class Statistics:
         tree_sizes: N (the root included) and depth of the tree of every cycle.
         prompt_rows: rows of the prompt.
         kept_rows: those of them that were in the target's cache already, from an earlier turn.
-        drafter_rows: rows the drafter itself prefilled (0 without one): a picture that it
+        drafter_rows: rows the drafter itself prefilled (0 without one): an image that it
             compresses counts with the rows that are left of it.
         first_token_ms: to the first emitted token, from the beginning of the prefill.
         total_ms: to the last token. Of a stream that includes what its reader did in between.
-        prepare_ms: what tokenizer and picture processor took before that, if they were part of it.
+        prepare_ms: what tokenizer and image processor took before that, if they were part of it.
         phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; cycle
-            (one that was replayed as a whole) and record (before that); and measure, in the one
+            (one that was replayed as a whole) and capture (before that); and measure, in the one
             text in which a policy measured its times. Empty for a text of a batch, whose phases are
             those of all its texts.
         trace: every cycle as it was, if that was asked for.

@@ -14,7 +14,7 @@ from hivis.core.kv_cache import KVCache
 from hivis.core.policy import Planner, Policy, TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState, sampling_entries, seen_tokens
 from hivis.core.target import Inputs, Target
-from hivis.engine.cuda_graphs import lateness, recorder_for
+from hivis.engine.cuda_graphs import capturer_for, cycles_in_flight
 from hivis.engine.cycle import Cycles
 from hivis.engine.report import InFlightCycle, draw_first
 from hivis.engine.results import PrefillResult, Step
@@ -38,7 +38,7 @@ class RunningBatch:
         target, drafter, policy: see :class:`hivis.engine.generate.Stream`.
         slots: how many texts there may be at a time.
         traced: keep every cycle as it was.
-        graphs: whether cycles are recorded and replayed as CUDA graphs; by default where there is
+        graphs: whether cycles are captured and replayed as CUDA graphs; by default where there is
             CUDA. Those of a policy that looks at the growing tree cannot be.
     """
 
@@ -55,9 +55,9 @@ class RunningBatch:
         self.target, self.drafter, self.policy = target, drafter, policy
         self.slots = slots
         self._device = target.embedding.device
-        self._late = lateness(self._device)
+        self._late = cycles_in_flight(self._device)
         self._underway: deque[InFlightCycle] = deque()
-        self.cycles = Cycles(target, drafter, recorder_for(self._device, graphs), traced)
+        self.cycles = Cycles(target, drafter, capturer_for(self._device, graphs), traced)
         self._models: list[Target | Drafter] = [target] if drafter is None else [target, drafter]
         self._caches: list[KVCache] = []
         self._params: list[SamplingParams] = []
@@ -116,7 +116,7 @@ class RunningBatch:
         """Forget a text that has ended. The last one takes its number."""
         self._check_alone()
         for cache in self._caches:
-            cache.drop(text)
+            cache.remove_sequence(text)
         self._take_back()
         self._params[text], self._ends[text] = self._params[-1], self._ends[-1]
         del self._params[-1], self._ends[-1]
@@ -170,13 +170,13 @@ class RunningBatch:
             drafter.bind(target.embedding, target.head)
         prefilled = target.prefill(inputs, "none" if drafter is None else drafter.rows, capacity)
         cache = target.cache
-        cache.note("seen", seen_tokens(inputs.tokens, target.head.shape[0]))
+        cache.set_entry("seen", seen_tokens(inputs.tokens, target.head.shape[0]))
         for name, entry in sampling_entries([params], self._device).items():
-            cache.note(name, entry)
-        sampling = SamplingState.over(cache.each, [params])
+            cache.set_entry(name, entry)
+        sampling = SamplingState.over(cache.entries, [params])
         token = draw_first(prefilled.logits, inputs.length, sampling)
-        cache.note("token", token)
-        sampling.note(token.unsqueeze(1))
+        cache.set_entry("token", token)
+        sampling.mark_seen(token.unsqueeze(1))
         if drafter is not None and prefilled.prompt is not None:
             # -1 (logits with a NaN) is refused when it is read; any row will do here.
             drafter.prefill(prefilled.prompt, token.clamp(min=0), capacity)
@@ -188,10 +188,10 @@ class RunningBatch:
             self._caches = [model.cache for model in self._models if hasattr(model, "cache")]
             return
         alone = [model.cache for model in self._models]
-        caches = self._caches or [cache.for_texts(0, 0) for cache in alone]
+        caches = self._caches or [cache.for_sequences(0, 0) for cache in alone]
         for place, cache in enumerate(alone):
             caches[place] = self._roomy(caches[place], text, cache.rows)
-            caches[place].put(text, cache)
+            caches[place].copy_sequence(text, cache)
         self._caches = caches
         self._take_back()
 
@@ -200,14 +200,14 @@ class RunningBatch:
 
         Rows and slots grow by more than is asked for, so that texts seldom move.
         """
-        room = cache.room
+        room = cache.max_batch
         if text < room and rows <= cache.rows:
             return cache
         if text >= room:
             room = min(self.slots, max(_FEW, 2 * room))
         if rows > cache.rows:
             rows = -(-max(rows, cache.rows * 5 // 4) // _ROUND) * _ROUND
-        return cache.moved(room, max(rows, cache.rows))
+        return cache.resized(room, max(rows, cache.rows))
 
     def _take_back(self) -> None:
         for model, cache in zip(self._models, self._caches, strict=False):
@@ -219,7 +219,7 @@ class RunningBatch:
         if self._planned_for != (ends, self.texts):
             self._planner, self._planned_for = None, (ends, self.texts)
         if self._params:
-            self._sampling = SamplingState.over(self._caches[0].each, self._params)
+            self._sampling = SamplingState.over(self._caches[0].entries, self._params)
 
     def _check_alone(self) -> None:
         ours = zip(self._models, self._caches, strict=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hivis.core.kv_cache import KVCache, grain_of
+from hivis.core.kv_cache import KVCache, row_multiple_of
 from hivis.models import tree_attention as attention
 from hivis.models.families.base import Family
 from hivis.models.hf_cache import SlabCache
@@ -24,7 +24,7 @@ class HuggingFaceDecoder:
     The language model is switched to our attention; it stays usable with ``generate``, which then
     runs through SDPA. The vision tower keeps its own attention. Positions are rotary and count the
     cache's rows; a tree node's is ``kv_len`` + its depth, less what the prompt's positions lag
-    behind its rows (where a picture has fewer positions than rows).
+    behind its rows (where an image has fewer positions than rows).
 
     Raises:
         HivisError: the model is spread over devices, or its text model does what tree attention
@@ -52,7 +52,7 @@ class HuggingFaceDecoder:
         #: How many prompt rows pass through the language model at once.
         self.chunk = chunk_rows(self.device)
         #: Caches have a multiple of so many rows.
-        self.grain = grain_of(self.device)
+        self.row_multiple = row_multiple_of(self.device)
         self._own: KVCache | None = None
         self._spare: KVCache | None = None
         self._forget()
@@ -79,7 +79,7 @@ class HuggingFaceDecoder:
         :meth:`_begin`.
         """
         old = self._own or self._spare
-        if old is not None and not (rows and old.serves(rows, self.grain)):
+        if old is not None and not (rows and old.can_be_reused_for(rows, self.row_multiple)):
             old.release()
             old = None
         self.cache = self._new_cache(1, 0)
@@ -88,8 +88,8 @@ class HuggingFaceDecoder:
     def _begin(self, batch: int, rows: int) -> KVCache:
         """Be at texts of at most so many rows, in a cache of its own. Nothing is in it yet."""
         spare, self._spare = self._spare, None
-        if spare is not None and batch == 1 and spare.serves(rows, self.grain):
-            cache = spare.again()
+        if spare is not None and batch == 1 and spare.can_be_reused_for(rows, self.row_multiple):
+            cache = spare.reuse()
         else:
             cache = self._new_cache(batch, rows)
         return self._go_on(cache)
@@ -100,7 +100,7 @@ class HuggingFaceDecoder:
         return cache
 
     def _new_cache(self, batch: int, rows: int) -> KVCache:
-        rows += -rows % self.grain
+        rows += -rows % self.row_multiple
         return KVCache(
             self._layers, batch, self._kv_heads, rows, self._head_dim, self.dtype, self.device
         )
@@ -130,7 +130,7 @@ class HuggingFaceDecoder:
         if positions is None:
             positions = torch.arange(rows, device=self.device).unsqueeze(0)
         offset = positions.amax() + 1 - rows
-        cache.note("offset", offset.view(1, 1).expand(batch, 1))
+        cache.set_entry("offset", offset.view(1, 1).expand(batch, 1))
         return self._read_on(embeddings, 0, positions, wanted)
 
     def _read_on(
@@ -189,7 +189,7 @@ class HuggingFaceDecoder:
 
     def _positions(self, depths: Tensor) -> Tensor:
         """``[B, K]`` int64: the positions of tree nodes of these depths."""
-        return self.cache.positions(depths) + self.cache.each["offset"]
+        return self.cache.positions(depths) + self.cache.entries["offset"]
 
     def _forward(self, embeddings: Tensor, positions: Tensor, **extra: Any) -> Tensor:
         return self.language_model(

@@ -27,7 +27,7 @@ TOWER = "model.vision_tower."
 
 
 class TextModel(Family):
-    """A causal language model: no picture, and every row it is shown is text."""
+    """A causal language model: no image, and every row it is shown is text."""
 
     model_types = ("llama",)
 
@@ -43,7 +43,7 @@ class TextModel(Family):
     def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         return torch.ones_like(tokens[0], dtype=torch.bool)
 
-    def picture_rows(
+    def image_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
     ) -> list[int]:
         return []
@@ -52,7 +52,7 @@ class TextModel(Family):
 class HuggingFaceDraft(HuggingFaceDecoder):
     """A loaded Hugging Face model as a drafter's draft model.
 
-    A VLM reads every prompt row and looks at the picture with its own tower, or takes what the
+    A VLM reads every prompt row and looks at the image with its own tower, or takes what the
     target's has seen if the two share it (``shares_vision``). A :class:`TextModel` reads the text
     rows, and its positions count these.
 
@@ -91,7 +91,7 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         embeddings = self.family.embed(self.model, inputs, seen)
         last = self._embed(self._ids(token)).unsqueeze(1)
         positions = self.family.positions(self.model, inputs)
-        # A prompt of pictures alone leaves a language model no row at all.
+        # A prompt of images alone leaves a language model no row at all.
         behind = (F.pad(positions, (1, 0), value=-1).amax() + 1).expand(*positions.shape[:-1], 1)
         positions = torch.cat([positions, behind], -1)
         embeddings = torch.cat([embeddings, last], 1)
@@ -131,7 +131,7 @@ def load_draft_model(
             padding) is taken too. Without it only the number of ids is checked, and by ``bind``.
         share_vision: let a draft VLM use the target's own vision tower if both have the same
             configuration, and the same weights or none in the draft model's checkpoint. The
-            picture then passes through the tower once.
+            image then passes through the tower once.
         dtype: of its weights, the target's by default.
 
     Raises:

@@ -17,7 +17,7 @@ class TargetSizes:
 
     Attributes:
         layer: the entries of :class:`hivis.drafters.config.LayerConfig`.
-        hiding: how a HiViS drafter hides its pictures, as entries of
+        hiding: how a HiViS drafter hides its images, as entries of
             :class:`hivis.drafters.config.HiViSConfig`.
         tied: whether the head is the embedding.
     """
@@ -61,7 +61,7 @@ def sizes_of(config: Any) -> TargetSizes:
     }
     hiding: dict[str, Any] = {}
     if config.model_type.startswith("qwen"):
-        # As in the published drafters: biases on q, k and v; a picture goes with the markers around
+        # As in the published drafters: biases on q, k and v; an image goes with the markers around
         # it and leaves its gap.
         layer["attention_bias"] = True
         hiding = {"positions": "original", "hide_before": 1, "hide_after": 1}

@@ -18,8 +18,8 @@ class ContinuedTarget:
 
     The rows of the last prompt that the next one begins with keep their keys and values, and the
     others are read behind them, as the chunks of any prefill are. In float32 that gives the texts
-    of a whole prefill; at lower precision it may round differently. A prompt with other pictures,
-    or with pictures among its new rows, is read as a whole.
+    of a whole prefill; at lower precision it may round differently. A prompt with other images,
+    or with images among its new rows, is read as a whole.
 
     While the kept rows move, the slabs of both prompts are there.
     """
@@ -114,8 +114,8 @@ class ContinuedTarget:
 
     def _move(self, old: KVCache, capacity: int) -> None:
         """The kept rows into a cache of their own, so that no earlier stream goes on in it."""
-        target, offset = self.target, old.each["offset"]
-        if old is target._own and old.serves(capacity, target.grain):
+        target, offset = self.target, old.entries["offset"]
+        if old is target._own and old.can_be_reused_for(capacity, target.row_multiple):
             target._forget(capacity)
             cache = target._begin(1, capacity)
         else:
@@ -125,4 +125,4 @@ class ContinuedTarget:
             target._forget()
             target._go_on(cache)
         cache.kv_len.fill_(self.kept)
-        cache.note("offset", offset)
+        cache.set_entry("offset", offset)

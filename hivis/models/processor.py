@@ -1,4 +1,4 @@
-"""Turn prompts, conversations and pictures into a model's inputs, with its own processor."""
+"""Turn prompts, conversations and images into a model's inputs, with its own processor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hivis.models.families.registry import family_of
 
 MAX_PIXELS = 64_000_000
 
-Picture = str | Path | Image.Image
+ImageSource = str | Path | Image.Image
 #: Who speaks, in turn.
 ROLES = ("user", "assistant")
 _SLOT = {"type": "image"}
@@ -27,39 +27,39 @@ _SLOT = {"type": "image"}
 _PROCESSORS_WANT = ("torchvision", "num2words")
 
 
-def open_picture(picture: Picture) -> Image.Image:
-    """A picture as RGB; HivisError if it is missing, unreadable or too large."""
-    if isinstance(picture, Image.Image):
-        if not all(picture.size):
-            raise HivisError(f"picture: wanted some pixels, got {picture.size}")
-        return picture.convert("RGB")
-    if not isinstance(picture, (str, Path)):
-        raise HivisError(f"picture: wanted a path or a PIL image, got {type(picture).__name__}")
+def open_image(source: ImageSource) -> Image.Image:
+    """An image as RGB; HivisError if it is missing, unreadable or too large."""
+    if isinstance(source, Image.Image):
+        if not all(source.size):
+            raise HivisError(f"image: wanted some pixels, got {source.size}")
+        return source.convert("RGB")
+    if not isinstance(source, (str, Path)):
+        raise HivisError(f"image: wanted a path or a PIL image, got {type(source).__name__}")
     try:
         with warnings.catch_warnings():
             # Pillow warns where our own limit, which is lower, is about to refuse.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(picture)
+            image = Image.open(source)
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise HivisError(
-                    f"picture {picture}: wanted at most {MAX_PIXELS} pixels, got {width}x{height}"
+                    f"image {source}: wanted at most {MAX_PIXELS} pixels, got {width}x{height}"
                 )
             return image.convert("RGB")
     except FileNotFoundError:
-        raise HivisError(f"picture {picture}: no such file") from None
+        raise HivisError(f"image {source}: no such file") from None
     except Image.DecompressionBombError:
-        raise HivisError(f"picture {picture}: wanted at most {MAX_PIXELS} pixels") from None
+        raise HivisError(f"image {source}: wanted at most {MAX_PIXELS} pixels") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, HivisError):
             raise
-        raise HivisError(f"picture {picture}: not readable as a picture ({error})") from None
+        raise HivisError(f"image {source}: not readable as an image ({error})") from None
 
 
 @dataclass(frozen=True)
 class PromptProcessor:
-    """Turns a prompt and its pictures into :class:`Inputs` with the model's own processor."""
+    """Turns a prompt and its images into :class:`Inputs` with the model's own processor."""
 
     processor: Any
     image_token: str
@@ -94,48 +94,47 @@ class PromptProcessor:
         return cls(processor, processor.image_token, model.device, model.dtype, (before, after))
 
     def __call__(
-        self, prompt: str, pictures: Sequence[Picture] = (), *, raw: bool = False
+        self, prompt: str, images: Sequence[ImageSource] = (), *, raw: bool = False
     ) -> Inputs:
         """Build the inputs of one prompt.
 
         Args:
-            prompt: a question, put into the model's chat template with its pictures before it;
-                or, where it says itself where they go, with one image slot per picture.
-            pictures: paths or PIL images.
+            prompt: a question, put into the model's chat template with its images before it;
+                or, where it says itself where they go, with one image slot per image.
+            images: paths or PIL images.
             raw: take the prompt as it is, without the chat template.
 
         Raises:
-            HivisError: slots and pictures do not match, or a picture cannot be read.
+            HivisError: slots and images do not match, or an image cannot be read.
         """
         if not isinstance(prompt, str) or not prompt.strip():
             raise HivisError(f"prompt: wanted some text, got {prompt!r}")
-        if isinstance(pictures, (str, Path, Image.Image)):
-            raise HivisError(f"pictures: wanted a list of them, got {type(pictures).__name__}")
+        if isinstance(images, (str, Path, Image.Image)):
+            raise HivisError(f"images: wanted a list of them, got {type(images).__name__}")
         slots = prompt.count(self.image_token)
-        if slots != len(pictures) and (slots or raw):
+        if slots != len(images) and (slots or raw):
             raise HivisError(
-                f"prompt: wanted one {self.image_token} slot per picture ({len(pictures)}), "
-                f"got {slots}"
+                f"prompt: wanted one {self.image_token} slot per image ({len(images)}), got {slots}"
             )
         before, after = self.markers
         if before and not raw and before not in prompt:
             prompt = prompt.replace(self.image_token, before + self.image_token + after)
-        text = prompt if raw else self._in_chat(prompt, 0 if slots else len(pictures))
-        return self._inputs(text, pictures)
+        text = prompt if raw else self._in_chat(prompt, 0 if slots else len(images))
+        return self._inputs(text, images)
 
     def conversation(
-        self, turns: Sequence[tuple[str, str]], pictures: Sequence[Picture] = ()
+        self, turns: Sequence[tuple[str, str]], images: Sequence[ImageSource] = ()
     ) -> Inputs:
         """Build the inputs of a conversation that the model is to go on with.
 
         Args:
             turns: ``(role, text)`` in turn, ``"user"`` first and last, otherwise ``"assistant"``.
-                Each ``<image>`` in a user's text is the slot of a picture, whatever the model's
+                Each ``<image>`` in a user's text is the slot of an image, whatever the model's
                 own image token is.
-            pictures: one per slot, in order; without slots they go before the first text.
+            images: one per slot, in order; without slots they go before the first text.
 
         Raises:
-            HivisError: slots and pictures do not match, a picture cannot be read, or a text holds
+            HivisError: slots and images do not match, an image cannot be read, or a text holds
                 the model's image token.
         """
         if not turns or any(role != ROLES[i % 2] for i, (role, _) in enumerate(turns)):
@@ -147,29 +146,27 @@ class PromptProcessor:
         contents = [_content(text) if role == "user" else [_said(text)] for role, text in turns]
         entries = [entry for content in contents for entry in content]
         slots = sum(entry["type"] == "image" for entry in entries)
-        if slots not in (0, len(pictures)):
-            raise HivisError(
-                f"turns: wanted one <image> per picture ({len(pictures)}), got {slots}"
-            )
+        if slots not in (0, len(images)):
+            raise HivisError(f"turns: wanted one <image> per image ({len(images)}), got {slots}")
         if any(self.image_token in entry.get("text", "") for entry in entries):
             raise HivisError(f"turns: wanted texts without {self.image_token}, got one with it")
         if not slots:
-            contents[0] = [_SLOT] * len(pictures) + contents[0]
+            contents[0] = [_SLOT] * len(images) + contents[0]
         messages = [
             {"role": role, "content": content}
             for (role, _), content in zip(turns, contents, strict=True)
         ]
-        return self._inputs(self._render(messages), pictures)
+        return self._inputs(self._render(messages), images)
 
-    def _inputs(self, text: str, pictures: Sequence[Picture]) -> Inputs:
+    def _inputs(self, text: str, images: Sequence[ImageSource]) -> Inputs:
         try:
             text.encode()
         except UnicodeEncodeError as error:  # half a pair of surrogates, a byte that was no text
             raise HivisError(
                 f"prompt: wanted Unicode text, got {text[error.start]!r} in it"
             ) from None
-        images = [open_picture(picture) for picture in pictures] or None
-        made = self.processor(text=text, images=images, return_tensors="pt").to(self.device)
+        opened = [open_image(image) for image in images] or None
+        made = self.processor(text=text, images=opened, return_tensors="pt").to(self.device)
         tokens = made.pop("input_ids")
         made.pop("attention_mask", None)  # one text, no padding
         made.pop("mm_token_type_ids", None)  # the tokens say it
@@ -209,7 +206,7 @@ def _content(text: str) -> list[dict[str, str]]:
     content = [_said(first)]
     for part in rest:
         content += [_SLOT, _said(part.removeprefix("\n"))]
-    # Behind a question that its picture follows, a line break would be left over.
+    # Behind a question that its image follows, a line break would be left over.
     texts = [entry for entry in content if entry.get("text")]
     if texts:
         texts[-1]["text"] = texts[-1]["text"].rstrip()

@@ -18,7 +18,7 @@ from hivis.models.decoder import HuggingFaceDecoder
 from hivis.models.families.base import Family
 
 #: Rows that the sizes of caches differ by at least where a size has to be compiled for.
-COMPILED_GRAIN = 512
+COMPILED_ROW_MULTIPLE = 512
 
 
 class HuggingFaceTarget(HuggingFaceDecoder):
@@ -36,7 +36,7 @@ class HuggingFaceTarget(HuggingFaceDecoder):
         texts, and size of the cache, which is kept to few. If it fails there is a warning, and the
         model's own layers go on.
         """
-        self.grain = max(self.grain, COMPILED_GRAIN)
+        self.row_multiple = max(self.row_multiple, COMPILED_ROW_MULTIPLE)
         self._verify = Compiled(self._verify_rows, backend)
 
     @torch.inference_mode()

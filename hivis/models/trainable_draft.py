@@ -64,7 +64,7 @@ class TrainableDraft(HuggingFaceDraft):
 
         Args:
             tokens: ``[B, n]`` int64, padded on the right with anything but the placeholder.
-            seen: ``[pictures, r, Ev]`` of all texts, in order; ``None`` without a picture.
+            seen: ``[images, r, Ev]`` of all texts, in order; ``None`` without an image.
             rows: ``[B, n]`` bool, whose hidden states are wanted.
 
         Returns:
@@ -93,7 +93,7 @@ def load_trainable_draft(
 
     Raises:
         HivisError: as :func:`hivis.models.draft_model.load_draft_model`; or it is a VLM whose
-            pictures do not pass through a tower and a projector, one after the other.
+            images do not pass through a tower and a projector, one after the other.
     """
     draft = load_draft_model(path, target, processor, dtype=torch.float32)
     own_tower = draft.rows == "all" and not draft.shares_vision

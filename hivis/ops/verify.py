@@ -56,7 +56,7 @@ def tree_attention(
     Node `n` of sequence `b` sees rows `0..kv_len[b]-1`, and row `kv_len[b] + j` where bit `j % 64`
     of its ancestor word `j // 64` is set; its own bit has to be set for it to see itself. This is
     the tree attention of a verify pass (SpecInfer, section 4; Medusa, section 3.1), with the mask
-    kept as bits. Softmax and sums are fp32. A sequence's result depends neither on its neighbours
+    kept as bits. Softmax and sums are fp32. A sequence's result depends neither on its neighbors
     in the batch nor on the number of threads.
 
     Args:

@@ -1,4 +1,4 @@
-"""A picture of a run: one HTML page, whole in itself, about a text that was just generated."""
+"""An image of a run: one HTML page, whole in itself, about a text that was just generated."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Whatever a model or a user wrote goes through :func:`hivis.page.labels.escape`. The page's policy
 (Content-Security-Policy) allows its one style sheet and its one script, by their hashes, and
-pictures inside the page, and nothing else.
+images inside the page, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hivis.page.run import Cycle, Run
 from hivis.page.text import inner, prompt_html, text_html
 from hivis.page.tree import Drawing
 
-#: The longest side of a picture on the page, in pixels: twice what it is shown at.
+#: The longest side of an image on the page, in pixels: twice what it is shown at.
 LONGEST_SIDE = 640
 ENDED = {"eos": "the model ended it", "stop": "a stop string", "length": "the token limit"}
 
@@ -54,7 +54,7 @@ def page(run: Run) -> str:
 {_tiles(run)}
 </header>
 <section class="run" aria-label="Prompt and text">
-{_pictures(run.pictures)}
+{_images(run.images)}
 <div>
 {prompt_html(run)}
 {text_html(run)}
@@ -148,20 +148,20 @@ def _drawn(run: Run) -> str:
     return ", ".join([*said, f"seed {params.seed}"])
 
 
-def _pictures(pictures: Sequence[Image.Image]) -> str:
-    if not pictures:
+def _images(images: Sequence[Image.Image]) -> str:
+    if not images:
         return ""
     shown = [
-        f'<img src="{data_uri(picture)}" width="{picture.width}" height="{picture.height}" '
-        f'alt="Picture {place} of {len(pictures)} that the prompt is about">'
-        for place, picture in enumerate(pictures, 1)
+        f'<img src="{data_uri(image)}" width="{image.width}" height="{image.height}" '
+        f'alt="Image {place} of {len(images)} that the prompt is about">'
+        for place, image in enumerate(images, 1)
     ]
     return f'<figure class="{"many" if len(shown) > 1 else "one"}">{"".join(shown)}</figure>'
 
 
-def data_uri(picture: Image.Image) -> str:
-    """The picture at a moderate size, as PNG (drawings) or JPEG (photographs): the smaller one."""
-    small = picture.copy()
+def data_uri(image: Image.Image) -> str:
+    """The image at a moderate size, as PNG (drawings) or JPEG (photographs): the smaller one."""
+    small = image.copy()
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     made = {}
     for kind, settings in (("png", {"optimize": True}), ("jpeg", {"quality": 88})):

@@ -1,4 +1,4 @@
-"""The two charts: time by phase, and tokens per cycle. Geometry only; the style sheet has colours.
+"""The two charts: time by phase, and tokens per cycle. Geometry only; the style sheet has colors.
 
 Both stretch with the page (no text in them is drawn, so nothing is distorted).
 """
@@ -12,15 +12,15 @@ from hivis.page.labels import escape
 from hivis.page.run import Cycle
 
 ABOUT_PHASES = {
-    "prepare": "tokens and pixels are made of prompt and pictures",
-    "prefill": "the target reads prompt and pictures, the drafter what it needs of them",
+    "prepare": "tokens and pixels are made of prompt and images",
+    "prefill": "the target reads prompt and images, the drafter what it needs of them",
     "draft": "the drafter grows the tree",
     "verify": "the target's one pass over the tree",
     "accept": "the walk through the tree",
     "compact": "cache rows of the path move together",
     "commit": "the drafter takes over what was accepted",
-    "cycle": "all of these at once, replayed from a recording",
-    "record": "a cycle is recorded, once for every size of trees",
+    "cycle": "all of these at once, replayed from a capture",
+    "capture": "a cycle is captured, once for every size of trees",
     "read": "the host reads the new tokens",
     "measure": "the policy times target and drafter, once per model",
     "rest": "between the phases: text, terminal, keeping the trees for this page",

@@ -19,7 +19,7 @@ from hivis.models.vocabulary import vocabulary
 from hivis.page.labels import token_texts
 
 if TYPE_CHECKING:
-    from hivis.api.model import Model, Pictures, Prompt
+    from hivis.api.model import ImageSources, Model, Prompt
     from hivis.api.stream import TextStream
 
 DRAFTERS = {"HiViSDrafter": "HiViS", "ViSpecDrafter": "ViSpec", "DraftVLM": "a small model"}
@@ -66,7 +66,7 @@ class Run:
         model, drafter: what they are called; ``drafter`` is ``None`` if nothing drafted.
         device: the machine and the dtype, in words.
         prompt: ``(role, text)`` in turn.
-        pictures: as the model saw them, in order.
+        images: as the model saw them, in order.
         first: the token that the prefill gave.
         cycles: the others, with their trees.
         rest: text that was held back to the end, of no token of its own.
@@ -81,7 +81,7 @@ class Run:
     drafter: str | None
     device: str
     prompt: tuple[tuple[str, str], ...]
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     first: tuple[Piece, ...]
     cycles: tuple[Cycle, ...]
     rest: str
@@ -106,11 +106,11 @@ class Run:
         return "".join(piece.text for piece in pieces) + self.rest
 
 
-def gather(model: Model, stream: TextStream, prompt: Prompt, images: Pictures = ()) -> Run:
+def gather(model: Model, stream: TextStream, prompt: Prompt, images: ImageSources = ()) -> Run:
     """A run of ``model``, from its stream that was read to the end.
 
     Raises:
-        HivisError: the stream was not read to its end or not traced, or a picture is gone.
+        HivisError: the stream was not read to its end or not traced, or an image is gone.
     """
     result = stream.result
     trace = result.statistics.trace
@@ -131,7 +131,7 @@ def gather(model: Model, stream: TextStream, prompt: Prompt, images: Pictures = 
         drafter=_drafter_name(model.drafter),
         device=f"{device_name(stream.inputs.tokens.device)}, {dtype}",
         prompt=_turns(model, prompt),
-        pictures=tuple(_open(picture) for picture in several(images)),
+        images=tuple(_open(image) for image in several(images)),
         first=_pieces(first.tokens, first.pieces, 0),
         cycles=cycles,
         rest="".join(chunk.text for chunk in others if not chunk.tokens),
@@ -152,7 +152,7 @@ def _pieces(tokens: Sequence[int], texts: Sequence[str], drafted: int) -> tuple[
 def _model_name(model: Model) -> str:
     name = str(getattr(model.target.model.config, "_name_or_path", "") or "")
     if name == str(paths.TARGET):
-        return "the embedded model"
+        return "the bundled model"
     # A folder's own name: where it lies is nobody's business.
     return Path(name).name if Path(name).is_dir() else name or "a model without a name"
 
@@ -174,13 +174,11 @@ def _turns(model: Model, prompt: Prompt) -> tuple[tuple[str, str], ...]:
     return (("prompt", model.processor.decode(prompt.tokens[0].tolist())),)
 
 
-def _open(picture: Any) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+def _open(source: Any) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
     try:
-        with Image.open(picture) as image:
+        with Image.open(source) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise HivisError(
-            f"picture {picture}: wanted one to put on the page, got: {error}"
-        ) from None
+        raise HivisError(f"image {source}: wanted one to put on the page, got: {error}") from None

@@ -70,7 +70,7 @@ def _legend(run: Run) -> str:
         return "<p class='legend'>Nothing was drafted: every token is the target’s own.</p>"
     own = "<span class='o k1'><u>target’s own</u></span>"
     return (
-        "<p class='legend'>One colour is one cycle, and the small number says which. "
+        "<p class='legend'>One color is one cycle, and the small number says which. "
         "<span class='d k1'>Drafted tokens</span> were proposed by the drafter and accepted; the "
         f"{own} token ends each accepted path. Without a drafter, the text is drawn in the same "
         "way, from the same seed, one token at a time. Click on a cycle to see its tree.</p>"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from hivis.errors import HivisError
 
 if TYPE_CHECKING:
-    from hivis.api.model import Model, Pictures, Prompt
+    from hivis.api.model import ImageSources, Model, Prompt
     from hivis.api.stream import TextStream
 
 
 def write_page(
-    path: str | Path, model: Model, stream: TextStream, prompt: Prompt, images: Pictures = ()
+    path: str | Path, model: Model, stream: TextStream, prompt: Prompt, images: ImageSources = ()
 ) -> None:
-    """Write a page about a text: its pictures, the text by cycle, the draft trees, the time.
+    """Write a page about a text: its images, the text by cycle, the draft trees, the time.
 
     The page needs nothing else: no network, no other file. ::
 
@@ -33,7 +33,7 @@ def write_page(
         prompt, images: what the stream was made with.
 
     Raises:
-        HivisError: the stream was not traced or not read to its end, a picture is gone, or there
+        HivisError: the stream was not traced or not read to its end, an image is gone, or there
             can be no file at ``path``.
     """
     from hivis.page.assemble import page

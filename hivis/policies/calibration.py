@@ -13,7 +13,7 @@ from hivis.errors import HivisError
 #: even ratios towards 0, where most nodes of a large tree are.
 EDGES = (1e-4, 1e-3, 0.01, 0.03, 0.06, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.96)
 _LOG_EDGES = tuple(map(math.log, EDGES))
-_CENTRES = tuple(
+_CENTERS = tuple(
     math.sqrt(low * high) for low, high in zip((1e-5, *EDGES), (*EDGES, 1.0), strict=True)
 )
 
@@ -36,11 +36,11 @@ class Calibration:
                 raise HivisError(f"{name} of the calibration: wanted more than 0, got {value!r}")
         self._fade = math.exp(-1 / memory)
         self._prior = prior
-        self._believed = [prior * centre for centre in _CENTRES]
-        self._seen = [0.0] * len(_CENTRES)
-        self._accepted = [0.0] * len(_CENTRES)
+        self._believed = [prior * center for center in _CENTERS]
+        self._seen = [0.0] * len(_CENTERS)
+        self._accepted = [0.0] * len(_CENTERS)
         #: The acceptance of each bin, from improbable to probable; never decreasing.
-        self.table = list(_CENTRES)
+        self.table = list(_CENTERS)
 
     def rates(self, scores: Iterable[float]) -> list[float]:
         """Estimated acceptance of nodes with these path scores; 0 for NaN and -inf."""
@@ -62,7 +62,7 @@ class Calibration:
         self._rebuild()
 
     def _rebuild(self) -> None:
-        """Pool neighbours that are out of order (isotonic regression by weights)."""
+        """Pool neighbors that are out of order (isotonic regression by weights)."""
         prior = self._prior
         rights = map(operator.add, self._accepted, self._believed)
         blocks: list[tuple[float, float, int]] = []  # accepted, seen, bins

@@ -47,7 +47,7 @@ def convex(times: Mapping[int, float]) -> dict[int, float]:
     """``times`` by N, made never to fall and to rise ever faster; the ends stay where they are.
 
     A pass takes the longer of reading the weights, whatever N is, and of arithmetic that grows with
-    N. What a measurement says beyond that is disturbance, which a choice between neighbours would
+    N. What a measurement says beyond that is disturbance, which a choice between neighbors would
     take at its word. Slopes that are out of order are pooled.
     """
     nodes = sorted(times)

@@ -27,8 +27,8 @@ from hivis.training.options import CollectOptions
 #: What each method needs of a capture.
 COLUMNS = {
     "hivis": Columns("text"),
-    "vispec": Columns("edges", pictures=True),
-    "eagle": Columns("all", pictures=True),
+    "vispec": Columns("edges", images=True),
+    "eagle": Columns("all", images=True),
     "draft-vlm": Columns("text", seen=True),
 }
 #: Prompts in a file, or nearly: a whole number of batches.
@@ -44,7 +44,7 @@ def columns_of(methods: Iterable[str]) -> Columns:
         for each in (COLUMNS["eagle"], COLUMNS["vispec"], COLUMNS["hivis"])
         if any(one.hidden == each.hidden for one in needed)
     )
-    return Columns(hidden, any(one.pictures for one in needed), any(one.seen for one in needed))
+    return Columns(hidden, any(one.images for one in needed), any(one.seen for one in needed))
 
 
 def collect(options: CollectOptions, columns: Columns) -> CaptureReport:
@@ -101,13 +101,13 @@ def local_model(name: str) -> Path:
 def load_answerer(
     options: CollectOptions, folder: Path, draft_folder: Path | None
 ) -> Answerer[Conversation]:
-    """The target; pictures are seen by the draft model's own vision tower, if it has one."""
+    """The target; images are seen by the draft model's own vision tower, if it has one."""
     model = load_model(folder, getattr(torch, options.dtype), options.device)
     family = family_of(model.config.model_type)
     processor = PromptProcessor.load(folder, model)
 
     def prepare(prompt: Conversation) -> Inputs:
-        return processor.conversation(prompt.turns, prompt.pictures)
+        return processor.conversation(prompt.turns, prompt.images)
 
     look = None
     if draft_folder is not None:

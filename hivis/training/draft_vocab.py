@@ -1,4 +1,4 @@
-"""The list of a short head: counted on a target's own answers, written beside a drafter."""
+"""The list of a draft vocabulary: counted on a target's own answers, written beside a drafter."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> DrafterPrompt:
     length = sample.prompt_rows
     visual = sample.visual[:length]
     embeddings = F.embedding(sample.tokens[:length].to(embedding.device), embedding)
-    if sample.pictures is not None:
-        embeddings[visual.to(embedding.device)] = sample.pictures.to(embedding)
+    if sample.images is not None:
+        embeddings[visual.to(embedding.device)] = sample.images.to(embedding)
     kept = torch.arange(length) if rows == "all" else (~visual).nonzero().flatten()
     hidden = sample.hidden_at(kept).to(embedding)
     on_device = kept.to(embedding.device)
@@ -74,7 +74,7 @@ def accepted_lengths(
         token = sample.tokens[after : after + 1].to(device)
         nodes = hidden.new_zeros(1, tree.nodes, hidden.shape[1])
         nodes[0, path] = hidden[at:after]
-        drafter.commit(nodes, tree, _verdict(tree, path, token))
+        drafter.commit(nodes, tree, _acceptance(tree, path, token))
         at = after
     return lengths
 
@@ -94,7 +94,7 @@ def _spelled(tree: DraftTree, text: list[int]) -> list[int]:
     return path
 
 
-def _verdict(tree: DraftTree, path: list[int], token: Tensor) -> Acceptance:
+def _acceptance(tree: DraftTree, path: list[int], token: Tensor) -> Acceptance:
     padded = path + [path[-1]] * (tree.max_depth + 1 - len(path))
     as_tensor = torch.tensor([padded], dtype=torch.int32, device=token.device)
     length = torch.tensor([len(path)], dtype=torch.int32, device=token.device)

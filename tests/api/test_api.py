@@ -26,8 +26,8 @@ from recipes.tiny.draft import write_draft
 from tests.helpers.guessers import KnowsTheText
 from tests.helpers.models import VOCAB, random_llava
 
-PICTURE = paths.EVAL / "scene00.png"
-QUESTION = "Describe the picture in detail."
+IMAGE = paths.EVAL / "scene00.png"
+QUESTION = "Describe the image in detail."
 SETTINGS = [{}, {"temperature": 1.0, "seed": 3}, {"temperature": 0.8, "top_k": 20, "seed": 4}]
 
 
@@ -38,7 +38,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def drafters(tmp_path_factory) -> dict[str, Path]:
-    """One of each kind for the embedded target; the last two have not been trained."""
+    """One of each kind for the bundled target; the last two have not been trained."""
     folder = tmp_path_factory.mktemp("drafters")
     sizes = json.loads((paths.HIVIS / "config.json").read_text())
     names = {field.name for field in dataclasses.fields(LayerConfig)}
@@ -59,8 +59,8 @@ def plain(model: Model) -> Model:
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_drafted_text_is_the_plain_text(model, settings):
-    drafted = model.generate(QUESTION, [PICTURE], max_new_tokens=60, **settings)
-    alone = plain(model).generate(QUESTION, [PICTURE], max_new_tokens=60, **settings)
+    drafted = model.generate(QUESTION, [IMAGE], max_new_tokens=60, **settings)
+    alone = plain(model).generate(QUESTION, [IMAGE], max_new_tokens=60, **settings)
     assert drafted.text == alone.text == str(drafted) and drafted.tokens == alone.tokens
     assert len(drafted.text.split()) > 20
     assert drafted.text == model.processor.decode(drafted.tokens)
@@ -70,8 +70,8 @@ def test_a_drafted_text_is_the_plain_text(model, settings):
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_pieces_of_a_stream_are_the_text(model, settings):
-    whole = model.generate(QUESTION, PICTURE, **settings)
-    stream = model.stream(QUESTION, PICTURE, **settings)
+    whole = model.generate(QUESTION, IMAGE, **settings)
+    stream = model.stream(QUESTION, IMAGE, **settings)
     with pytest.raises(HivisError, match="^result: wanted"):
         _ = stream.result
     pieces = []
@@ -83,7 +83,7 @@ def test_the_pieces_of_a_stream_are_the_text(model, settings):
     assert "".join(pieces) == whole.text and stream.tokens == whole.tokens
     assert (stream.result.text, stream.result.finish) == (whole.text, "eos")
     assert list(stream) == []
-    chunks = list(model.stream(QUESTION, PICTURE, **settings).chunks())
+    chunks = list(model.stream(QUESTION, IMAGE, **settings).chunks())
     assert [len(chunk.tokens) for chunk in chunks[1:]] == [
         length + 1 for length in whole.statistics.accepted_lengths
     ]
@@ -91,7 +91,7 @@ def test_the_pieces_of_a_stream_are_the_text(model, settings):
 
 
 def test_the_text_is_that_of_generate(model):
-    inputs = model.prepare(QUESTION, PICTURE)
+    inputs = model.prepare(QUESTION, IMAGE)
     theirs = load_model(paths.TARGET).generate(
         input_ids=inputs.tokens, attention_mask=torch.ones_like(inputs.tokens), **inputs.features
     )
@@ -102,10 +102,10 @@ def test_the_text_is_that_of_generate(model):
 @pytest.mark.parametrize("length", [1, 5, 30])
 def test_stop_strings_cut_as_in_plain_decoding(model, start, length):
     """Wherever the string ends, inside a cycle's tokens or not."""
-    whole = model.generate(QUESTION, PICTURE, max_new_tokens=40, temperature=1.0)
+    whole = model.generate(QUESTION, IMAGE, max_new_tokens=40, temperature=1.0)
     stop = whole.text[start : start + length]
     cut = [
-        chosen.generate(QUESTION, PICTURE, max_new_tokens=40, temperature=1.0, stop=["#", stop])
+        chosen.generate(QUESTION, IMAGE, max_new_tokens=40, temperature=1.0, stop=["#", stop])
         for chosen in (model, plain(model))
     ]
     assert cut[0].text == cut[1].text == whole.text[: whole.text.index(stop)]
@@ -116,9 +116,9 @@ def test_stop_strings_cut_as_in_plain_decoding(model, start, length):
 
 
 def test_a_text_without_the_stop_string_is_whole(model):
-    whole = model.generate(QUESTION, PICTURE)
+    whole = model.generate(QUESTION, IMAGE)
     last = whole.text[-1]
-    assert model.generate(QUESTION, PICTURE, stop=last + "!").text == whole.text
+    assert model.generate(QUESTION, IMAGE, stop=last + "!").text == whole.text
 
 
 class OutOfMemory(TreePolicy):
@@ -153,27 +153,27 @@ def fails(function, error, after):
 def test_a_text_that_was_left_leaves_no_trace(model, drafters, kind, monkeypatch):
     loaded = hivis.load(paths.TARGET, drafters[kind], dtype="float32", device="cpu", policy="fixed")
     settings = {"temperature": 1.0, "seed": 5, "max_new_tokens": 32}
-    wanted = plain(model).generate(QUESTION, PICTURE, **settings).tokens
-    for _ in loaded.stream("What is it?", PICTURE, **settings):
+    wanted = plain(model).generate(QUESTION, IMAGE, **settings).tokens
+    for _ in loaded.stream("What is it?", IMAGE, **settings):
         break
-    assert loaded.generate(QUESTION, PICTURE, **settings).tokens == wanted
+    assert loaded.generate(QUESTION, IMAGE, **settings).tokens == wanted
     with pytest.raises(torch.OutOfMemoryError):
-        dataclasses.replace(loaded, policy=OutOfMemory()).generate("And?", PICTURE, **settings)
-    assert loaded.generate(QUESTION, PICTURE, **settings).tokens == wanted
+        dataclasses.replace(loaded, policy=OutOfMemory()).generate("And?", IMAGE, **settings)
+    assert loaded.generate(QUESTION, IMAGE, **settings).tokens == wanted
     forward = loaded.target._forward
     for error in (torch.OutOfMemoryError, KeyboardInterrupt):
         for after in (0, 1, 3):
             monkeypatch.setattr(loaded.target, "_forward", fails(forward, error, after))
             with pytest.raises(error):
-                loaded.generate("And this?", PICTURE, **settings)
+                loaded.generate("And this?", IMAGE, **settings)
             monkeypatch.undo()
-            assert loaded.generate(QUESTION, PICTURE, **settings).tokens == wanted
+            assert loaded.generate(QUESTION, IMAGE, **settings).tokens == wanted
 
 
 def test_the_next_text_ends_a_stream(model):
-    stream = model.stream(QUESTION, PICTURE)
+    stream = model.stream(QUESTION, IMAGE)
     next(stream)
-    model.generate("What is it?", PICTURE, max_new_tokens=4)
+    model.generate("What is it?", IMAGE, max_new_tokens=4)
     with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
         list(stream)
 
@@ -181,18 +181,18 @@ def test_the_next_text_ends_a_stream(model):
 def test_streamers_of_transformers(model, capsys):
     tokenizer = model.processor.processor.tokenizer
     shown = model.generate(
-        QUESTION, PICTURE, streamer=TextStreamer(tokenizer, True, skip_special_tokens=True)
+        QUESTION, IMAGE, streamer=TextStreamer(tokenizer, True, skip_special_tokens=True)
     )
     assert capsys.readouterr().out.strip() == shown.text.strip()
     queue = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    model.generate(QUESTION, PICTURE, streamer=queue)
+    model.generate(QUESTION, IMAGE, streamer=queue)
     assert "".join(queue).strip() == shown.text.strip()
 
 
 def test_a_streamer_is_told_of_the_end_even_of_a_text_that_fails(model):
     queue = TextIteratorStreamer(model.processor.processor.tokenizer, skip_prompt=True)
     with pytest.raises(torch.OutOfMemoryError):
-        dataclasses.replace(model, policy=OutOfMemory()).generate(QUESTION, PICTURE, streamer=queue)
+        dataclasses.replace(model, policy=OutOfMemory()).generate(QUESTION, IMAGE, streamer=queue)
     assert "".join(queue)  # would wait forever for an end
 
 
@@ -202,14 +202,14 @@ def test_wrap_shares_a_model_that_stays_usable():
     made = processor(text="USER: What? ASSISTANT:", return_tensors="pt")
     before = loaded.generate(**made, max_new_tokens=12)
     wrapped = hivis.wrap(loaded, paths.HIVIS, processor, policy="fixed")
-    text = wrapped.generate(QUESTION, PICTURE, max_new_tokens=24)
+    text = wrapped.generate(QUESTION, IMAGE, max_new_tokens=24)
     assert text.statistics.accepted_length > 1
     assert torch.equal(loaded.generate(**made, max_new_tokens=12), before)
-    assert hivis.wrap(loaded).generate(QUESTION, PICTURE, max_new_tokens=24).text == text.text
+    assert hivis.wrap(loaded).generate(QUESTION, IMAGE, max_new_tokens=24).text == text.text
 
 
 def test_wrap_takes_a_drafter_object(model):
-    inputs = model.prepare(QUESTION, PICTURE)
+    inputs = model.prepare(QUESTION, IMAGE)
     whole = plain(model).generate(inputs, max_new_tokens=20)
     vocab = model.target.head.shape[0]
     right = KnowsTheText(vocab, inputs.length, whole.tokens, right=True)
@@ -263,10 +263,10 @@ def test_defaults():
         _ = hivis.lod
 
 
-def test_conversations_and_several_pictures(model):
+def test_conversations_and_several_images(model):
     turns = [("user", "What is it?"), ("assistant", "A scene."), ("user", "Describe it.")]
-    assert model.generate(turns, PICTURE, max_new_tokens=8).text
-    assert model.generate("Compare them.", [PICTURE, PICTURE], max_new_tokens=8).text
+    assert model.generate(turns, IMAGE, max_new_tokens=8).text
+    assert model.generate("Compare them.", [IMAGE, IMAGE], max_new_tokens=8).text
     assert model.generate("Hello", max_new_tokens=3).text
 
 
@@ -330,4 +330,4 @@ def test_bad_arguments_of_generate_are_named(model, bad):
         model.generate(**{"prompt": QUESTION, **bad})
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
     with pytest.raises(HivisError, match="^images: wanted none"):
-        model.generate(model.prepare(QUESTION), PICTURE)
+        model.generate(model.prepare(QUESTION), IMAGE)

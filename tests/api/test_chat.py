@@ -20,12 +20,12 @@ from hivis.errors import HivisError
 from hivis.models.load import load_target
 from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
-from tests.helpers.families import pictures, save_checkpoint
+from tests.helpers.families import images, save_checkpoint
 from tests.helpers.models import IMAGE_TOKEN, random_inputs, random_target
 from tests.models.test_families import drafters as family_drafters
 
-PICTURES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]
-QUESTIONS = ["What is in the picture?", "What does the sign say?", "Describe it in detail."]
+IMAGES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]
+QUESTIONS = ["What is in the image?", "What does the sign say?", "Describe it in detail."]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_every_answer_is_that_of_a_whole_prefill(model, temperature, drafter, mo
     talk, turns = Chat(model), []
     for place, question in enumerate(QUESTIONS):
         monkeypatch.setattr(model.target.family, "look", looked)
-        stream = talk.say(question, PICTURES[:1] if not place else (), **settings)
+        stream = talk.say(question, IMAGES[:1] if not place else (), **settings)
         said = "".join(stream)
         monkeypatch.undo()
         turns.append(("user", ("" if place else "<image>") + question))
@@ -57,24 +57,24 @@ def test_every_answer_is_that_of_a_whole_prefill(model, temperature, drafter, mo
         fresh = dataclasses.replace(
             model, target=HuggingFaceTarget(model.target.model, model.target.family)
         )
-        assert said == fresh.generate(turns, PICTURES[:1], **settings).text
+        assert said == fresh.generate(turns, IMAGES[:1], **settings).text
         assert stream.result.text == said
         turns.append(("assistant", said))
-    assert len(looks) == 1, "the picture was read again"
+    assert len(looks) == 1, "the image was read again"
 
 
-def test_a_second_picture_is_read_with_the_first(model):
+def test_a_second_image_is_read_with_the_first(model):
     talk = Chat(model)
-    first = "".join(talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=20))
-    second = "".join(talk.say(QUESTIONS[1], PICTURES[1], max_new_tokens=20))
+    first = "".join(talk.say(QUESTIONS[0], IMAGES[0], max_new_tokens=20))
+    second = "".join(talk.say(QUESTIONS[1], IMAGES[1], max_new_tokens=20))
     turns = [("user", "<image>" + QUESTIONS[0]), ("assistant", first)]
     turns.append(("user", "<image>" + QUESTIONS[1]))
-    assert second == model.generate(turns, PICTURES, max_new_tokens=20).text
+    assert second == model.generate(turns, IMAGES, max_new_tokens=20).text
 
 
 def test_an_answer_that_was_left_ends_there(model):
     talk = Chat(model)
-    for _ in (stream := talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=40)):
+    for _ in (stream := talk.say(QUESTIONS[0], IMAGES[0], max_new_tokens=40)):
         break
     talk.say(QUESTIONS[1], max_new_tokens=4)
     assert talk.turns == [("user", "<image>" + QUESTIONS[0]), ("assistant", stream.text)]
@@ -85,11 +85,11 @@ def test_an_answer_that_was_left_ends_there(model):
 
 def test_other_texts_of_the_model_in_between(model):
     talk, other = Chat(model), Chat(model)
-    first = "".join(talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=20))
-    "".join(other.say(QUESTIONS[0], PICTURES[1], max_new_tokens=20))
+    first = "".join(talk.say(QUESTIONS[0], IMAGES[0], max_new_tokens=20))
+    "".join(other.say(QUESTIONS[0], IMAGES[1], max_new_tokens=20))
     second = "".join(talk.say(QUESTIONS[1], max_new_tokens=20))
     turns = [("user", "<image>" + QUESTIONS[0]), ("assistant", first), ("user", QUESTIONS[1])]
-    assert second == model.generate(turns, PICTURES[:1], max_new_tokens=20).text
+    assert second == model.generate(turns, IMAGES[:1], max_new_tokens=20).text
 
 
 @pytest.mark.parametrize("bad", ["", "  ", 3, "two <image>"])
@@ -118,10 +118,10 @@ def test_rows_are_kept_wherever_the_prompts_part(new, rows, chunk):
     continued.target.chunk = chunk
     make = torch.Generator().manual_seed(new)
     inputs = random_inputs(2, text=8)
-    picture_ends = int((inputs.tokens[0] == IMAGE_TOKEN).nonzero().max()) + 1
+    image_ends = int((inputs.tokens[0] == IMAGE_TOKEN).nonzero().max()) + 1
     params = SamplingParams(temperature=1.0, seed=4, max_new_tokens=10)
     generate(continued, inputs, params, drafter, policy)
-    for back in (0, 1, inputs.length - picture_ends):
+    for back in (0, 1, inputs.length - image_ends):
         kept = inputs.tokens[:, : inputs.length - back]
         more = torch.randint(3, IMAGE_TOKEN, (1, new), generator=make)
         longer = Inputs(torch.cat([kept, more], 1), inputs.features)
@@ -172,7 +172,7 @@ def test_the_last_turn_is_given_back_once_its_rows_have_moved():
 
 def test_a_stream_does_not_go_on_behind_the_next_turn(model):
     talk = Chat(model)
-    left = talk.say(QUESTIONS[0], PICTURES[0], max_new_tokens=20)
+    left = talk.say(QUESTIONS[0], IMAGES[0], max_new_tokens=20)
     next(left)
     "".join(talk.say(QUESTIONS[1], max_new_tokens=4))
     with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
@@ -181,7 +181,7 @@ def test_a_stream_does_not_go_on_behind_the_next_turn(model):
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava_next", "idefics3"])
 def test_the_positions_of_every_family_go_on(kind, tmp_path):
-    """Where a picture has fewer positions than rows, so have the turns behind it."""
+    """Where an image has fewer positions than rows, so have the turns behind it."""
     target, processor = load_target(save_checkpoint(kind, tmp_path))
     other = HuggingFaceTarget(target.model, target.family)
     continued, params = ContinuedTarget(target), SamplingParams(max_new_tokens=16)
@@ -189,7 +189,7 @@ def test_the_positions_of_every_family_go_on(kind, tmp_path):
         turns = []
         for question in ("What is it?", "Why?", "And then?"):
             turns += [("user", question)]
-            inputs = processor.conversation(turns, pictures(2))
+            inputs = processor.conversation(turns, images(2))
             ours = generate(continued, inputs, params, drafter, TreePolicy(8, 3, 3))
             assert bool(continued.kept) == (len(turns) > 1)
             plain = generate(other, inputs, params)
@@ -198,14 +198,14 @@ def test_the_positions_of_every_family_go_on(kind, tmp_path):
         continued = ContinuedTarget(target)
 
 
-def test_a_picture_that_moves_is_read_again():
-    """The same features say nothing of where in the prompt a picture stands."""
+def test_a_image_that_moves_is_read_again():
+    """The same features say nothing of where in the prompt an image stands."""
     continued, params = ContinuedTarget(random_target()), SamplingParams(max_new_tokens=12)
     inputs = random_inputs(2, text=8)
     slots = inputs.tokens[0] == IMAGE_TOKEN
-    words, picture = inputs.tokens[:, ~slots], inputs.tokens[:, slots]
+    words, image = inputs.tokens[:, ~slots], inputs.tokens[:, slots]
     for place in (2, 5, 3):
-        moved = torch.cat([words[:, :place], picture, words[:, place:]], 1)
+        moved = torch.cat([words[:, :place], image, words[:, place:]], 1)
         moved = Inputs(moved, inputs.features)
         said = generate(continued, moved, params)
         assert continued.kept == 0

@@ -1,4 +1,4 @@
-"""Every generation setting is honoured, harmless, or refused by its name."""
+"""Every generation setting is honored, harmless, or refused by its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 
 from hivis.api.settings import (
     HARMLESS,
-    HONOURED,
+    HONORED,
     MAX_NEW_TOKENS,
     NEUTRAL,
     NEUTRAL_SAMPLED,
@@ -41,11 +41,11 @@ def params(model=None, rows=10, positions=2048, **given) -> SamplingParams:
 
 def test_every_field_of_transformers_is_sorted():
     """A field that a new transformers brings has to be thought about, and put into one of these."""
-    groups = [HONOURED, HARMLESS, NEUTRAL.keys(), NEUTRAL_SAMPLED.keys()]
+    groups = [HONORED, HARMLESS, NEUTRAL.keys(), NEUTRAL_SAMPLED.keys()]
     sorted_in = [name for group in groups for name in group]
     assert len(sorted_in) == len(set(sorted_in))
     missing = generation_fields() - set(sorted_in)
-    assert not missing, f"neither honoured nor harmless nor refused: {missing}"
+    assert not missing, f"neither honored nor harmless nor refused: {missing}"
     assert not OWN & generation_fields()
     assert TELLING.keys() == NEUTRAL.keys() | NEUTRAL_SAMPLED.keys()
 

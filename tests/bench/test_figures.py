@@ -123,7 +123,7 @@ def test_the_prompts_are_mixed():
 @pytest.mark.parametrize(
     ("width", "height", "rows"),
     [
-        # One tile of the picture in a grid of two: 24 x 24, a row for each line, and the base.
+        # One tile of the image in a grid of two: 24 x 24, a row for each line, and the base.
         (336, 336, 24 * 24 + 24 + 576),
         (672, 672, 48 * 48 + 48 + 576),
         # 72 x 24 patches; 300 pixels are 21.6 of them, so one line goes above and one below.
@@ -143,13 +143,13 @@ def test_rows_of_the_others():
     assert qwen(10, 10) == 4  # at least 4 cells
     assert qwen(8000, 8000) == 128 * 128  # at most 16384
     for rows in (llava, llava_next, qwen):
-        with pytest.raises(HivisError, match="picture: wanted some pixels, got 0x5"):
+        with pytest.raises(HivisError, match="image: wanted some pixels, got 0x5"):
             rows(0, 5)
 
 
 def test_what_drafters_read_of_them():
-    entries = {(e["model"], e["picture"]): e for e in prefill_rows(50)}
-    assert len(entries) == len(prefill.MODELS) * len(prefill.PICTURES)
+    entries = {(e["model"], e["image"]): e for e in prefill_rows(50)}
+    assert len(entries) == len(prefill.MODELS) * len(prefill.IMAGES)
     found = entries["LLaVA-NeXT", "672 x 672"]
     assert found["target"] == 50 + 2928
     assert found["drafters"] == {"HiViS": 50, "ViSpec": 51, "EAGLE-2, draft VLM": 2978}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.headline.methods import PLAIN
-from bench.quantized import __main__ as coarse
+from bench.quantized import __main__ as quantized
 from bench.quantized.__main__ import DRAFTERS, LEVELS, name_of
 from bench.quantized.level import ROWS, SHAPES, _matrices, bytes_of_level
 from hivis.bundled import paths
@@ -48,8 +48,8 @@ def test_a_7b_level_is_what_the_design_says() -> None:
 
 
 def test_a_trial_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "coarse.json"
-    coarse.main(
+    out = tmp_path / "quantized.json"
+    quantized.main(
         [
             "--count",
             "1",
@@ -94,5 +94,5 @@ def test_a_trial_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], says: str) -> None:
     with pytest.raises(HivisError, match=says) as error:
-        coarse.main(list(arguments))
+        quantized.main(list(arguments))
     assert "\n" not in str(error.value)

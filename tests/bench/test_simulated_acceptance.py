@@ -19,8 +19,8 @@ from hivis.core.handoff import Acceptance
 from hivis.core.sampling import SamplingParams
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError
+from tests.helpers.captured_graphs import CpuCapturer
 from tests.helpers.random_pairs import CPU, LENGTHS, POLICY, pair_of
-from tests.helpers.recorded import CpuRecorder
 
 # --- accepted lengths
 
@@ -224,23 +224,25 @@ def test_a_running_loop_goes_back_to_where_it_was():
     assert pair.target.cache.kv_len.tolist() == [40]
 
 
-def test_recorded_cycles_accept_what_the_list_says(monkeypatch):
-    """As on a GPU: recorded once, replayed for every text, read one cycle late."""
-    recorder = CpuRecorder()
+def test_captured_cycles_accept_what_the_list_says(monkeypatch):
+    """As on a GPU: captured once, replayed for every text, read one cycle late."""
+    capturer = CpuCapturer()
     monkeypatch.setattr(
-        "hivis.engine.running_batch.recorder_for",
-        lambda device, wanted: recorder if wanted else None,
+        "hivis.engine.running_batch.capturer_for",
+        lambda device, wanted: capturer if wanted else None,
     )
-    monkeypatch.setattr("hivis.engine.running_batch.lateness", lambda device: 1)
+    monkeypatch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 1)
     pair = pair_of()
-    pair.target.grain = pair.drafter.grain = 64  # a text takes over the memory of the last
+    pair.target.row_multiple = pair.drafter.row_multiple = (
+        64  # a text takes over the memory of the last
+    )
     inputs = random_prompt(shape_of("llava-1.5-7b", "tiny"), pair.target, 40)
     params = SamplingParams(max_new_tokens=21, eos_token_ids=())
     wanted = (3, 0, 6, 1, 1, 3)  # the sixth cycle ends the text at its fourth token
     for kind, mode in [(DRAFTED, EAGER), (DRAFTED, GRAPH), (PLAIN, GRAPH), (DRAFTED, GRAPH)] * 2:
         text = own_text(pair, kind, mode, inputs, params)
         assert text.tokens == 21 and text.accepted == (wanted if kind == DRAFTED else ())
-    assert recorder.recorded == 2 and recorder.replayed > 40
+    assert capturer.captured == 2 and capturer.replayed > 40
     running = Running(pair, DRAFTED, GRAPH, inputs, SamplingParams(max_new_tokens=60))
     assert running.round(3)[2] == LENGTHS[:3]
     running.back()

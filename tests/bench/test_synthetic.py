@@ -21,7 +21,7 @@ from bench.synthetic.generations import STATIC
 from bench.synthetic.options import DEPTH, NODES, PROMPT_ROWS, TOP_K
 from bench.synthetic.random_models import (
     drafter_config,
-    picture_rows,
+    image_rows,
     random_head,
     random_model,
     random_prompt,
@@ -33,8 +33,8 @@ from bench.synthetic.tables import print_prompt, print_run
 from hivis.core.policy import TreePolicy
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
+from tests.helpers.captured_graphs import CpuCapturer
 from tests.helpers.random_pairs import CPU, POLICY, pair_of
-from tests.helpers.recorded import CpuRecorder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,11 +80,11 @@ def test_prompts_have_the_rows_that_were_asked_for(name):
     target = random_target(shape, torch.float32, CPU)
     largest = random_prompt(shape, target, 200)
     assert largest.length == 200
-    rows = picture_rows(target, largest)
-    assert rows == sum(target.family.picture_rows(target.model, largest.tokens, largest.features))
-    # Without room for the picture: a smaller one, or none.
+    rows = image_rows(target, largest)
+    assert rows == sum(target.family.image_rows(target.model, largest.tokens, largest.features))
+    # Without room for the image: a smaller one, or none.
     smaller = random_prompt(shape, target, rows + 11)
-    assert smaller.length == rows + 11 and picture_rows(target, smaller) < rows
+    assert smaller.length == rows + 11 and image_rows(target, smaller) < rows
     assert random_prompt(shape, target, rows + 12).features.keys() == largest.features.keys()
 
 
@@ -128,19 +128,19 @@ def test_goals_are_judged_by_what_was_measured():
         }
     )
     assert [goal["reached"] for goal in found] == [True, True, False, True, True]
-    coarse = goals(cycles_of(4.0, 5.9), {EAGER: {}}, {"draft": 1.2}, None, 60, True)
-    assert [goal["reached"] for goal in coarse] == [False] * 5
-    assert coarse[3]["figure"] == "over plain, coarse" and coarse[3]["wanted"] == 3.2
+    quantized = goals(cycles_of(4.0, 5.9), {EAGER: {}}, {"draft": 1.2}, None, 60, True)
+    assert [goal["reached"] for goal in quantized] == [False] * 5
+    assert quantized[3]["figure"] == "over plain, quantized" and quantized[3]["wanted"] == 3.2
 
 
-@pytest.mark.parametrize("coarse", [("full", None), ("int8", None), ("int4", 96)])
+@pytest.mark.parametrize("quantized", [("full", None), ("int8", None), ("int4", 96)])
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_streamed_bytes_are_those_of_the_weights(name, kind, coarse):
+def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
     pair, shape = pair_of(name, kind), shape_of(name, "tiny")
     config = drafter_config(shape, kind)
     pair.target.prefill(random_prompt(shape, pair.target, 40), "none", 50)
-    found = streamed_bytes(shape.config, config, POLICY, 40, 3.0, torch.float32, *coarse)
+    found = streamed_bytes(shape.config, config, POLICY, 40, 3.0, torch.float32, *quantized)
     model = pair.target.model
     read = [
         *model.model.language_model.layers.parameters(),
@@ -151,7 +151,7 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, coarse):
     assert found["verify"] == 4 * (sum(w.numel() for w in read) + 40 * row)
     assert found["compact"] == 4 * 2 * 4 * row
     assert found["accept"] == 4 * POLICY.nodes * len(pair.target.head)
-    pair.drafter.coarsen(coarse[0], random_head(config, coarse[1]))
+    pair.drafter.quantize(quantized[0], random_head(config, quantized[1]))
     pair.drafter.bind(pair.target.embedding, pair.target.head)
     head = pair.drafter._m["head"].nbytes
     assert found["commit"] == pair.drafter.level_bytes - head
@@ -182,7 +182,7 @@ def test_the_floors_in_the_documents_are_those_of_the_configurations():
 
 FIELDS = {
     "prompt_rows",
-    "picture_rows",
+    "image_rows",
     "nodes",
     "texts",
     "cycles",
@@ -274,7 +274,7 @@ def test_compiled_passes_and_a_static_cache(tmp_path, monkeypatch, capsys):
             "16",
             "--drafter-weights",
             "int8",
-            "--drafter-head",
+            "--draft-vocab",
             "90",
             "--prompt-rows",
             "40",
@@ -290,13 +290,13 @@ def test_compiled_passes_and_a_static_cache(tmp_path, monkeypatch, capsys):
 
 
 def test_both_modes_are_measured_where_there_are_graphs(tmp_path, monkeypatch):
-    """As on a GPU, by a stand-in: what is recorded accepts the same lengths."""
-    recorder, path = CpuRecorder(), tmp_path / "out.json"
+    """As on a GPU, by a stand-in: what is captured accepts the same lengths."""
+    capturer, path = CpuCapturer(), tmp_path / "out.json"
     monkeypatch.setattr(
-        "hivis.engine.running_batch.recorder_for",
-        lambda device, wanted: recorder if wanted else None,
+        "hivis.engine.running_batch.capturer_for",
+        lambda device, wanted: capturer if wanted else None,
     )
-    monkeypatch.setattr("hivis.engine.running_batch.lateness", lambda device: 1)
+    monkeypatch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 1)
     for module in ("shape_run", "shape_texts"):
         monkeypatch.setattr(f"bench.{module}.modes", lambda device: [EAGER, GRAPH])
     latency.main(
@@ -314,7 +314,7 @@ def test_both_modes_are_measured_where_there_are_graphs(tmp_path, monkeypatch):
             str(path),
         ]
     )
-    assert recorder.recorded and recorder.replayed > 20
+    assert capturer.captured and capturer.replayed > 20
     (found,) = json.loads(path.read_text())["prompts"]
     both = [(kind, mode) for mode in (EAGER, GRAPH) for kind in (PLAIN, DRAFTED)]
     assert [(row["loop"], row["mode"]) for row in found["cycles"]] == both
@@ -344,7 +344,7 @@ def with_graphs(document: Any) -> Any:
 
 
 @pytest.mark.parametrize("change", [copy.deepcopy, with_graphs])
-def test_tables_and_picture_carry_the_label(document, tmp_path, change):
+def test_tables_and_image_carry_the_label(document, tmp_path, change):
     made = change(document)
     console = Console(width=80, record=True)
     print_run(made, console)
@@ -370,8 +370,8 @@ def test_tables_and_picture_carry_the_label(document, tmp_path, change):
         (("--layers", "3"), "--layers: wanted --shape"),
         (("--hf-static",), "--hf-static: wanted --shape"),
         (
-            ("--shape", "llava-1.5-7b", "--drafter-head", "40000"),
-            "--drafter-head: wanted 1 to 32064 tokens, got 40000",
+            ("--shape", "llava-1.5-7b", "--draft-vocab", "40000"),
+            "--draft-vocab: wanted 1 to 32064 tokens, got 40000",
         ),
         (("--compile",), "--compile: wanted --shape"),
         (("--shape", "llava-1.5-7b", "--layers", "0"), "--layers: wanted at least 1, got 0"),

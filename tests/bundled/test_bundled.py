@@ -1,4 +1,4 @@
-"""The embedded target with its trained drafters: the same text, over whole answers."""
+"""The bundled target with its trained drafters: the same text, over whole answers."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_whole_answers_are_those_of_plain_decoding(embedded, folder, settings):
         assert drafted.statistics.cycles < plain.statistics.cycles
 
 
-def test_the_pictures_matter(embedded):
-    """The same question about two pictures with different signs gets different, right answers."""
+def test_the_images_matter(embedded):
+    """The same question about two images with different signs gets different, right answers."""
     target, processor = embedded
     signs = [item for item in heldout() if item.topic == "sign"][:6]
     right = 0

@@ -18,7 +18,7 @@ from hivis.errors import HivisError
 QUICK = ["--max-new-tokens", "20", "--dtype", "float32", "--device", "cpu", "--policy", "fixed"]
 ENTRIES: list[dict[str, Any]] = [
     {"prompt": "What is this?", "image": "one.png"},
-    {"prompt": "Describe the picture in detail.", "image": ["two.png"]},
+    {"prompt": "Describe the image in detail.", "image": ["two.png"]},
     {"prompt": "Hello", "settings": {"temperature": 1.0, "seed": 4, "max_new_tokens": 7}},
     {"prompt": "Which is larger?", "image": ["one.png", "two.png"]},
     {"prompt": "Where?", "image": [], "settings": {"stop": ["the"]}},
@@ -78,9 +78,9 @@ def test_into_a_file_from_stdin(folder: Path, monkeypatch: Any, tmp_path: Path) 
         ('{"image": "one.png"}', r"prompts.jsonl:2: wanted a JSON object"),
         ('{"prompt": 3}', r"prompts.jsonl:2: wanted a JSON object"),
         ('{"prompt": "What?", "image": [3]}', r"prompts.jsonl:2: wanted a JSON object"),
-        ('{"prompt": "What?", "pictures": []}', r"prompts.jsonl:2: wanted a JSON object"),
+        ('{"prompt": "What?", "images": []}', r"prompts.jsonl:2: wanted a JSON object"),
         ('{"prompt": "What?", "settings": [1]}', r"prompts.jsonl:2: wanted a JSON object"),
-        ('{"prompt": "What?", "image": "none.png"}', r"request 1: picture .*no such file"),
+        ('{"prompt": "What?", "image": "none.png"}', r"request 1: image .*no such file"),
         ('{"prompt": "What?", "settings": {"top_k": -1}}', r"request 1: top_k: wanted"),
         ('{"prompt": "What?", "settings": {"nonsense": 1}}', r"request 1: nonsense: wanted"),
     ],

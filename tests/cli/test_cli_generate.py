@@ -25,7 +25,7 @@ from hivis.cli.main import main
 from hivis.errors import HivisError
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = str(paths.EVAL / "scene00.png")
+IMAGE = str(paths.EVAL / "scene00.png")
 QUICK = ("--max-new-tokens", "24", "--dtype", "float32", "--device", "cpu", "--policy", "fixed")
 LINE = re.compile(
     r"^(\d+) tokens \| \d+ tokens/s \| accepted length [\d.]+ \| tokens per cycle [\d.]+ \| "
@@ -60,7 +60,7 @@ def run(*arguments: str, given: str = "") -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def text() -> str:
     model = hivis.load(dtype="float32", device="cpu", policy="fixed")
-    return model.generate(PROMPT, PICTURE, max_new_tokens=24).text
+    return model.generate(PROMPT, IMAGE, max_new_tokens=24).text
 
 
 def test_generate_in_a_pipe(text):
@@ -72,7 +72,7 @@ def test_generate_in_a_pipe(text):
 
 
 def test_generate_on_a_terminal(text):
-    """Colours, which say nothing else than the text; and a note while the model loads."""
+    """Colors, which say nothing else than the text; and a note while the model loads."""
     main_side, other_side = pty.openpty()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
@@ -94,7 +94,7 @@ def test_generate_on_a_terminal(text):
     os.close(main_side)
     assert process.wait(timeout=60) == 0
     lines = shown.decode().replace("\r\n", "\n")
-    assert lines.startswith("loading the embedded model ...\r\x1b[K")
+    assert lines.startswith("loading the bundled model ...\r\x1b[K")
     lines = lines.split("\x1b[K", 1)[1]
     assert show.DRAFTED in lines and show.OWN in lines
     plain, legend, line = re.sub(r"\x1b\[[\d;]*m", "", lines).splitlines()
@@ -130,7 +130,7 @@ def test_what_a_model_writes_does_not_command_the_terminal(monkeypatch, out, tre
 
 
 def test_json(text, capsys):
-    main(["generate", *QUICK, "--json", "--prompt", PROMPT, "--image", PICTURE, "--stop", "."])
+    main(["generate", *QUICK, "--json", "--prompt", PROMPT, "--image", IMAGE, "--stop", "."])
     captured = capsys.readouterr()
     found = json.loads(captured.out)
     assert found["text"] == text.split(".")[0] and found["finish"] == "stop"
@@ -249,14 +249,14 @@ def test_chat_in_a_pipe():
     assert code == 0 and len(out.splitlines()) == 3 == len(errors.splitlines())
     assert all(LINE.match(line) for line in errors.splitlines())
     code, out, errors = run("chat", *QUICK, given="/image nowhere.png\n")
-    assert code == 2 and errors == "error: picture nowhere.png: no such file\n"
+    assert code == 2 and errors == "error: image nowhere.png: no such file\n"
     assert run("chat", *QUICK, given="/dance\n")[0] == 2
 
 
 def test_info(capsys):
     main(["info"])
     shown = capsys.readouterr().out
-    assert "torch" in shown and "embedded models" in shown and "31.5 MB" in shown
+    assert "torch" in shown and "bundled models" in shown and "31.5 MB" in shown
     main(["info", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["ops"]["cpu"] == "all" and found["versions"]["hivis"]

@@ -20,7 +20,7 @@ from hivis.errors import HivisError
 from tests.helpers.models import random_llava
 
 QUICK = ["--max-new-tokens", "4", "--dtype", "float32", "--device", "cpu", "--policy", "fixed"]
-PICTURE = paths.EVAL / "scene00.png"
+IMAGE = paths.EVAL / "scene00.png"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def model() -> Model:
 def test_text_that_is_no_unicode(model: Model, text: str, monkeypatch: Any) -> None:
     said = "prompt: wanted Unicode text, got '\\\\ud"
     with pytest.raises(HivisError, match=said):
-        model.generate(text, PICTURE)
+        model.generate(text, IMAGE)
     with pytest.raises(HivisError, match=said):
         Chat(model).say(text)
     made = []
@@ -59,7 +59,7 @@ def test_a_seed_is_given_once() -> None:
 @pytest.mark.parametrize("end", [-1, 2**70, 10**9, [2, -7]])
 def test_ends_are_tokens_of_the_model(model: Model, end: Any) -> None:
     with pytest.raises(HivisError, match="eos_token_id: wanted ids from 0 to 2687, got"):
-        model.generate("What is this?", PICTURE, eos_token_id=end)
+        model.generate("What is this?", IMAGE, eos_token_id=end)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_request_checks_its_settings() -> None:
         Request("What?", settings=None)  # type: ignore[arg-type]
 
 
-def test_no_pictures_can_be_said_in_two_ways(model: Model) -> None:
+def test_no_images_can_be_said_in_two_ways(model: Model) -> None:
     none = model.generate("Hello", None, max_new_tokens=4)  # type: ignore[arg-type]
     assert none.tokens == model.generate("Hello", max_new_tokens=4).tokens
 
@@ -116,11 +116,11 @@ def test_texts_do_not_go_over_their_prompts(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_a_page_does_not_go_over_its_picture(tmp_path: Path) -> None:
-    picture = shutil.copy(PICTURE, tmp_path / "picture.png")
-    with pytest.raises(HivisError, match="--html: wanted another file than the picture"):
-        main(["generate", "--image", str(picture), "--html", str(picture), *QUICK])
-    assert Path(picture).read_bytes() == PICTURE.read_bytes()
+def test_a_page_does_not_go_over_its_image(tmp_path: Path) -> None:
+    image = shutil.copy(IMAGE, tmp_path / "image.png")
+    with pytest.raises(HivisError, match="--html: wanted another file than the image"):
+        main(["generate", "--image", str(image), "--html", str(image), *QUICK])
+    assert Path(image).read_bytes() == IMAGE.read_bytes()
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path: Path, capsys: Any) -> None:
@@ -143,7 +143,7 @@ def test_time_before_the_prefill_is_told(model: Model, capsys: Any, monkeypatch:
         return prepare(self, *args)
 
     monkeypatch.setattr(Model, "prepare", slowly)
-    took = model.generate("What is this?", PICTURE, max_new_tokens=2).statistics
+    took = model.generate("What is this?", IMAGE, max_new_tokens=2).statistics
     assert took.prepare_ms >= 300
     main(["generate", "--prompt", "What is this?", *QUICK])
     shown = capsys.readouterr().err.split("first token ")[1]
@@ -154,7 +154,7 @@ def test_rows_that_a_chat_kept_are_told(model: Model) -> None:
     talk = Chat(model)
     kept = []
     for question in ("What is this?", "And that?"):
-        stream = talk.say(question, PICTURE if not kept else (), max_new_tokens=4)
+        stream = talk.say(question, IMAGE if not kept else (), max_new_tokens=4)
         for _ in stream:
             pass
         kept.append(stream.result.statistics.kept_rows)

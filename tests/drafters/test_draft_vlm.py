@@ -22,8 +22,8 @@ from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.draft_model import HuggingFaceDraft, TextModel
 from hivis.models.families.llava import Llava
+from tests.helpers.acceptances import acceptance_of
 from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
-from tests.helpers.verdicts import verdict_of
 
 TEMPERATURES = [0.0, 0.7, 1.0]
 POLICIES = [
@@ -158,7 +158,7 @@ class Watched:
     def check_root(self) -> None:
         assert self.model.cache.kv_len.tolist() == [len(text) for text in self.texts]
         for b, text in enumerate(self.texts):
-            self.close(self.drafter.cache.each["logits"][b], self.truth(text))
+            self.close(self.drafter.cache.entries["logits"][b], self.truth(text))
 
     def close(self, got: Tensor, wanted: Tensor) -> None:
         assert (got - wanted).norm() <= TOLERANCE * wanted.norm()
@@ -199,20 +199,20 @@ class Watched:
         for b, p in enumerate(paths):
             self.texts[b] += [*tree.tokens[b, p[1:]].tolist(), int(self.root[b])]
         hidden = torch.full((self.batch, tree.nodes, 3), float("nan"))
-        self.drafter.commit(hidden, tree, verdict_of(tree, path, length, self.root))
+        self.drafter.commit(hidden, tree, acceptance_of(tree, path, length, self.root))
         self.poison()
 
 
-def watched(kind: str, pictures: int) -> Watched:
+def watched(kind: str, images: int) -> Watched:
     seeds = [1, 2, 3] if kind == "text" else [1]
-    return Watched(draft_model(kind), [random_inputs(seed, 9, pictures) for seed in seeds])
+    return Watched(draft_model(kind), [random_inputs(seed, 9, images) for seed in seeds])
 
 
-@pytest.mark.parametrize("kind, pictures", [("llava", 0), ("llava", 1), ("llava", 2), ("text", 1)])
+@pytest.mark.parametrize("kind, images", [("llava", 0), ("llava", 1), ("llava", 2), ("text", 1)])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_every_drafted_row_is_the_models_own_answer(kind, pictures, temperature):
+def test_every_drafted_row_is_the_models_own_answer(kind, images, temperature):
     """Trees of several kinds one after another, each behind paths of other lengths."""
-    text = watched(kind, pictures)
+    text = watched(kind, images)
     text.check_root()
     policies = [
         TreePolicy(14, 5, 3),
@@ -271,7 +271,7 @@ def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
             features=text.features,
         )
         logits = model.prefill(prompt, tokens[:, -1], CAPACITY)
-        text.close(text.drafter.cache.each["logits"][b], logits[0])
+        text.close(text.drafter.cache.entries["logits"][b], logits[0])
         rows = len(whole)
         fresh = model.cache.kv[:, :, 0, :, :rows]
         text.close(text.model.cache.kv[:, :, b, :, :rows], fresh)
@@ -324,12 +324,12 @@ def target():
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["llava", "text"])
-def test_drafted_text_is_plain_text(target, kind, pictures, temperature):
+def test_drafted_text_is_plain_text(target, kind, images, temperature):
     drafter = DraftVLM(draft_model(kind))
     for seed, policy in enumerate([*POLICIES, None]):
-        inputs = random_inputs(seed, 7 + 3 * seed, pictures)
+        inputs = random_inputs(seed, 7 + 3 * seed, images)
         params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=30)
         plain = generate(target, inputs, params)
         drafted = generate(target, inputs, params, drafter, policy)
@@ -340,11 +340,11 @@ def test_drafted_text_is_plain_text(target, kind, pictures, temperature):
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("pictures", [0, 1, 2])
+@pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("depth", [1, 2, 7])
-def test_the_target_as_its_own_draft_model_is_always_right(target, temperature, pictures, depth):
-    """Positions, noise, cache and picture all have to be right for a chain to be accepted whole."""
-    inputs = random_inputs(4, pictures=pictures)
+def test_the_target_as_its_own_draft_model_is_always_right(target, temperature, images, depth):
+    """Positions, noise, cache and image all have to be right for a chain to be accepted whole."""
+    inputs = random_inputs(4, images=images)
     params = SamplingParams(temperature=temperature, max_new_tokens=60)
     drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
     chain = TreePolicy(depth + 1, depth, 1)
@@ -355,7 +355,7 @@ def test_the_target_as_its_own_draft_model_is_always_right(target, temperature, 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_a_sharp_tree_of_the_target_itself_is_accepted_to_its_depth(target, temperature):
-    inputs = random_inputs(4, pictures=1)
+    inputs = random_inputs(4, images=1)
     params = SamplingParams(temperature=temperature, max_new_tokens=60)
     drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
     policy = TreePolicy(40, 6, 4, sharpness=100.0)
@@ -363,13 +363,13 @@ def test_a_sharp_tree_of_the_target_itself_is_accepted_to_its_depth(target, temp
     assert set(found.statistics.accepted_lengths[:-1]) == {6}
 
 
-def test_a_picture_changes_what_a_draft_vlm_says():
+def test_a_image_changes_what_a_draft_vlm_says():
     drafter, one, other = bound(draft_model("llava")), random_inputs(1), random_inputs(1)
     other.features["pixel_values"].neg_()
     said = []
     for inputs in (one, other):
         drafter.prefill(prompt_of(inputs, "all"), torch.tensor([5]), CAPACITY)
-        said.append(drafter.cache.each["logits"].clone())
+        said.append(drafter.cache.entries["logits"].clone())
     assert (said[0] - said[1]).norm() > 0.01 * said[0].norm()
 
 
@@ -400,8 +400,8 @@ def test_no_value_is_read_on_the_host(batch, temperature):
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, policy)
             path = torch.empty(batch, policy.depth + 1, dtype=torch.int32)
-            verdict = verdict_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
-            drafter.commit(torch.empty(batch, policy.nodes, 1), tree, verdict)
+            acceptance = acceptance_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
+            drafter.commit(torch.empty(batch, policy.nodes, 1), tree, acceptance)
 
 
 # Vocabularies and limits
@@ -413,7 +413,7 @@ def test_padding_of_the_draft_vocabulary_is_never_drafted(target):
     with torch.no_grad():
         wide.lm_head.weight[VOCAB:] = wide.lm_head.weight[:13] * 50
     drafter = bound(HuggingFaceDraft(wide, TextModel()))
-    inputs = random_inputs(2, pictures=0)
+    inputs = random_inputs(2, images=0)
     drafter.prefill(prompt_of(inputs, "text"), torch.tensor([9]), CAPACITY)
     for temperature in TEMPERATURES:
         tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), POLICIES[1])
@@ -429,7 +429,7 @@ def test_ids_that_the_draft_model_does_not_know(target):
     model = HuggingFaceDraft(small_llama(known), TextModel(), vocab_size=VOCAB)
     drafter = DraftVLM(model)
     for temperature in TEMPERATURES:
-        inputs = random_inputs(2, pictures=1)
+        inputs = random_inputs(2, images=1)
         assert int(inputs.tokens.max()) >= known
         params = SamplingParams(temperature=temperature, max_new_tokens=30)
         plain = generate(target, inputs, params)
@@ -452,11 +452,11 @@ def test_another_device_is_refused():
 
 def test_a_text_longer_than_the_draft_models_positions_is_refused(target):
     drafter = DraftVLM(HuggingFaceDraft(small_llama(positions=64), TextModel()))
-    inputs, policy = random_inputs(2, text=12, pictures=1), TreePolicy(16, 5, 4)
+    inputs, policy = random_inputs(2, text=12, images=1), TreePolicy(16, 5, 4)
     params = SamplingParams(max_new_tokens=33)
     with pytest.raises(HivisError, match="at most its 64 positions, got 65"):
         generate(target, inputs, params, drafter, policy)
-    # The picture's rows do not count: they are never read.
+    # The image's rows do not count: they are never read.
     params = SamplingParams(max_new_tokens=32)
     assert inputs.length + 32 + 20 > 64
     assert len(generate(target, inputs, params, drafter, policy).tokens) == 32
@@ -464,7 +464,7 @@ def test_a_text_longer_than_the_draft_models_positions_is_refused(target):
 
 def test_limits_of_the_tree():
     drafter = bound(draft_model("text"))
-    inputs = random_inputs(2, pictures=0)
+    inputs = random_inputs(2, images=0)
     token = torch.tensor([9])
     drafter.prefill(prompt_of(inputs, "text"), token, CAPACITY)
     with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary"):
@@ -473,7 +473,7 @@ def test_limits_of_the_tree():
         drafter.grow(token, token, state(), TreePolicy(4, 14, 20))
 
 
-def test_a_prompt_of_pictures_alone_leaves_a_text_model_the_first_token(target):
+def test_a_prompt_of_images_alone_leaves_a_text_model_the_first_token(target):
     inputs = random_inputs(2, text=2)
     inputs = Inputs(inputs.tokens[:, inputs.tokens[0] == IMAGE_TOKEN], inputs.features)
     params = SamplingParams(max_new_tokens=12)

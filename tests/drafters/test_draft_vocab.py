@@ -1,4 +1,4 @@
-"""Short heads: fewer tokens are drafted, at their own ids, and the text stays what it is."""
+"""Draft vocabularies: fewer tokens are drafted, at their own ids, and the text stays what it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hivis.core.kv_cache import KVCache
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
-from hivis.drafters.draft_vocab import HEAD_FILE, ShortHead, read_head_ids, save_head_ids
+from hivis.drafters.draft_vocab import HEAD_FILE, DraftVocab, read_head_ids, save_head_ids
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.one_layer import OneLayerDrafter
@@ -51,7 +51,7 @@ def some_ids(count: int, seed: int = 0) -> Tensor:
 def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float) -> None:
     target, drafter = pair(kind)
     assert isinstance(drafter, OneLayerDrafter)
-    drafter.coarsen(weights, some_ids(60))
+    drafter.quantize(weights, some_ids(60))
     check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
@@ -59,7 +59,7 @@ def test_so_is_that_of_three_side_by_side() -> None:
     """With penalties among them, which are taken off the drafter's logits as well."""
     target, drafter = pair("hivis")
     assert isinstance(drafter, OneLayerDrafter)
-    drafter.coarsen("full", some_ids(40))
+    drafter.quantize("full", some_ids(40))
     policy = TreePolicy(nodes=10, depth=4, top_k=3)
     for number, generation in Batch(target, map(wanted, range(9)), 3, drafter, policy):
         assert generation.tokens == alone(number), number
@@ -68,16 +68,16 @@ def test_so_is_that_of_three_side_by_side() -> None:
 @pytest.mark.parametrize("sampling", GRAPHED)
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
-def test_a_cycle_of_a_coarse_drafter_can_be_recorded(
+def test_a_cycle_of_a_quantized_drafter_can_be_captured(
     weights: str, kind: str, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with a short head, whose rows are written and never filled again."""
+    """Also with a draft vocabulary, whose rows are written and never filled again."""
     params = GRAPHED[sampling]
 
     def texts() -> list[tuple[Any, ...]]:
         target, drafter = pair(kind)
         assert isinstance(drafter, OneLayerDrafter)
-        drafter.coarsen(weights, some_ids(60))
+        drafter.quantize(weights, some_ids(60))
         roomy(target, drafter)
         return [parts(generate(target, inputs, params, drafter, TREE)) for inputs in PROMPTS]
 
@@ -85,7 +85,7 @@ def test_a_cycle_of_a_coarse_drafter_can_be_recorded(
     gpu = OnGpu(monkeypatch)
     after = texts()
     assert [text[0] for text in after] == wanted
-    assert after == before and gpu.recorder.replayed > len(PROMPTS)
+    assert after == before and gpu.capturer.replayed > len(PROMPTS)
 
 
 def grown(drafter: OneLayerDrafter, temperature: float) -> Any:
@@ -101,7 +101,7 @@ def grown(drafter: OneLayerDrafter, temperature: float) -> Any:
 
 
 class Masked(HiViSDrafter):
-    """What a short head is: the whole one, and -inf where a token is not listed."""
+    """What a draft vocabulary is: the whole one, and -inf where a token is not listed."""
 
     ids: Tensor
 
@@ -123,7 +123,7 @@ def test_a_tree_is_that_of_masked_logits(count: int, temperature: float) -> None
     short, masked = (
         kind(config, random_tensors(config, 1, 0.2)) for kind in (HiViSDrafter, Masked)
     )
-    short.coarsen("full", ids)
+    short.quantize("full", ids)
     masked.ids = ids
     for drafter in (short, masked):
         drafter.bind(*tables)
@@ -136,7 +136,7 @@ def test_a_tree_is_that_of_masked_logits(count: int, temperature: float) -> None
 
 def test_rows_hold_what_was_written_last() -> None:
     ids = torch.tensor([7, 0, 3])
-    head, cache = ShortHead(ids, 9), KVCache(1, 2, 1, 4, 8, torch.float32, "cpu")
+    head, cache = DraftVocab(ids, 9), KVCache(1, 2, 1, 4, 8, torch.float32, "cpu")
     for shape in ((2, 3), (2, 4, 3), (2, 3)):
         logits = torch.randn(shape)
         rows = head.widen(logits, cache)
@@ -159,13 +159,13 @@ def test_the_head_is_as_small_as_its_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", [256, 1024])
 def test_the_embedded_drafter_with_a_short_head(head: int) -> None:
-    picture = paths.EVAL / "scene00.png"
-    model = hivis.load(dtype="float32", device="cpu", policy="fixed", drafter_head=head)
+    image = paths.EVAL / "scene00.png"
+    model = hivis.load(dtype="float32", device="cpu", policy="fixed", draft_vocab=head)
     plain = hivis.load(dtype="float32", device="cpu", drafter="none")
     for temperature in (0.0, 1.0):
         settings: dict[str, Any] = {"max_new_tokens": 40, "temperature": temperature, "seed": 2}
-        ours = model.generate("Describe this image in detail.", picture, **settings)
-        theirs = plain.generate("Describe this image in detail.", picture, **settings)
+        ours = model.generate("Describe this image in detail.", image, **settings)
+        theirs = plain.generate("Describe this image in detail.", image, **settings)
         assert ours.tokens == theirs.tokens
         assert sum(ours.statistics.accepted_lengths) > len(ours.statistics.accepted_lengths)
 
@@ -183,7 +183,7 @@ def test_the_lists_that_ship(folder: Path) -> None:
 
 
 def test_tokens_are_counted_in_answers_alone() -> None:
-    samples = toy_samples(5, pictures=(1, 0))
+    samples = toy_samples(5, images=(1, 0))
     counts = count_tokens(samples, TOY_VOCAB)
     said = [int(t) for s in samples for t, a in zip(s.tokens, s.answer, strict=True) if a]
     assert counts.tolist() == [said.count(token) for token in range(TOY_VOCAB)]
@@ -272,7 +272,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", [0, -3, 1062])
 def test_a_number_must_be_in_the_list(head: int) -> None:
-    with pytest.raises(HivisError, match="drafter head: wanted 1 to 1061 tokens .*, got"):
+    with pytest.raises(HivisError, match="draft vocabulary: wanted 1 to 1061 tokens .*, got"):
         load_drafter(paths.HIVIS, head=head)
 
 
@@ -284,19 +284,19 @@ def test_a_drafter_without_a_list_says_where_one_comes_from(tmp_path: Path) -> N
 
 
 def test_drafters_that_have_no_head_of_their_own_are_refused() -> None:
-    with pytest.raises(HivisError, match="or a short head, got the small model at"):
-        hivis.load(drafter=paths.DRAFT_VLM, drafter_head=100, device="cpu")
+    with pytest.raises(HivisError, match="or a draft vocabulary, got the small model at"):
+        hivis.load(drafter=paths.DRAFT_VLM, draft_vocab=100, device="cpu")
     with pytest.raises(HivisError, match="by its folder, for a number"):
-        hivis.load(drafter=load_drafter(paths.HIVIS), drafter_head=100, device="cpu")
+        hivis.load(drafter=load_drafter(paths.HIVIS), draft_vocab=100, device="cpu")
     given = load_drafter(paths.HIVIS)
-    hivis.load(drafter=given, drafter_head=paths.HIVIS / HEAD_FILE, device="cpu")
+    hivis.load(drafter=given, draft_vocab=paths.HIVIS / HEAD_FILE, device="cpu")
     assert given.head_ids is not None and len(given.head_ids) == 1061
 
 
 def test_a_tree_wider_than_the_head_is_refused() -> None:
     target, drafter = pair("hivis")
     assert isinstance(drafter, OneLayerDrafter)
-    drafter.coarsen("full", some_ids(3))
+    drafter.quantize("full", some_ids(3))
     with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary, 3"):
         generate(target, random_inputs(0), SamplingParams(), drafter, TreePolicy(8, 2, 4))
 
@@ -304,12 +304,15 @@ def test_a_tree_wider_than_the_head_is_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"drafter_head": 3.5}, "drafter head: wanted a number of tokens or a file, got 3.5"),
-        ({"drafter_head": True}, "drafter head: wanted a number of tokens or a file, got True"),
-        ({"drafter_head": 0}, "drafter head: wanted a number of tokens or a file, got 0"),
-        ({"drafter_head": [1, 2]}, "drafter head: wanted a number of tokens or a file"),
-        ({"drafter": "none", "drafter_head": 9}, "drafter: wanted one for coarse weights"),
-        ({"drafter": "none", "drafter_weights": "int8"}, "drafter: wanted one for coarse weights"),
+        ({"draft_vocab": 3.5}, "draft vocabulary: wanted a number of tokens or a file, got 3.5"),
+        ({"draft_vocab": True}, "draft vocabulary: wanted a number of tokens or a file, got True"),
+        ({"draft_vocab": 0}, "draft vocabulary: wanted a number of tokens or a file, got 0"),
+        ({"draft_vocab": [1, 2]}, "draft vocabulary: wanted a number of tokens or a file"),
+        ({"drafter": "none", "draft_vocab": 9}, "drafter: wanted one for quantized weights"),
+        (
+            {"drafter": "none", "drafter_weights": "int8"},
+            "drafter: wanted one for quantized weights",
+        ),
         ({"drafter_weights": ["int8"]}, "drafter weights: wanted one of full"),
         ({"drafter_weights": None}, "drafter weights: wanted one of full"),
         ({"graphs": "yes"}, "graphs: wanted True, False or None, got 'yes'"),
@@ -325,5 +328,5 @@ def test_what_load_takes_is_looked_at_before_anything_is_loaded(monkeypatch, giv
 
 
 def test_a_head_shorter_than_a_nodes_children_is_refused_at_once():
-    with pytest.raises(HivisError, match="drafter head: wanted at least 4 tokens.*, got 3$"):
-        hivis.load(device="cpu", drafter_head=3)
+    with pytest.raises(HivisError, match="draft vocabulary: wanted at least 4 tokens.*, got 3$"):
+        hivis.load(device="cpu", draft_vocab=3)

@@ -22,7 +22,7 @@ from hivis.drafters import checkpoint
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
-from tests.helpers.verdicts import verdict_of
+from tests.helpers.acceptances import acceptance_of
 
 CONFIG = HiViSConfig(
     hidden_size=48,
@@ -136,7 +136,7 @@ class Text:
         path = torch.tensor([p + [p[-1]] * (width - len(p)) for p in paths], dtype=torch.int32)
         path_len = torch.tensor([len(p) for p in paths], dtype=torch.int32)
         next_token = self.tokens(self.batch)
-        verdict = verdict_of(tree, path, path_len, next_token)
+        acceptance = acceptance_of(tree, path, path_len, next_token)
         hidden = self.hidden(self.batch, tree.nodes)
         for b, nodes in enumerate(paths):
             following = tree.tokens[b][nodes[1:]].tolist() + [int(next_token[b])]
@@ -147,7 +147,7 @@ class Text:
             )
             unread = [n for n in range(tree.nodes) if n not in nodes]
             hidden[b, unread] = float("nan")
-        self.drafter.commit(hidden, tree, verdict)
+        self.drafter.commit(hidden, tree, acceptance)
         self.root = next_token
 
     def check(self) -> None:
@@ -157,7 +157,7 @@ class Text:
             rows = len(following)
             assert int(self.drafter.cache.kv_len[b]) == rows
             out = dense(following, hidden, [0] * rows, torch.arange(rows), causal(rows))
-            assert close(self.drafter.cache.each["output"][b], out[-1])
+            assert close(self.drafter.cache.entries["output"][b], out[-1])
 
 
 POLICY = TreePolicy(nodes=12, depth=5, top_k=3)
@@ -297,8 +297,8 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, POLICY)
             path = torch.empty(batch, POLICY.depth + 1, dtype=torch.int32)
-            verdict = verdict_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
-            drafter.commit(torch.empty(batch, POLICY.nodes, CONFIG.hidden_size), tree, verdict)
+            acceptance = acceptance_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
+            drafter.commit(torch.empty(batch, POLICY.nodes, CONFIG.hidden_size), tree, acceptance)
         with pytest.raises(Exception, match="_local_scalar_dense"):
             token[0].item()
 
@@ -312,7 +312,7 @@ def test_bfloat16_runs_and_stays_close() -> None:
     token = torch.tensor([5])
     for drafter, dtype in ((exact, torch.float32), (low, torch.bfloat16)):
         drafter.prefill(DrafterPrompt(rows.to(dtype), rows.to(dtype), 7), token, MAX_ROWS)
-    said, wanted = low.cache.each["output"], exact.cache.each["output"]
+    said, wanted = low.cache.entries["output"], exact.cache.entries["output"]
     assert said.dtype == torch.bfloat16
     assert (said.float() - wanted).norm() < 0.03 * wanted.norm()
     tree = low.grow(token, token, greedy(1), POLICY)

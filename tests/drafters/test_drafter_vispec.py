@@ -20,12 +20,12 @@ from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.load import load_drafter
 from hivis.drafters.quantized_linear import Dense
-from hivis.drafters.vispec import ViSpecDrafter, picture_spans
+from hivis.drafters.vispec import ViSpecDrafter, image_spans
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from tests.helpers.models import IMAGE_TOKEN, PICTURE_ROWS, VOCAB, random_inputs, random_target
+from tests.helpers.acceptances import acceptance_of
+from tests.helpers.models import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_target
 from tests.helpers.papers import Paper
-from tests.helpers.verdicts import verdict_of
 
 CONFIG = ViSpecConfig(
     hidden_size=48,
@@ -42,9 +42,9 @@ MAX_ROWS = 160
 # fp32 against float64: measured about 5e-7 of the norm.
 TOLERANCE = 5e-6
 
-# 0 is text, another number that picture.
+# 0 is text, another number that image.
 LAYOUTS = {
-    "no picture": [0] * 7,
+    "no image": [0] * 7,
     "in the middle": [0] * 4 + [1] * 9 + [0] * 3,
     "after row 0": [0] + [1] * 9 + [0] * 3,
     "at row 0": [1] * 9 + [0] * 3,
@@ -126,18 +126,18 @@ class Text:
         path = torch.tensor([p + [p[-1]] * (width - len(p)) for p in paths], dtype=torch.int32)
         path_len = torch.tensor([len(p) for p in paths], dtype=torch.int32)
         self.root = torch.randint(0, 101, (self.batch,), generator=self.make)
-        verdict = verdict_of(tree, path, path_len, self.root)
+        acceptance = acceptance_of(tree, path, path_len, self.root)
         hidden = self.states(self.batch, tree.nodes)
         for b, taken in enumerate(paths):
             following = tree.tokens[b][taken[1:]].tolist() + [int(self.root[b])]
             self.papers[b].commit(following, hidden[b][taken])
             hidden[b, [n for n in range(tree.nodes) if n not in taken]] = float("nan")
-        self.drafter.commit(hidden, tree, verdict)
+        self.drafter.commit(hidden, tree, acceptance)
 
     def check(self) -> None:
         for b, paper in enumerate(self.papers):
             assert int(self.drafter.cache.kv_len[b]) == len(paper.rows)
-            assert close(self.drafter.cache.each["output"][b], paper.output())
+            assert close(self.drafter.cache.entries["output"][b], paper.output())
 
 
 def greedy(batch: int) -> SamplingState:
@@ -158,7 +158,7 @@ def token_paths(tree: DraftTree, b: int = 0) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("queries", [1, 2, 5])
 def test_a_prompt_and_what_follows_equal_the_formulas(layout: str, queries: int) -> None:
-    """Queries 5: a picture of one row takes more rows than it had."""
+    """Queries 5: an image of one row takes more rows than it had."""
     text = Text(make_drafter(replace(CONFIG, queries=queries)), LAYOUTS[layout])
     text.check()
     for node in (7, 3):
@@ -188,8 +188,8 @@ def test_sequences_of_a_batch(config: ViSpecConfig) -> None:
         text.check()
 
 
-def test_rows_and_positions_of_a_picture() -> None:
-    """Spelled out once: rows 4..12 of 16 are a picture, the adaptor has 3 queries."""
+def test_rows_and_positions_of_a_image() -> None:
+    """Spelled out once: rows 4..12 of 16 are an image, the adaptor has 3 queries."""
     text = Text(make_drafter(), LAYOUTS["in the middle"])
     assert text.papers[0].positions == [0, 1, 2, 10, 11, 12, 13, 14, 15]
     assert text.drafter.cache.kv_len.tolist() == [9]
@@ -199,14 +199,14 @@ def test_rows_and_positions_of_a_picture() -> None:
 def test_what_the_drafter_does_not_read() -> None:
     """Hidden states of visual rows but the last, and of the row before, are discarded."""
     text = Text(make_drafter(), LAYOUTS["in the middle"])
-    wanted = text.drafter.cache.each["output"].clone()
+    wanted = text.drafter.cache.entries["output"].clone()
     hidden = text.prompt.hidden.clone()
     hidden[:, 3:12] = float("nan")
     text.drafter.prefill(replace(text.prompt, hidden=hidden), text.root, MAX_ROWS)
-    assert torch.equal(text.drafter.cache.each["output"], wanted)
+    assert torch.equal(text.drafter.cache.entries["output"], wanted)
     hidden[:, 12] += 1
     text.drafter.prefill(replace(text.prompt, hidden=hidden), text.root, MAX_ROWS)
-    assert not torch.allclose(text.drafter.cache.each["output"], wanted)
+    assert not torch.allclose(text.drafter.cache.entries["output"], wanted)
 
 
 def test_an_untrained_img_fc_lets_nothing_of_the_feature_through() -> None:
@@ -215,18 +215,18 @@ def test_an_untrained_img_fc_lets_nothing_of_the_feature_through() -> None:
     table = torch.randn(2, 101, 48)
     drafter.bind(table[0], table[1])
     text = Text(drafter, LAYOUTS["in the middle"])
-    wanted = drafter.cache.each["output"].clone()
+    wanted = drafter.cache.entries["output"].clone()
     embeddings = text.prompt.embeddings.clone()
     embeddings[:, 4:13] += 5
     drafter.prefill(replace(text.prompt, embeddings=embeddings), text.root, MAX_ROWS)
-    assert torch.equal(drafter.cache.each["output"], wanted)
+    assert torch.equal(drafter.cache.entries["output"], wanted)
 
 
-def test_a_prompt_does_not_see_the_picture_before() -> None:
+def test_a_prompt_does_not_see_the_image_before() -> None:
     used, fresh = make_drafter(), make_drafter()
     Text(used, LAYOUTS["two"])
-    first, second = Text(used, LAYOUTS["no picture"]), Text(fresh, LAYOUTS["no picture"])
-    assert torch.equal(used.cache.each["output"], fresh.cache.each["output"])
+    first, second = Text(used, LAYOUTS["no image"]), Text(fresh, LAYOUTS["no image"])
+    assert torch.equal(used.cache.entries["output"], fresh.cache.entries["output"])
     assert torch.equal(first.grow().tokens, second.grow().tokens)
 
 
@@ -244,18 +244,18 @@ def marked(layout: list[int], **features: Tensor) -> DrafterPrompt:
         ([1, 1, 0, 1], {}, [(0, 2), (3, 4)]),
         ([0, 1, 1, 1, 1], {"pixel_values": torch.zeros(2, 3, 8, 8)}, [(1, 3), (3, 5)]),
         ([0, 1, 1, 1, 1], {"pixel_values": torch.zeros(1, 3, 8, 8)}, [(1, 5)]),
-        # Patches of one picture in a row, as Qwen's processor makes them: no count of pictures.
+        # Patches of one image in a row, as Qwen's processor makes them: no count of images.
         ([0, 1, 1, 1, 1], {"pixel_values": torch.zeros(16, 588)}, [(1, 5)]),
         ([1, 1, 0, 1], {"image_grid_thw": torch.ones(3, 3)}, [(0, 1), (1, 2), (3, 4)]),
         ([1, 1, 0, 1], {"image_sizes": torch.ones(2, 2)}, [(0, 2), (3, 4)]),
-        # Three pictures in runs of 3 and 2 rows: not all of one size, so runs stay whole.
+        # Three images in runs of 3 and 2 rows: not all of one size, so runs stay whole.
         ([1, 1, 1, 0, 1, 1], {"image_sizes": torch.ones(3, 2)}, [(0, 3), (4, 6)]),
         ([1, 1, 1, 0, 1], {"image_sizes": torch.ones(4, 2)}, [(0, 1), (1, 2), (2, 3), (4, 5)]),
         ([0, 0], {"pixel_values": torch.zeros(1, 3, 8, 8)}, []),
     ],
 )
-def test_where_pictures_lie(layout, features, spans) -> None:
-    assert picture_spans(marked(layout, **features)) == spans
+def test_where_images_lie(layout, features, spans) -> None:
+    assert image_spans(marked(layout, **features)) == spans
 
 
 def test_limits_are_checked() -> None:
@@ -268,7 +268,7 @@ def test_limits_are_checked() -> None:
         drafter.prefill(DrafterPrompt(states[:, :0], states[:, :0], 7), token, 6)
     visual = torch.zeros(2, 7, dtype=torch.bool)
     visual[1, 3] = True
-    with pytest.raises(HivisError, match="prompt: wanted pictures at the same rows"):
+    with pytest.raises(HivisError, match="prompt: wanted images at the same rows"):
         drafter.prefill(DrafterPrompt(states, states, 7, visual=visual), token, MAX_ROWS)
     with pytest.raises(HivisError, match=r"target's head: wanted \[101, 48\]"):
         make = ViSpecDrafter(CONFIG, make_tensors())
@@ -280,7 +280,7 @@ def test_limits_are_checked() -> None:
 def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
     """After a real prefill, all that the drafter holds becomes fake: reading a value raises."""
     drafter = Text(make_drafter(), LAYOUTS["two"], batch).drafter
-    assert drafter.cache.each["gap"].any()
+    assert drafter.cache.entries["gap"].any()
     # One more cycle makes the tables of the tree, constants that come from the host.
     sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
     token = torch.zeros(batch, dtype=torch.int64)
@@ -295,15 +295,15 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
         made = drafter.cache
         layers, _, _, heads, rows, width = made.kv.shape
         drafter.cache = KVCache(layers, batch, heads, rows, width, made.kv.dtype, "cpu")
-        drafter.cache.each = {name: mode.from_tensor(own) for name, own in made.each.items()}
+        drafter.cache.entries = {name: mode.from_tensor(own) for name, own in made.entries.items()}
         drafter._grower = None
         token = torch.empty(batch, dtype=torch.int64)
         sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
         for _ in range(2):
             tree = drafter.grow(token, token, sampling, POLICY)
             path = torch.empty(batch, POLICY.depth + 1, dtype=torch.int32)
-            verdict = verdict_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
-            drafter.commit(torch.empty(batch, POLICY.nodes, 48), tree, verdict)
+            acceptance = acceptance_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
+            drafter.commit(torch.empty(batch, POLICY.nodes, 48), tree, acceptance)
 
 
 def test_bfloat16_runs_and_stays_close() -> None:
@@ -316,9 +316,9 @@ def test_bfloat16_runs_and_stays_close() -> None:
         exact.root,
         MAX_ROWS,
     )
-    wanted = exact.drafter.cache.each["output"]
-    assert low.cache.each["output"].dtype == torch.bfloat16
-    assert (low.cache.each["output"].float() - wanted).norm() < 0.03 * wanted.norm()
+    wanted = exact.drafter.cache.entries["output"]
+    assert low.cache.entries["output"].dtype == torch.bfloat16
+    assert (low.cache.entries["output"].float() - wanted).norm() < 0.03 * wanted.norm()
 
 
 # Checkpoints
@@ -365,7 +365,7 @@ def target():
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("queries", [1, 2, 4])
 def test_the_text_is_that_of_plain_decoding(target, temperature: float, queries: int) -> None:
-    """One drafter, one prompt after another, with 0, 1 and 2 pictures."""
+    """One drafter, one prompt after another, with 0, 1 and 2 images."""
     config = ViSpecConfig(
         hidden_size=64,
         intermediate_size=96,
@@ -378,16 +378,16 @@ def test_the_text_is_that_of_plain_decoding(target, temperature: float, queries:
     drafter = ViSpecDrafter(config, random_tensors(config, seed=1, scale=0.2))
     policies = [TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(60, 5, 10)]
     for seed in range(6):
-        inputs = random_inputs(seed, text=5 + 3 * seed, pictures=seed % 3)
+        inputs = random_inputs(seed, text=5 + 3 * seed, images=seed % 3)
         sampling = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=30)
         plain = generate(target, inputs, sampling)
         drafted = generate(target, inputs, sampling, drafter, policies[seed // 2])
         assert drafted.tokens == plain.tokens
         text = int((inputs.tokens != IMAGE_TOKEN).sum())
         taken = sum(drafted.statistics.accepted_lengths) + drafted.statistics.cycles
-        # Each picture's rows became queries - 1; the last cycle may have been cut.
+        # Each image's rows became queries - 1; the last cycle may have been cut.
         rows = text + seed % 3 * (queries - 1)
         assert int(drafter.cache.kv_len) >= rows + taken
-        assert (seed % 3 == 0) == (int(drafter.cache.each["gap"]) == 0) and inputs.length == (
-            text + seed % 3 * PICTURE_ROWS
+        assert (seed % 3 == 0) == (int(drafter.cache.entries["gap"]) == 0) and inputs.length == (
+            text + seed % 3 * IMAGE_ROWS
         )

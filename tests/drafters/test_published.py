@@ -29,9 +29,9 @@ from hivis.drafters.vispec import ViSpecDrafter
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from tests.drafters.test_drafter_vispec import greedy, path_to, token_paths
+from tests.helpers.acceptances import acceptance_of
 from tests.helpers.models import VOCAB, random_inputs, random_target
 from tests.helpers.papers import Paper
-from tests.helpers.verdicts import verdict_of
 
 E, HEADS, INNER = 64, 4, 96
 LLAVA = {
@@ -142,7 +142,7 @@ def test_kinds_and_what_their_configs_mean(tmp_path: Path) -> None:
 
 
 def prepare(name: str, folder: Path) -> tuple[Any, Paper, DrafterPrompt, Tensor]:
-    """A published drafter that has read a prompt with a picture, and its paper's formula of it."""
+    """A published drafter that has read a prompt with an image, and its paper's formula of it."""
     kind, config, _, _ = PUBLISHED[name]
     tensors = write(folder, name)
     drafter = load_drafter(folder)
@@ -150,16 +150,16 @@ def prepare(name: str, folder: Path) -> tuple[Any, Paper, DrafterPrompt, Tensor]
     embedding, head = torch.randn(2, VOCAB, E, generator=make)
     head *= 0.1  # not so sure of one token that trees are chains
     drafter.bind(embedding, head)
-    # BOS, text, an opening marker, the picture, a closing marker, text
-    pictures = [0] * 4 + [1] * 9 + [0] * 5
-    embeddings, hidden = torch.randn(2, 1, len(pictures), E, generator=make)
+    # BOS, text, an opening marker, the image, a closing marker, text
+    images = [0] * 4 + [1] * 9 + [0] * 5
+    embeddings, hidden = torch.randn(2, 1, len(images), E, generator=make)
     token = torch.tensor([17])
-    visual = torch.tensor([pictures]) > 0
-    prompt = DrafterPrompt(embeddings, hidden, len(pictures), visual=visual)
+    visual = torch.tensor([images]) > 0
+    prompt = DrafterPrompt(embeddings, hidden, len(images), visual=visual)
     if drafter.rows == "text":
         text = ~visual[0]
         prompt = DrafterPrompt(
-            embeddings[:, text], hidden[:, text], len(pictures), visual=visual[:, text]
+            embeddings[:, text], hidden[:, text], len(images), visual=visual[:, text]
         )
     drafter.prefill(prompt, token, 120)
     paper = Paper(
@@ -173,7 +173,7 @@ def prepare(name: str, folder: Path) -> tuple[Any, Paper, DrafterPrompt, Tensor]
         head,
     )
     bracketed = name == "HiViS-Qwen2.5-VL"
-    paper.read(embeddings[0], hidden[0], 17, pictures, bracketed)
+    paper.read(embeddings[0], hidden[0], 17, images, bracketed)
     return drafter, paper, prompt, token
 
 
@@ -185,7 +185,7 @@ def test_outputs_and_trees_are_those_of_the_paper(tmp_path: Path, name: str) -> 
     for cycle in range(3):
         assert int(drafter.cache.kv_len) == len(paper.rows)
         wanted = paper.output()
-        assert (drafter.cache.each["output"][0] - wanted).norm() <= 5e-6 * wanted.norm()
+        assert (drafter.cache.entries["output"][0] - wanted).norm() <= 5e-6 * wanted.norm()
         tree = drafter.grow(token, token, greedy(1), policy)
         assert token_paths(tree) == paper.tree(int(token), 16, 5, 4)
         path = path_to(tree, 0, 5 + 2 * cycle)
@@ -194,8 +194,8 @@ def test_outputs_and_trees_are_those_of_the_paper(tmp_path: Path, name: str) -> 
         paper.commit([*tree.tokens[0, path[1:]].tolist(), int(token)], hidden[0, path])
         nodes = torch.tensor([path + path[-1:] * (6 - len(path))], dtype=torch.int32)
         length = torch.tensor([len(path)], dtype=torch.int32)
-        verdict = verdict_of(tree, nodes, length, token)
-        drafter.commit(hidden, tree, verdict)
+        acceptance = acceptance_of(tree, nodes, length, token)
+        drafter.commit(hidden, tree, acceptance)
 
 
 def test_the_rows_and_positions_of_hivis_for_qwen(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_hidden_rows_at_the_ends_of_a_prompt(tmp_path: Path) -> None:
         some = states[:, : len(layout)]
         drafter.prefill(DrafterPrompt(some, some, len(layout), visual=visual), token, 60)
         assert int(drafter.cache.kv_len) == len(kept)
-        gap = int(drafter.cache.each["gap"])
+        gap = int(drafter.cache.entries["gap"])
         assert gap == max(kept) + 1 - len(kept)
     with pytest.raises(HivisError, match="prompt: wanted at least one row"):
         visual = torch.tensor([[0, 1, 0]]) > 0
@@ -233,7 +233,7 @@ def test_ours_keep_what_was_published(tmp_path: Path, name: str) -> None:
     assert type(again) is type(drafter) and again.config == drafter.config
     again.bind(*drafter._shared)
     again.prefill(prompt, token, 120)
-    assert torch.equal(again.cache.each["output"], drafter.cache.each["output"])
+    assert torch.equal(again.cache.entries["output"], drafter.cache.entries["output"])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -241,9 +241,9 @@ def test_ours_keep_what_was_published(tmp_path: Path, name: str) -> None:
 def test_the_text_is_that_of_plain_decoding(tmp_path: Path, name: str, temperature: float) -> None:
     write(tmp_path, name)
     drafter, target = load_drafter(tmp_path), random_target()
-    for pictures in range(3):
-        inputs = random_inputs(pictures, text=16, pictures=pictures)
-        sampling = SamplingParams(temperature=temperature, seed=pictures, max_new_tokens=24)
+    for images in range(3):
+        inputs = random_inputs(images, text=16, images=images)
+        sampling = SamplingParams(temperature=temperature, seed=images, max_new_tokens=24)
         plain = generate(target, inputs, sampling)
         assert generate(target, inputs, sampling, drafter).tokens == plain.tokens
 

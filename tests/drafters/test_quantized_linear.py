@@ -1,4 +1,4 @@
-"""Coarse weights: how far codes are from what they stand for, and products with them."""
+"""Quantized weights: how far codes are from what they stand for, and products with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hivis.drafters import quantized_linear as coarse
+from hivis.drafters import quantized_linear as quantized
 from hivis.drafters.quantize import (
     FORMATS,
     Codes4,
@@ -28,7 +28,7 @@ from hivis.drafters.quantized_linear import (
 from hivis.errors import HivisError
 
 pytestmark = pytest.mark.whole_models
-COARSE = [name for name in FORMATS if name != "full"]
+QUANTIZED = [name for name in FORMATS if name != "full"]
 #: Relative error of rounding to bfloat16.
 ROUNDING = 2.0**-9
 
@@ -86,7 +86,7 @@ def test_int4_codes_are_within_half_a_scale_of_their_group(group: int) -> None:
     assert ((worth(codes)[0] - weight.double()).abs() <= off_by(codes)).all()
 
 
-def test_weights_are_quantised_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_quantized_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = hostile(37, 64).bfloat16()
     whole = quantize_8(weight), quantize_4(weight, 32)
     monkeypatch.setattr("hivis.drafters.quantize.OUTPUTS", 10)
@@ -140,8 +140,8 @@ def test_a_product_is_that_of_the_codes(
         assert (error <= inputs * 2.0**-23 * sizes).all(), "nothing is rounded to bfloat16"
 
 
-@pytest.mark.parametrize("weights", COARSE)
-def test_a_product_with_coarse_weights_is_near_that_with_fine_ones(weights: str) -> None:
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_a_product_with_quantized_weights_is_near_that_with_fine_ones(weights: str) -> None:
     """By the scales: every weight is off by half a scale at most, every product by their sum."""
     make = torch.Generator().manual_seed(1)
     weight = torch.randn(80, 256, generator=make) * 0.1
@@ -156,7 +156,7 @@ def test_a_product_with_coarse_weights_is_near_that_with_fine_ones(weights: str)
 def test_inputs_of_any_shape() -> None:
     weight = torch.randn(24, 64)
     x = torch.randn(2, 9, 64)
-    for weights in COARSE:
+    for weights in QUANTIZED:
         made = matrix(weight, weights, torch.float32)
         whole = made(x)
         assert whole.shape == (2, 9, 24)
@@ -174,22 +174,22 @@ def test_which_matrix_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         "int4-32": Packed4,
         "int4-128": Packed4,
     }
-    assert coarse.products(torch.device("cpu")) == {
+    assert quantized.products(torch.device("cpu")) == {
         "int8": "_weight_int8pack_mm",
         "int4": "_weight_int4pack_mm_for_cpu",
     }
     # Torch's kernel reads its inputs sixteen at a time, past the end of the row if need be.
     assert isinstance(matrix(torch.randn(24, 40), "int8", torch.bfloat16), Dequantized8)
-    monkeypatch.setattr(coarse, "has_kernel", lambda bits, device: False)
+    monkeypatch.setattr(quantized, "has_kernel", lambda bits, device: False)
     assert isinstance(matrix(weight, "int8", torch.bfloat16), Dequantized8)
     assert isinstance(matrix(weight, "int4", torch.bfloat16), Dequantized4)
-    assert set(coarse.products(torch.device("cpu")).values()) == {"dequantised"}
+    assert set(quantized.products(torch.device("cpu")).values()) == {"dequantized"}
 
 
 def test_a_device_without_a_kernel_is_known() -> None:
-    assert not coarse.has_kernel(8, torch.device("meta"))
+    assert not quantized.has_kernel(8, torch.device("meta"))
     if not torch.cuda.is_available():
-        assert not coarse.has_kernel(4, torch.device("cuda"))
+        assert not quantized.has_kernel(4, torch.device("cuda"))
 
 
 def test_bytes_are_what_the_format_promises() -> None:

@@ -39,7 +39,7 @@ FAULTS: dict[str, Fault] = {
     "first_block_merges": Fault(_TOY, "== gridDim.x - 1;", "== 0;", "emulator", ("race",)),
     "ticket_kept": Fault(_TOY, "    *p.tickets = 0;\n", "", "emulator", ("plain",)),
     "past_the_end": Fault(_TOY, "i < p.count ?", "i <= p.count ?", "emulator", ("plain",)),
-    "uninitialised": Fault(
+    "uninitialized": Fault(
         _TOY,
         "  for (int i = 0; i < 4; ++i) c[i] = p.c[lane * 4 + i];\n",
         "",

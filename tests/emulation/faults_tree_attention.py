@@ -59,11 +59,11 @@ FAULTS: dict[str, Fault] = {
         only="scales",
     ),
     # --- Sums
-    "results_uninitialised": _fault(
+    "results_uninitialized": _fault(
         _KERNEL, "for (int i = 0; i < 4; ++i) acc.o[tile][t][i] = 0.0f;", ";"
     ),
-    "sums_uninitialised": _fault(_KERNEL, "      acc.sum[tile][half] = 0.0f;\n", ""),
-    "scores_uninitialised": _fault(_KERNEL, "Scores<Tr> s = {};", "Scores<Tr> s;"),
+    "sums_uninitialized": _fault(_KERNEL, "      acc.sum[tile][half] = 0.0f;\n", ""),
+    "scores_uninitialized": _fault(_KERNEL, "Scores<Tr> s = {};", "Scores<Tr> s;"),
     "sum_not_rescaled": _fault(
         _KERNEL, "      acc.sum[tile][half] *= alpha[tile][half];\n", ""
     ),

@@ -97,7 +97,7 @@ __global__ void vote_kernel(const VoteParams p) {
   const unsigned i = threadIdx.x, lane = i % kWarp;
   const unsigned all = i < kWarp ? kAllLanes : 0xffu;
   uint32_t* out = p.out + i * 12;
-  // Neighbours exchange through shared memory.
+  // Neighbors exchange through shared memory.
   auto* shared = reinterpret_cast<uint32_t*>(dynamic_shared());
   shared[i] = i * i;
   __syncwarp(all);

@@ -1,4 +1,4 @@
-"""Texts side by side: each is what it is alone, whoever comes and goes beside it."""
+"""Continuous batching: each is what it is alone, whoever comes and goes beside it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def drafter(kind: str) -> Any:
 
 
 def wanted(number: int, **others: Any) -> BatchRequest[int]:
-    """Texts of all kinds: other lengths, pictures, temperatures, penalties and ends."""
+    """Texts of all kinds: other lengths, images, temperatures, penalties and ends."""
     make = random.Random(number)
     temperature = make.choice([0.0, 0.0, 0.7, 1.0])
     params = SamplingParams(
@@ -109,21 +109,21 @@ def test_no_policy_changes_a_text_of_a_batch(policy: Any) -> None:
 
 
 def test_texts_with_a_real_drafter_speed_each_other_along() -> None:
-    """In a batch as alone the embedded drafter is right about most tokens."""
+    """In a batch as alone the bundled drafter is right about most tokens."""
     model = hivis.load(dtype="float32", device="cpu", policy="fixed")
     requests = [
-        Request("Describe the picture in detail.", paths.EVAL / "scene00.png"),
+        Request("Describe the image in detail.", paths.EVAL / "scene00.png"),
         Request("What is this?", paths.EVAL / "scene01.png", {"max_new_tokens": 20}),
-        Request("Describe the picture in detail.", paths.EVAL / "scene02.png"),
+        Request("Describe the image in detail.", paths.EVAL / "scene02.png"),
         Request("How many things are there?", [], {"temperature": 1.0, "seed": 5}),
-        Request("Describe the picture.", paths.EVAL / "scene03.png", {"stop": ["the"]}),
+        Request("Describe the image.", paths.EVAL / "scene03.png", {"stop": ["the"]}),
     ]
     together = model.generate_batch(requests, slots=3, max_new_tokens=60)
     for request, text in zip(requests, together, strict=True):
         settings = {"max_new_tokens": 60, **request.settings}
         one = model.generate(request.prompt, request.images, **settings)
         assert (text.tokens, text.text, text.finish) == (one.tokens, one.text, one.finish)
-        # The very same trees: how a text is drafted does not depend on its neighbours either.
+        # The very same trees: how a text is drafted does not depend on its neighbors either.
         assert text.statistics.accepted_lengths == one.statistics.accepted_lengths
     assert together[4].finish == "stop"
     assert together[0].statistics.accepted_length > 2
@@ -162,7 +162,7 @@ def test_slots_are_kept_filled_and_free_ones_cost_nothing(monkeypatch: Any) -> N
 def test_a_longer_text_finds_room() -> None:
     sizes = [(5, 4), (40, 30), (3, 2), (60, 100), (7, 9)]
     texts = [
-        BatchRequest(random_inputs(n, text, pictures=n % 2), SamplingParams(max_new_tokens=new), n)
+        BatchRequest(random_inputs(n, text, images=n % 2), SamplingParams(max_new_tokens=new), n)
         for n, (text, new) in enumerate(sizes)
     ]
     for kind in ("none", "hivis", "draft text"):
@@ -249,7 +249,7 @@ def model() -> Model:
 def test_the_number_of_a_bad_request_is_said(model: Model) -> None:
     requests = ["What is this?", Request("Why?", "nowhere.png"), "Where?"]
     made = []
-    with pytest.raises(HivisError, match=r"^request 1: picture nowhere.png: no such file"):
+    with pytest.raises(HivisError, match=r"^request 1: image nowhere.png: no such file"):
         for number, text in model.batch(requests, max_new_tokens=4):
             made.append((number, len(text.tokens)))
     assert made == [(0, 4)]
@@ -280,26 +280,26 @@ def test_a_cache_of_several_keeps_each_text(seed: int) -> None:
         cache = KVCache(2, 1, 3, rows + make.randint(0, 4), 8, torch.float32, "cpu")
         cache.kv.normal_()
         cache.kv_len.fill_(rows)
-        cache.note("offset", torch.randn(1, 1))
-        cache.note("output", torch.randn(1, 5))
+        cache.set_entry("offset", torch.randn(1, 1))
+        cache.set_entry("output", torch.randn(1, 5))
         return cache
 
-    cache = text().for_texts(most, 13)
+    cache = text().for_sequences(most, 13)
     cache.kv.fill_(float("nan"))
     held: list[KVCache] = []
     for _ in range(40):
         place = make.randint(0, len(held))
         if place < most and make.random() < 0.6:
             held[place : place + 1] = [text()]
-            cache.put(place, held[place])
+            cache.copy_sequence(place, held[place])
         elif held:
             place = make.randrange(len(held))
-            cache.drop(place)
+            cache.remove_sequence(place)
             held[place] = held[-1]
             held.pop()
         if make.random() < 0.1:
-            cache = cache.moved(most, 13 + make.randint(0, 3))
-        assert cache.texts == len(held) == len(cache.kv_len) == cache.kv.shape[2]
+            cache = cache.resized(most, 13 + make.randint(0, 3))
+        assert cache.batch_size == len(held) == len(cache.kv_len) == cache.kv.shape[2]
         for number, one in enumerate(held):
             rows = int(one.kv_len)
             assert int(cache.kv_len[number]) == rows
@@ -307,5 +307,5 @@ def test_a_cache_of_several_keeps_each_text(seed: int) -> None:
                 kept = cache.keys[layer][number, :, :rows], cache.values[layer][number, :, :rows]
                 assert torch.equal(kept[0], one.kv[layer, 0, 0, :, :rows])
                 assert torch.equal(kept[1], one.kv[layer, 1, 0, :, :rows])
-            for name, entry in one.each.items():
-                assert torch.equal(cache.each[name][number], entry[0])
+            for name, entry in one.entries.items():
+                assert torch.equal(cache.entries[name][number], entry[0])

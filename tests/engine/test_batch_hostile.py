@@ -30,7 +30,7 @@ from tests.models.test_families import drafters as family_drafters
 
 @pytest.mark.parametrize("kind", list(RECIPES))
 def test_every_family_side_by_side(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Prompts of none to three pictures, of other sizes: positions and offsets are each text's."""
+    """Prompts of none to three images, of other sizes: positions and offsets are each text's."""
     made, processor = load_target(save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
     params = SamplingParams(max_new_tokens=16)
     texts = [
@@ -163,7 +163,7 @@ def test_a_reader_that_takes_its_time_is_not_counted() -> None:
 
 def test_caches_grow_seldom_and_with_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     moves, rooms = [], []
-    moved = KVCache.moved
+    moved = KVCache.resized
 
     def count(self: KVCache, most: int, rows: int) -> KVCache:
         moves.append(rows)

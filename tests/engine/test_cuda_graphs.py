@@ -1,4 +1,4 @@
-"""Cycles that are recorded and replayed, and read one late: the same texts and statistics."""
+"""Cycles that are captured and replayed, and read one late: the same texts and statistics."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 import hivis
 from hivis.core.drafter import Drafter
-from hivis.core.kv_cache import grain_of
+from hivis.core.kv_cache import row_multiple_of
 from hivis.core.policy import Policy, TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
-from hivis.engine.cuda_graphs import MOST, CudaRecorder, Graphs, lateness, recorder_for
+from hivis.engine.cuda_graphs import MOST, CudaCapturer, Graphs, capturer_for, cycles_in_flight
 from hivis.engine.generate import Stream, generate
 from hivis.engine.results import Generation
 from hivis.errors import HivisError
@@ -26,10 +26,10 @@ from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.times import Times
+from tests.helpers.captured_graphs import CpuCapturer
 from tests.helpers.guessers import Guesser
 from tests.helpers.models import VOCAB, random_inputs, random_target
 from tests.helpers.pairs import KINDS, pair
-from tests.helpers.recorded import CpuRecorder
 
 TREE = TreePolicy(12, 4, 3)
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
@@ -39,20 +39,20 @@ SAMPLING = {
     "sampled": SamplingParams(temperature=0.8, top_k=20, seed=3, max_new_tokens=24),
     "penal": SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=4, max_new_tokens=24),
 }
-PROMPTS = [random_inputs(seed, text=7 + seed, pictures=seed % 3) for seed in range(6)]
-GRAIN = 64
+PROMPTS = [random_inputs(seed, text=7 + seed, images=seed % 3) for seed in range(6)]
+ROW_MULTIPLE = 64
 
 
 class OnGpu:
-    """Texts as they are made on a GPU: recorded by ``recorder``, and read ``late`` cycles late."""
+    """Texts as they are made on a GPU: captured by ``capturer``, and read ``late`` cycles late."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.recorder: Any = CpuRecorder()
+        self.capturer: Any = CpuCapturer()
         self.late = 1
         patch.setattr(
-            "hivis.engine.running_batch.recorder_for", lambda device, wanted: self.recorder
+            "hivis.engine.running_batch.capturer_for", lambda device, wanted: self.capturer
         )
-        patch.setattr("hivis.engine.running_batch.lateness", lambda device: self.late)
+        patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: self.late)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def roomy(target: HuggingFaceTarget, drafter: Drafter | None) -> None:
     """Let caches serve texts of several lengths."""
     for model in (target, drafter, getattr(drafter, "model", None)):
         if model is not None:
-            model.grain = GRAIN
+            model.row_multiple = ROW_MULTIPLE
 
 
 def parts(made: Generation) -> tuple[Any, ...]:
@@ -84,8 +84,8 @@ def parts(made: Generation) -> tuple[Any, ...]:
 def plainly(target: HuggingFaceTarget, inputs: Any, params: SamplingParams) -> tuple[int, ...]:
     """The text of plain decoding on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hivis.engine.running_batch.recorder_for", lambda device, wanted: None)
-        patch.setattr("hivis.engine.running_batch.lateness", lambda device: 0)
+        patch.setattr("hivis.engine.running_batch.capturer_for", lambda device, wanted: None)
+        patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 0)
         return generate(target, inputs, params).tokens
 
 
@@ -96,7 +96,7 @@ def all_plainly(params: SamplingParams) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("kind", ["none", *KINDS])
 def test_text_after_text(kind: str, sampling: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recorded once, replayed for every prompt that fits the memory: all is as without."""
+    """Captured once, replayed for every prompt that fits the memory: all is as without."""
     params = SAMPLING[sampling]
     wanted = all_plainly(params)
 
@@ -111,9 +111,9 @@ def test_text_after_text(kind: str, sampling: str, monkeypatch: pytest.MonkeyPat
     assert [text[0] for text in after] == wanted
     assert after == before
     cycles = sum(text[1] for text in after)
-    assert gpu.recorder.recorded <= 2  # one memory serves all, or nearly
-    # One more per text is under way when it ends; of each recording, one cycle came before it.
-    assert gpu.recorder.replayed == cycles + len(PROMPTS) - gpu.recorder.recorded
+    assert gpu.capturer.captured <= 2  # one memory serves all, or nearly
+    # One more per text is under way when it ends; of each capture, one cycle came before it.
+    assert gpu.capturer.replayed == cycles + len(PROMPTS) - gpu.capturer.captured
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, 24])
@@ -157,7 +157,7 @@ def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
     for text in made.values():
         s = text.statistics
         assert sum(s.accepted_lengths) + s.cycles + 1 == len(text.tokens)
-    assert gpu.recorder.replayed
+    assert gpu.capturer.replayed
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_policies(gpu: OnGpu, policy: Policy) -> None:
     made = [generate(target, inputs, SAMPLING["sampled"], drafter, policy) for inputs in PROMPTS]
     assert [text.tokens for text in made] == wanted
     looks = isinstance(policy, CostPolicy) and policy.ahead is None
-    assert bool(gpu.recorder.replayed) != looks
+    assert bool(gpu.capturer.replayed) != looks
 
 
 def test_what_is_measured_is_what_is_replayed(gpu: OnGpu) -> None:
@@ -188,20 +188,20 @@ def test_what_is_measured_is_what_is_replayed(gpu: OnGpu) -> None:
     made = generate(target, PROMPTS[0], params, drafter, policy)
     assert made.tokens == plainly(random_target(), PROMPTS[0], params)
     assert "measure" in made.statistics.phases_ms
-    recordings = target.cache.table(Graphs, lambda: Graphs(CpuRecorder()))._recorded
-    assert {"draft", "verify", "cycle"} == {name[0] for name in recordings}  # type: ignore[index]
+    captures = target.cache.get_or_make(Graphs, lambda: Graphs(CpuCapturer()))._captured
+    assert {"draft", "verify", "cycle"} == {name[0] for name in captures}  # type: ignore[index]
     planner = policy.planner(target, drafter, torch.device("cpu"))
     assert planner.times is not None and set(planner.times.verify) == {8, 16, 32, 60}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_a_coarse_drafter_with_a_short_head(gpu: OnGpu, weights: str) -> None:
+def test_a_quantized_drafter_with_a_short_head(gpu: OnGpu, weights: str) -> None:
     target, drafter = pair("hivis")
-    drafter.coarsen(weights, torch.arange(0, VOCAB, 2))  # type: ignore[attr-defined]
+    drafter.quantize(weights, torch.arange(0, VOCAB, 2))  # type: ignore[attr-defined]
     roomy(target, drafter)
     params = SAMPLING["sampled"]
     made = [generate(target, inputs, params, drafter, TREE).tokens for inputs in PROMPTS]
-    assert made == all_plainly(params) and gpu.recorder.replayed
+    assert made == all_plainly(params) and gpu.capturer.replayed
 
 
 def test_every_cycle_is_traced_as_it_was(gpu: OnGpu) -> None:
@@ -213,7 +213,7 @@ def test_every_cycle_is_traced_as_it_was(gpu: OnGpu) -> None:
         return stream.result
 
     late = traced()
-    gpu.recorder, gpu.late = None, 0
+    gpu.capturer, gpu.late = None, 0
     assert parts(late) == parts(traced()) and late.statistics.trace
 
 
@@ -221,17 +221,17 @@ def test_a_conversation(gpu: OnGpu) -> None:
     """Rows that were kept for the next turn are those of the prompt, not of a thrown away cycle."""
     _, drafter = pair("hivis")
     continued, inputs, wanted = ContinuedTarget(random_target()), PROMPTS[1], random_target()
-    continued.target.grain = GRAIN
+    continued.target.row_multiple = ROW_MULTIPLE
     for turn in range(4):
         made = generate(continued, inputs, GREEDY, drafter, TREE)  # type: ignore[arg-type]
         assert made.tokens == plainly(wanted, inputs, GREEDY)
         assert bool(continued.kept) == bool(turn)
         new = torch.tensor([[*made.tokens[:9], 5 + turn]])
         inputs = replace(inputs, tokens=torch.cat([inputs.tokens, new], 1))
-    assert gpu.recorder.replayed
+    assert gpu.capturer.replayed
 
 
-def test_other_memory_is_recorded_anew(gpu: OnGpu) -> None:
+def test_other_memory_is_captured_anew(gpu: OnGpu) -> None:
     """A longer prompt, another drafter, a drafter that served another target: never stale."""
     target, drafter = pair("hivis")
     _, other = pair("vispec")
@@ -248,20 +248,20 @@ def test_other_memory_is_recorded_anew(gpu: OnGpu) -> None:
         ):
             made = generate(at, inputs, GREEDY, drafts, TREE)
             assert made.tokens == plainly(truth, inputs, GREEDY), (inputs.length,)
-    assert gpu.recorder.replayed
+    assert gpu.capturer.replayed
 
 
 class Refuses:
-    """A recorder that cannot."""
+    """A capturer that cannot."""
 
-    def record(self, work: Callable[[], Any]) -> Any:
+    def capture(self, work: Callable[[], Any]) -> Any:
         raise torch.OutOfMemoryError("no memory for graphs\nsecond line")
 
 
-def test_what_cannot_be_recorded_is_done_as_it_is(gpu: OnGpu) -> None:
-    gpu.recorder = Refuses()
+def test_what_cannot_be_captured_is_done_as_it_is(gpu: OnGpu) -> None:
+    gpu.capturer = Refuses()
     target, drafter = pair("hivis")
-    with pytest.warns(UserWarning, match="^cycle: wanted to record it.*no memory for graphs$"):
+    with pytest.warns(UserWarning, match="^cycle: wanted to capture it.*no memory for graphs$"):
         made = generate(target, PROMPTS[0], GREEDY, drafter, TREE)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
     with warnings.catch_warnings():
@@ -269,12 +269,12 @@ def test_what_cannot_be_recorded_is_done_as_it_is(gpu: OnGpu) -> None:
         generate(target, PROMPTS[0], GREEDY, drafter, TREE)
 
 
-def test_a_drafter_that_reads_on_the_host_is_not_recorded(gpu: OnGpu) -> None:
+def test_a_drafter_that_reads_on_the_host_is_not_captured(gpu: OnGpu) -> None:
     target = random_target()
     with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
         made = generate(target, PROMPTS[0], GREEDY, Peeks(), TREE)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
-    assert not gpu.recorder.recorded
+    assert not gpu.capturer.captured
 
 
 class Peeks(Guesser):
@@ -318,26 +318,26 @@ def test_an_older_stream_ends(gpu: OnGpu) -> None:
     assert tuple(got) == wanted
 
 
-# --- the book of recordings
+# --- the book of captures
 
 
-def test_the_oldest_recordings_are_forgotten() -> None:
-    recorder, cell = CpuRecorder(), torch.zeros(1)
-    graphs = Graphs(recorder)
+def test_the_oldest_captures_are_forgotten() -> None:
+    capturer, cell = CpuCapturer(), torch.zeros(1)
+    graphs = Graphs(capturer)
     for name in range(2 * MOST):
         for _ in range(3):
             graphs.run(name, lambda: cell.add_(1))
-    assert recorder.recorded == 2 * MOST and float(cell) == 6 * MOST
+    assert capturer.captured == 2 * MOST and float(cell) == 6 * MOST
     graphs.run(2 * MOST - 1, lambda: cell.add_(1))
-    assert recorder.recorded == 2 * MOST
+    assert capturer.captured == 2 * MOST
     graphs.run(0, lambda: cell.add_(1))
     graphs.run(0, lambda: cell.add_(1))
-    assert recorder.recorded == 2 * MOST + 1
+    assert capturer.captured == 2 * MOST + 1
 
 
 def test_the_emulation_is_hostile() -> None:
     """It notices a value from the host, a read, and memory that is not where it was."""
-    recorder = CpuRecorder()
+    capturer = CpuCapturer()
     for work in (
         lambda: torch.ones(2).sum().item(),
         lambda: torch.tensor([1.0]) + 1,
@@ -345,7 +345,7 @@ def test_the_emulation_is_hostile() -> None:
         lambda: torch.ones(3)[torch.ones(3) > 0],
     ):
         with pytest.raises(RuntimeError):
-            recorder.record(work)
+            capturer.capture(work)
     state = {"x": torch.ones(1)}
     first = state["x"]
 
@@ -353,13 +353,13 @@ def test_the_emulation_is_hostile() -> None:
         state["x"] = state["x"] + 1
         return state["x"]
 
-    result, replay = recorder.record(moves)
+    result, replay = capturer.record(moves)
     assert result.isnan().all()
     for _ in range(3):
         replay()
-    assert float(result) == 2  # and not 4: it starts anew from where it was recorded
+    assert float(result) == 2  # and not 4: it starts anew from where it was captured
     del first
-    with pytest.raises(MemoryError, match="a recording reads .1. that were given back"):
+    with pytest.raises(MemoryError, match="a capture reads .1. that were given back"):
         replay()
 
 
@@ -372,13 +372,13 @@ def test_a_longer_text_joins_in_memory_that_stays(gpu: OnGpu, drafts: bool) -> N
     target.max_positions = plain.max_positions = 4096
     # Rows of 320, then 384 (caches grow to 448), then 448.
     for number, (text, new) in enumerate([(260, 10), (300, 60), (300, 12), (370, 20), (370, 10)]):
-        inputs = random_inputs(number, text=text, pictures=0)
+        inputs = random_inputs(number, text=text, images=0)
         params = replace(GREEDY, max_new_tokens=new)
         wanted[number] = plainly(plain, inputs, params)
         queue.append(BatchRequest(inputs, params, number))
     batch = Batch(target, queue, 2, drafter if drafts else None, TREE)
     assert {number: made.tokens for number, made in batch} == wanted
-    assert gpu.recorder.replayed
+    assert gpu.capturer.replayed
 
 
 def test_a_drafter_bound_elsewhere_ends_the_text(gpu: OnGpu) -> None:
@@ -403,27 +403,27 @@ def test_a_draft_model_for_targets_of_two_vocabularies(gpu: OnGpu) -> None:
             assert generate(target, PROMPTS[0], GREEDY, drafter, TREE).tokens == wanted
 
 
-def test_a_drafter_without_a_cache_is_not_recorded(gpu: OnGpu) -> None:
+def test_a_drafter_without_a_cache_is_not_captured(gpu: OnGpu) -> None:
     made = generate(random_target(), PROMPTS[0], GREEDY, Guesser(VOCAB), TREE)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
-    assert not gpu.recorder.recorded
+    assert not gpu.capturer.captured
 
 
 @pytest.mark.parametrize("wanted", [None, False])
 def test_there_are_no_graphs_on_a_cpu(wanted: bool | None) -> None:
-    assert recorder_for(torch.device("cpu"), wanted) is None
+    assert capturer_for(torch.device("cpu"), wanted) is None
     with pytest.raises(HivisError, match="^graphs: wanted a CUDA device"):
-        recorder_for(torch.device("cpu"), True)
+        capturer_for(torch.device("cpu"), True)
 
 
 def test_what_a_gpu_gets() -> None:
     """Graphs unless they are not wanted, memory that fits the next text, no waiting."""
     device = torch.device("cuda")
-    assert isinstance(recorder_for(device, None), CudaRecorder)
-    assert isinstance(recorder_for(device, True), CudaRecorder)
-    assert recorder_for(device, False) is None
-    assert lateness(device) == 1 and lateness(torch.device("cpu")) == 0
-    assert grain_of(device) > 1 == grain_of(torch.device("cpu"))
+    assert isinstance(capturer_for(device, None), CudaCapturer)
+    assert isinstance(capturer_for(device, True), CudaCapturer)
+    assert capturer_for(device, False) is None
+    assert cycles_in_flight(device) == 1 and cycles_in_flight(torch.device("cpu")) == 0
+    assert row_multiple_of(device) > 1 == row_multiple_of(torch.device("cpu"))
 
 
 class FakeCuda:
@@ -473,14 +473,14 @@ class FakeCuda:
         patch.setattr(torch.cuda.graph, "default_capture_stream", None)
 
 
-def test_each_gpu_records_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_captures_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, seen = FakeCuda(monkeypatch), []
     for place in (0, 1):
-        CudaRecorder(torch.device("cuda", place)).record(lambda: seen.append(cuda.current))
+        CudaCapturer(torch.device("cuda", place)).record(lambda: seen.append(cuda.current))
     assert seen == ["side of 0", "side of 1"] and cuda.current == "main"
 
 
-def test_a_recording_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """And says why, not that something was wrong before."""
     cuda = FakeCuda(monkeypatch)
     cuda.fails = True
@@ -489,7 +489,7 @@ def test_a_recording_that_fails_gives_the_stream_back(monkeypatch: pytest.Monkey
         raise RuntimeError("no reads here")
 
     with pytest.raises(RuntimeError, match="^no reads here$"):
-        CudaRecorder(torch.device("cuda", 0)).record(work)
+        CudaCapturer(torch.device("cuda", 0)).capture(work)
     assert cuda.current == "main"
 
 
@@ -504,10 +504,10 @@ def test_a_model_is_loaded_with_or_without() -> None:
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("kind", ["none", *KINDS])
 def test_on_a_gpu(kind: str, sampling: str) -> None:
-    """Recorded and replayed by CUDA itself, alone and side by side: the texts of plain steps."""
+    """Captured and replayed by CUDA itself, alone and side by side: the texts of plain steps."""
     target = random_target(device="cuda")
     prompts = [
-        random_inputs(seed, text=7 + seed, pictures=seed % 3, device="cuda") for seed in range(6)
+        random_inputs(seed, text=7 + seed, images=seed % 3, device="cuda") for seed in range(6)
     ]
     params = SAMPLING[sampling]
     drafter = None if kind == "none" else pair(kind, "cuda")[1]
@@ -533,5 +533,5 @@ def test_on_a_gpu(kind: str, sampling: str) -> None:
 @pytest.fixture(autouse=True)
 def no_stray_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="cycle: wanted to record")
+        warnings.filterwarnings("error", message="cycle: wanted to capture")
         yield

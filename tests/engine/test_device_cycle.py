@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 from hivis.core.clock import PhaseClock
 from hivis.core.policy import Policy, TreePolicy
 from hivis.core.sampling import SamplingParams, sampling_entries
-from hivis.drafters import quantized_linear as coarse
+from hivis.drafters import quantized_linear as quantized
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
@@ -65,7 +65,7 @@ def drafter_of(
         config = HiViSConfig(**sizes, **more)
         drafter = HiViSDrafter(config, fake_tensors(config))
     if weights != "full":
-        drafter.coarsen(weights)
+        drafter.quantize(weights)
     if short:  # a list that is read is checked, which takes its values
         drafter.head_ids = torch.empty(50, dtype=torch.int64)
     drafter.bind(target.embedding, target.head)
@@ -81,15 +81,15 @@ def at_a_text(model: Any, texts: int, width: int, vocab: int) -> None:
     if isinstance(model, DraftVLM):
         at_a_text(model.model, texts, width, vocab)
         model.cache = model.model.cache
-        model.cache.note("logits", torch.empty(texts, vocab))
+        model.cache.set_entry("logits", torch.empty(texts, vocab))
         model._vocab = vocab
     elif isinstance(model, HuggingFaceDecoder):
         model.cache = model._new_cache(texts, ROWS)
-        model.cache.note("offset", torch.empty(texts, 1, dtype=torch.int64))
+        model.cache.set_entry("offset", torch.empty(texts, 1, dtype=torch.int64))
     else:
         model._allocate(texts, ROWS)
-        model.cache.note("output", torch.empty(texts, width))
-        model.cache.note("bias", torch.empty(texts, 1, width))
+        model.cache.set_entry("output", torch.empty(texts, width))
+        model.cache.set_entry("bias", torch.empty(texts, 1, width))
 
 
 def loop_of(
@@ -100,10 +100,10 @@ def loop_of(
     vocab, width = target.head.shape
     for model in loop._models:
         at_a_text(model, texts, width, vocab)
-    target.cache.note("token", torch.empty(texts, dtype=torch.int64))
-    target.cache.note("seen", torch.empty(texts, vocab, dtype=torch.bool))
+    target.cache.set_entry("token", torch.empty(texts, dtype=torch.int64))
+    target.cache.set_entry("seen", torch.empty(texts, vocab, dtype=torch.bool))
     for name, entry in sampling_entries([params] * texts, CUDA).items():
-        target.cache.note(name, entry)
+        target.cache.set_entry(name, entry)
     loop._caches = [target.cache]
     loop._params, loop._ends = [params] * texts, [(2, 5)] * texts
     loop._regroup()
@@ -138,10 +138,10 @@ def test_a_cycle_reads_nothing_on_the_host(kind: str, sampling: str, texts: int)
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
-def test_nor_does_a_coarse_drafter(
+def test_nor_does_a_quantized_drafter(
     kind: str, weights: str, packed: bool, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coarse, "has_kernel", lambda bits, device: packed)
+    monkeypatch.setattr(quantized, "has_kernel", lambda bits, device: packed)
     model = small_llava()
     with fake_cuda():
         target = HuggingFaceTarget(on_gpu(model), family_of("llava"))

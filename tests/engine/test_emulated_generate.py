@@ -14,7 +14,7 @@ from tests.helpers.models import VOCAB, random_inputs, random_target
 
 @pytest.mark.parametrize("rule", [{}, {"temperature": 1.0}, {"temperature": 1.3, "top_p": 0.9}])
 def test_the_cuda_kernels_give_the_plain_text(rule: dict[str, float]):
-    target, inputs = random_target(), random_inputs(0, text=5, pictures=0)
+    target, inputs = random_target(), random_inputs(0, text=5, images=0)
     sampling = SamplingParams(max_new_tokens=6, **rule)
     plain = generate(target, inputs, sampling)
     drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)

@@ -46,7 +46,7 @@ def params(setting: str, seed: int = 0, **extra) -> SamplingParams:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("seed", range(4))
 def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
-    inputs = inputs_for(target, seed, text=7 + 3 * seed, pictures=seed % 3)
+    inputs = inputs_for(target, seed, text=7 + 3 * seed, images=seed % 3)
     sampling = params(setting, seed)
     plain = generate(target, inputs, sampling)
     assert len(plain.tokens) == 40
@@ -76,7 +76,7 @@ def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target
     )
     drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     for seed, policy in enumerate(POLICIES):
-        inputs = inputs_for(target, seed, text=20 - 5 * seed, pictures=seed % 3)
+        inputs = inputs_for(target, seed, text=20 - 5 * seed, images=seed % 3)
         sampling = params(setting, seed)
         plain = generate(target, inputs, sampling)
         drafted = generate(target, inputs, sampling, drafter, policy)
@@ -98,9 +98,9 @@ def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
     assert sum(lucky.accepted_lengths) + lucky.cycles == 39
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 2])
-def test_plain_greedy_is_generate(target, pictures):
-    inputs = inputs_for(target, 5, pictures=pictures)
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_plain_greedy_is_generate(target, images):
+    inputs = inputs_for(target, 5, images=images)
     theirs = random_llava(device=str(target.device)).generate(
         input_ids=inputs.tokens,
         attention_mask=torch.ones_like(inputs.tokens),
@@ -172,7 +172,7 @@ def test_seeds_and_temperatures_matter(target):
 
 
 def test_the_drafter_sees_no_visual_row(target):
-    inputs = inputs_for(target, 1, text=12, pictures=2)
+    inputs = inputs_for(target, 1, text=12, images=2)
     drafter = Guesser(VOCAB)
     result = generate(target, inputs, params("greedy"), drafter)
     text = inputs.tokens[0] != IMAGE_TOKEN

@@ -104,7 +104,7 @@ def loop_of(kind: str, policy: str, sampling: str, texts: int) -> RunningBatch:
         target, drafter = pair(kind)
     loop = RunningBatch(target, drafter, POLICIES[policy], slots=texts)
     for text in range(texts):
-        loop.add(random_inputs(text, text=7 + text, pictures=text % 2), SAMPLING[sampling], (2,))
+        loop.add(random_inputs(text, text=7 + text, images=text % 2), SAMPLING[sampling], (2,))
     return loop
 
 
@@ -189,9 +189,9 @@ def test_a_planted_read_is_seen(name: str) -> None:
     accept = loop.cycles.accept
 
     def peeking(*args: Any) -> Any:
-        verdict = accept(*args)
-        PLANTS[name](verdict.path_len)
-        return verdict
+        acceptance = accept(*args)
+        PLANTS[name](acceptance.path_len)
+        return acceptance
 
     reads = watch_advance(loop)
     loop.cycle()

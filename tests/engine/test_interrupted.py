@@ -22,8 +22,8 @@ from tests.helpers.models import random_inputs
 from tests.helpers.pairs import KINDS, pair
 
 PHASES = ("prefill", "draft", "verify", "accept", "compact", "commit", "read")
-PROMPT = random_inputs(1, text=11, pictures=1)
-OTHER = random_inputs(2, text=17, pictures=2)
+PROMPT = random_inputs(1, text=11, images=1)
+OTHER = random_inputs(2, text=17, images=2)
 PARAMS = SamplingParams(max_new_tokens=14, temperature=1.0, seed=5)
 LONG = SamplingParams(max_new_tokens=120, temperature=1.0, seed=5)
 

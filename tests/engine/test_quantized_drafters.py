@@ -1,4 +1,4 @@
-"""A coarse drafter changes no token; what it is bound with, and what is refused."""
+"""A quantized drafter changes no token; what it is bound with, and what is refused."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ pytestmark = pytest.mark.whole_models
 POLICY = TreePolicy(nodes=10, depth=4, top_k=3)
 
 
-def coarse_pair(kind: str, weights: str) -> tuple[HuggingFaceTarget, OneLayerDrafter]:
+def quantized_pair(kind: str, weights: str) -> tuple[HuggingFaceTarget, OneLayerDrafter]:
     target, drafter = pair(kind)
     assert isinstance(drafter, OneLayerDrafter)
-    drafter.coarsen(weights)
+    drafter.quantize(weights)
     return target, drafter
 
 
@@ -39,13 +39,13 @@ def coarse_pair(kind: str, weights: str) -> tuple[HuggingFaceTarget, OneLayerDra
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float) -> None:
-    target, drafter = coarse_pair(kind, weights)
+    target, drafter = quantized_pair(kind, weights)
     check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
 def test_so_is_that_of_three_side_by_side(weights: str) -> None:
-    target, drafter = coarse_pair("hivis", weights)
+    target, drafter = quantized_pair("hivis", weights)
     made = dict(Batch(target, map(wanted, range(7)), 3, drafter, POLICY))
     assert sorted(made) == list(range(7))
     for number, generation in made.items():
@@ -60,9 +60,9 @@ def test_the_embedded_drafter_still_drafts_well(weights: str) -> None:
     for chosen in ("full", weights):
         model = hivis.load(dtype="float32", device="cpu", policy="fixed", drafter_weights=chosen)
         texts[chosen] = model.generate(prompt, paths.EVAL / "scene00.png", max_new_tokens=60)
-    full, coarse = texts["full"], texts[weights]
-    assert coarse.tokens == full.tokens
-    assert len(coarse.statistics.accepted_lengths) <= 1.5 * len(full.statistics.accepted_lengths)
+    full, quantized = texts["full"], texts[weights]
+    assert quantized.tokens == full.tokens
+    assert len(quantized.statistics.accepted_lengths) <= 1.5 * len(full.statistics.accepted_lengths)
 
 
 def held(thing: Any, seen: set[int]) -> list[Tensor]:
@@ -91,29 +91,31 @@ def test_no_copy_of_the_weights_stays(folder: Path, weights: str) -> None:
     own = [tensor for tensor in held(drafter, set()) if all(tensor is not t for t in shared)]
     own = [t for t in own if t.data_ptr() not in {table.data_ptr() for table in shared}]
     floats = [t for t in own if t.is_floating_point() and t.numel() > e * e]
-    # The adaptor of ViSpec, which reads a picture once, is as it was.
+    # The adaptor of ViSpec, which reads an image once, is as it was.
     assert {tuple(t.shape) for t in floats} <= {
         tuple(t.shape) for t in drafter._w.values() if folder == paths.VISPEC
     }
     assert drafter._m["head"].nbytes < 0.6 * shared[1].nbytes / 2
 
 
-def test_once_coarse_it_cannot_be_had_back(tmp_path: Path) -> None:
+def test_once_quantized_it_cannot_be_had_back(tmp_path: Path) -> None:
     config = HiViSConfig(**SIZES)
     drafter = HiViSDrafter(config, random_tensors(config, seed=1))
-    drafter.coarsen("int8")
+    drafter.quantize("int8")
     table = torch.randn(VOCAB, 64)
     drafter.bind(table, table)
     drafter.bind(table, table)  # the same target again
-    with pytest.raises(HivisError, match="wanted its own weights to bind it anew, got coarse ones"):
+    with pytest.raises(
+        HivisError, match="wanted its own weights to bind it anew, got quantized ones"
+    ):
         drafter.bind(table.clone(), table)
     with pytest.raises(HivisError, match="wanted .*, got no such tensor"):
         drafter.save(tmp_path)
     with pytest.raises(HivisError, match="wanted one that is not bound yet"):
-        drafter.coarsen("int4")
+        drafter.quantize("int4")
 
 
-def test_a_drafter_object_is_made_coarse() -> None:
+def test_a_drafter_object_is_made_quantized() -> None:
     given = load_drafter(paths.HIVIS)
     model = hivis.load(drafter=given, device="cpu", drafter_weights="int4")
     assert model.drafter is given and given.weights == "int4" and not given.tensors
@@ -134,7 +136,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_coarse_is_refused(case: str) -> None:
+def test_what_cannot_be_quantized_is_refused(case: str) -> None:
     arguments, message = BAD[case]
     with pytest.raises(HivisError, match=message) as error:
         hivis.load(device="cpu", **arguments)
@@ -144,7 +146,7 @@ def test_what_cannot_be_coarse_is_refused(case: str) -> None:
 def test_sizes_that_no_group_divides_are_refused() -> None:
     config = HiViSConfig(**{**SIZES, "hidden_size": 48})
     drafter = HiViSDrafter(config, random_tensors(config, seed=1))
-    drafter.coarsen("int4")
+    drafter.quantize("int4")
     table = torch.randn(VOCAB, 48)
     with pytest.raises(HivisError, match="wanted int8 for a matrix of 48 inputs, got int4"):
         drafter.bind(table, table)

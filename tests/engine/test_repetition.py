@@ -1,4 +1,4 @@
-"""The penalty of repetitions: inside a tree it depends on the path, and is the sequential one."""
+"""The repetition penalty: inside a tree it depends on the path, and is the sequential one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_node_gets_what_transformers_gives_its_path(seed: int, dtype: torc
     penalties = [0.7, 1.0, 1.9]
     seen = seen_tokens(prompts, vocab).scatter(1, tokens[:, :1], True)
     params = [SamplingParams(repetition_penalty=penalty) for penalty in penalties]
-    got = SamplingState.of_each(params, "cpu", seen).penalise(logits, tree.paths())
+    got = SamplingState.of_each(params, "cpu", seen).penalize(logits, tree.paths())
     assert got.dtype == torch.float32
     for b, penalty in enumerate(penalties):
         for node in range(nodes):
@@ -72,7 +72,7 @@ def test_a_penalty_takes_ten_bytes_a_logit_and_leaves_the_logits_alone(dtype: to
     seen = torch.rand(2, 20_000, generator=make) < 0.4
     state = SamplingState.of_each([SamplingParams(repetition_penalty=1.3)] * 2, "cpu", seen)
     before, path = logits.clone(), torch.randint(20_000, (2, 8, 4), generator=make)
-    assert peak_of(lambda: state.penalise(logits, path)) <= 10 * logits.numel() + 4096
+    assert peak_of(lambda: state.penalize(logits, path)) <= 10 * logits.numel() + 4096
     assert torch.equal(logits, before)
 
 
@@ -80,7 +80,7 @@ def test_what_is_no_number_stays_what_it_was() -> None:
     odd = torch.tensor([[[torch.nan, torch.inf, -torch.inf, -0.0, 0.0, 1e-40]]])
     seen = torch.tensor([[True] * 6])
     state = SamplingState.of_each([SamplingParams(repetition_penalty=2.0)], "cpu", seen)
-    got = state.penalise(odd, torch.zeros(1, 1, 0, dtype=torch.int64))
+    got = state.penalize(odd, torch.zeros(1, 1, 0, dtype=torch.int64))
     assert got[0, 0, 0].isnan() and torch.equal(got[0, 0, 1:5], odd[0, 0, 1:5])
     assert torch.equal(got.signbit(), odd.signbit()) and got[0, 0, 5] == odd[0, 0, 5] / 2
 
@@ -90,7 +90,7 @@ def test_without_a_penalty_nobody_keeps_account() -> None:
     state = SamplingState.of_each([SamplingParams()] * 2, "cpu", seen)
     assert state.seen is None and state.penalty is None
     logits = torch.randn(2, 3, 9)
-    assert state.penalise(logits, torch.zeros(2, 3, 3, dtype=torch.int64)) is logits
+    assert state.penalize(logits, torch.zeros(2, 3, 3, dtype=torch.int64)) is logits
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_drafter_knows_of_the_penalty() -> None:
         lengths = []
         for scene in range(3):
             text = model.generate(
-                "Describe the picture in detail.",
+                "Describe the image in detail.",
                 paths.EVAL / f"scene0{scene}.png",
                 repetition_penalty=penalty,
                 max_new_tokens=60,
@@ -168,7 +168,7 @@ def test_a_drafter_knows_of_the_penalty() -> None:
     assert accepted[1.3] > 0.5 * accepted[1.0] > 1
 
 
-def test_a_models_own_penalty_is_honoured() -> None:
+def test_a_models_own_penalty_is_honored() -> None:
     own = {"repetition_penalty": 1.05, "do_sample": False}
     assert resolve(own, {}, 5, 100).params.repetition_penalty == 1.05
     assert resolve(own, {"repetition_penalty": 1.0}, 5, 100).params.repetition_penalty == 1.0

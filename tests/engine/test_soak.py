@@ -44,13 +44,13 @@ def memory() -> Memory:
 
 
 def texts(target: HuggingFaceTarget, drafter: Drafter, policy: Policy, cycles: int) -> int:
-    """Texts of many lengths, greedy and sampled, with and without pictures; how many there were."""
+    """Texts of many lengths, greedy and sampled, with and without images; how many there were."""
     done = number = 0
     while done < cycles:
         params = SamplingParams(
             max_new_tokens=(8, 40, 90, 25)[number % 4], temperature=float(number % 2), seed=number
         )
-        inputs = random_inputs(number % 50, text=5 + number % 23, pictures=number % 3)
+        inputs = random_inputs(number % 50, text=5 + number % 23, images=number % 3)
         done += generate(target, inputs, params, drafter, policy).statistics.cycles
         number += 1
     return number

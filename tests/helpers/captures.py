@@ -16,17 +16,17 @@ def toy_target() -> TargetTables:
     return TargetTables(torch.randn(shape, generator=make), torch.randn(shape, generator=make))
 
 
-def toy_samples(count: int, pictures: tuple[int, ...] = ()) -> list[Sample]:
+def toy_samples(count: int, images: tuple[int, ...] = ()) -> list[Sample]:
     """Texts that count upwards, and hidden states that point at the next token.
 
-    Sample i has ``pictures[i % len(pictures)]`` pictures of three rows each, at rows 1 to 3 and on.
+    Sample i has ``images[i % len(images)]`` images of three rows each, at rows 1 to 3 and on.
     """
     target, samples = toy_target(), []
     make = torch.Generator().manual_seed(1)
     for i in range(count):
         start, length = (int(torch.randint(1, 30, (1,), generator=make)), 14 + i % 5)
         tokens = (start + torch.arange(length)) % VOCAB
-        shown = pictures[i % len(pictures)] if pictures else 0
+        shown = images[i % len(images)] if images else 0
         tokens = torch.cat([tokens[:1], torch.zeros(3 * shown, dtype=torch.int64), tokens[1:]])
         rows = torch.arange(len(tokens))
         hidden = target.head[(tokens + 1) % VOCAB] * 0.7
@@ -42,8 +42,8 @@ def toy_samples(count: int, pictures: tuple[int, ...] = ()) -> list[Sample]:
                 conversation=i,
                 kept=torch.ones_like(visual),
                 hidden=hidden,
-                pictures=torch.randn(3 * shown, HIDDEN, generator=make) if pictures else None,
-                seen=torch.randn(shown, 3, SEEN, generator=make) if pictures else None,
+                images=torch.randn(3 * shown, HIDDEN, generator=make) if images else None,
+                seen=torch.randn(shown, 3, SEEN, generator=make) if images else None,
             )
         )
     return samples

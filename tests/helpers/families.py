@@ -31,14 +31,14 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from hivis.models.families.qwen_vl import StillPictures
+from hivis.models.families.qwen_vl import StillImages
 
 IMAGE = "<image>"
 QWEN = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
 IDEFICS = ["<fake_token_around_image>", IMAGE, "<end_of_utterance>", "<global-img>"] + [
     f"<row_{row}_col_{col}>" for row in range(1, 5) for col in range(1, 5)
 ]
-#: Sizes (width, height) of which no two give a picture as many rows.
+#: Sizes (width, height) of which no two give an image as many rows.
 SIZES = [(40, 24), (30, 70), (64, 32)]
 
 
@@ -47,7 +47,7 @@ class Recipe:
     """What makes a checkpoint: a config of the text model's ``sizes``, and a processor."""
 
     specials: list[str]
-    slot: str  # what the chat template has for a picture
+    slot: str  # what the chat template has for an image
     ending: str = "\n"
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -206,7 +206,7 @@ def processor_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
             chat_template=template,
         )
     if kind.startswith("qwen"):
-        return StillPictures(
+        return StillImages(
             Qwen2VLImageProcessorPil(
                 patch_size=4,
                 merge_size=2,
@@ -248,8 +248,8 @@ def save_checkpoint(kind: str, folder: Path, kv_heads: int = 2) -> Path:
     return folder
 
 
-def pictures(count: int, seed: int = 0) -> list[Image.Image]:
-    """Noise pictures of different sizes: each its own rows."""
+def images(count: int, seed: int = 0) -> list[Image.Image]:
+    """Noise images of different sizes: each its own rows."""
     made = []
     for i in range(count):
         width, height = SIZES[(i + seed) % len(SIZES)]

@@ -39,7 +39,7 @@ class Guesser:
     def prefill(self, prompt: DrafterPrompt, token: Tensor, max_rows: int) -> None:
         self.prompt, self.rows_read = prompt, prompt.rows
 
-    def commit(self, hidden: Tensor, tree: DraftTree, verdict: Acceptance) -> None:
+    def commit(self, hidden: Tensor, tree: DraftTree, acceptance: Acceptance) -> None:
         assert hidden.shape[:2] == tree.tokens.shape
 
     def children(self, parent_position: int, on_truth: bool, count: int) -> list[tuple[int, bool]]:

@@ -18,7 +18,7 @@ from hivis.training.data.samples import Sample
 from hivis.training.learners.learner import Stage
 from hivis.training.learners.losses import LossWeights, TargetTables
 from hivis.training.learners.self_feedback import first_row
-from tests.helpers.verdicts import verdict_of
+from tests.helpers.acceptances import acceptance_of
 
 VOCAB, HIDDEN = 40, 32
 SIZES = {
@@ -40,14 +40,14 @@ def toy_target() -> TargetTables:
 
 
 def make_sample(layout: list[int], answer: int = 8, seed: int = 0) -> Sample:
-    """Random states; in the prompt's ``layout``, 0 is text and another number that picture."""
+    """Random states; in the prompt's ``layout``, 0 is text and another number that image."""
     make = torch.Generator().manual_seed(seed)
-    pictures = torch.tensor(layout + [0] * answer)
-    rows, visual = len(pictures), pictures > 0
+    images = torch.tensor(layout + [0] * answer)
+    rows, visual = len(images), images > 0
     tokens = torch.randint(0, VOCAB, (rows,), generator=make)
     spans = []
     for number in range(1, max(layout) + 1):
-        at = (pictures == number).nonzero()[:, 0]
+        at = (images == number).nonzero()[:, 0]
         spans.append([int(at[0]), int(at[-1]) + 1])
     return Sample(
         tokens=torch.where(visual, PLACEHOLDER, tokens),
@@ -58,7 +58,7 @@ def make_sample(layout: list[int], answer: int = 8, seed: int = 0) -> Sample:
         conversation=0,
         kept=torch.ones(rows, dtype=torch.bool),
         hidden=torch.randn(rows, HIDDEN, generator=make),
-        pictures=torch.randn(int(visual.sum()), HIDDEN, generator=make) if spans else None,
+        images=torch.randn(int(visual.sum()), HIDDEN, generator=make) if spans else None,
     )
 
 
@@ -109,7 +109,7 @@ def assert_passes_equal_inference(learner: Any, sample: Sample) -> None:
     wanted: list[tuple[int, int, Tensor]] = []
 
     def chain(root: int) -> Any:
-        wanted.append((0, root, drafter.cache.each["output"][0].clone()))
+        wanted.append((0, root, drafter.cache.entries["output"][0].clone()))
         token = tokens[start + root : start + root + 1]
         levels.clear()
         tree = drafter.grow(token, torch.zeros(1, dtype=torch.int64), sampling, policy)
@@ -119,10 +119,10 @@ def assert_passes_equal_inference(learner: Any, sample: Sample) -> None:
 
     tree = chain(0)
     path, length = torch.tensor([[0, 1, 2, 2]], dtype=torch.int32), torch.tensor([3]).int()
-    verdict = verdict_of(tree, path, length, tokens[start + 3 : start + 4])
+    acceptance = acceptance_of(tree, path, length, tokens[start + 3 : start + 4])
     nodes = torch.full((1, 4, HIDDEN), float("nan"))
     nodes[0, :3] = sample.hidden[start : start + 3]
-    drafter.commit(nodes, tree, verdict)
+    drafter.commit(nodes, tree, acceptance)
     chain(3)
 
     outs = answer_outputs(learner, [replace(sample, tokens=tokens)], feedback(3))
@@ -146,8 +146,8 @@ def prompt_of(sample: Sample, drafter: OneLayerDrafter) -> DrafterPrompt:
     end = sample.prompt_rows
     visual = sample.visual[:end]
     embeddings = F.embedding(sample.tokens[:end] * ~visual, drafter.embedding)
-    if sample.pictures is not None:
-        embeddings[visual] = sample.pictures
+    if sample.images is not None:
+        embeddings[visual] = sample.images
     keep = ~visual if drafter.rows == "text" else torch.ones_like(visual)
     return DrafterPrompt(
         embeddings[None, keep],

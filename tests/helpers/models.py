@@ -13,7 +13,7 @@ from hivis.models.target import HuggingFaceTarget
 
 VOCAB = 211
 IMAGE_TOKEN = VOCAB - 1
-PICTURE_ROWS = 16
+IMAGE_ROWS = 16
 
 
 def llava_config(heads: int = 4, kv_heads: int = 4, layers: int = 3) -> LlavaConfig:
@@ -65,15 +65,15 @@ def random_target(
 
 
 def random_inputs(
-    seed: int, text: int = 9, pictures: int = 1, device: torch.device | str = "cpu"
+    seed: int, text: int = 9, images: int = 1, device: torch.device | str = "cpu"
 ) -> Inputs:
-    """A prompt of ``text`` random tokens with the pictures' slots somewhere among them."""
+    """A prompt of ``text`` random tokens with the images' slots somewhere among them."""
     make = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, IMAGE_TOKEN, (text,), generator=make).tolist()
-    for _ in range(pictures):
+    for _ in range(images):
         place = int(torch.randint(1, len(tokens), (1,), generator=make))
-        tokens[place:place] = [IMAGE_TOKEN] * PICTURE_ROWS
+        tokens[place:place] = [IMAGE_TOKEN] * IMAGE_ROWS
     features = {}
-    if pictures:
-        features["pixel_values"] = torch.randn(pictures, 3, 32, 32, generator=make).to(device)
+    if images:
+        features["pixel_values"] = torch.randn(images, 3, 32, 32, generator=make).to(device)
     return Inputs(torch.tensor([tokens], device=device), features)

@@ -41,7 +41,7 @@ def check_texts(target: HuggingFaceTarget, drafter: Drafter, temperature: float,
     """Texts with trees of random sizes, drawn from ``name``, are those of plain decoding."""
     make = random.Random(name)
     for seed in range(4):
-        inputs = random_inputs(seed, text=5 + 4 * seed, pictures=seed % 3)
+        inputs = random_inputs(seed, text=5 + 4 * seed, images=seed % 3)
         params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=40)
         plain = generate(target, inputs, params)
         depth, top_k = make.randint(1, 7), make.randint(1, 8)

@@ -59,57 +59,57 @@ class Paper:
         embeddings: Tensor,
         hidden: Tensor,
         token: int,
-        pictures: list[int],
+        images: list[int],
         bracketed: bool = False,
     ) -> None:
-        """A prompt ``[P, E]``; ``pictures`` has 0 at text and the picture's number elsewhere.
+        """A prompt ``[P, E]``; ``images`` has 0 at text and the image's number elsewhere.
 
         ``bracketed``: HiViS for Qwen, which hides <vision_start> to one behind <vision_end>.
         """
         embeddings, hidden = embeddings.double(), hidden.double()
         last = self.embedding[token]
         if self.kind == "hivis":
-            kept = [row for row, picture in enumerate(pictures) if not picture]
+            kept = [row for row, image in enumerate(images) if not image]
             if bracketed:
-                start = pictures.index(1) - 1
-                end = start + pictures.count(1) + 2
-                kept = [row for row in range(len(pictures)) if not start <= row <= end]
+                start = images.index(1) - 1
+                end = start + images.count(1) + 2
+                kept = [row for row in range(len(images)) if not start <= row <= end]
             for place, row in enumerate(kept):
                 after = embeddings[kept[place + 1]] if place + 1 < len(kept) else last
                 self.append(self.join(after, hidden[row], 0), row if bracketed else place)
             return
-        # Shift by one, as the authors do: slot t has the embedding and the picture of row t + 1.
+        # Shift by one, as the authors do: slot t has the embedding and the image of row t + 1.
         shifted = torch.cat([embeddings[1:], last[None]])
-        seen = pictures[1:] + [0]
-        open_picture: list[Tensor] = []
-        if self.kind == "vispec" and pictures[0]:
-            open_picture.append(embeddings[0])
-        for slot in range(len(pictures)):
+        seen = images[1:] + [0]
+        open_image: list[Tensor] = []
+        if self.kind == "vispec" and images[0]:
+            open_image.append(embeddings[0])
+        for slot in range(len(images)):
             if self.kind == "eagle" or not seen[slot]:
-                if open_picture:  # a picture of the first row alone
-                    self.see(open_picture, slot)
-                    open_picture = []
+                if open_image:  # an image of the first row alone
+                    self.see(open_image, slot)
+                    open_image = []
                 self.append(self.join(shifted[slot], hidden[slot], 0), slot)
                 continue
-            if pictures[slot] != seen[slot] and open_picture:
-                self.see(open_picture, slot)
-                open_picture = []
-            open_picture.append(shifted[slot])
+            if images[slot] != seen[slot] and open_image:
+                self.see(open_image, slot)
+                open_image = []
+            open_image.append(shifted[slot])
             if seen[slot + 1] != seen[slot]:
-                self.see(open_picture, slot + 1)
-                open_picture = []
+                self.see(open_image, slot + 1)
+                open_image = []
 
-    def see(self, picture: list[Tensor], end: int) -> None:
-        """Compress a picture into rows that end before position ``end``; keep its feature."""
-        *compressed, self.feature = self.adapt(torch.stack(picture))
+    def see(self, image: list[Tensor], end: int) -> None:
+        """Compress an image into rows that end before position ``end``; keep its feature."""
+        *compressed, self.feature = self.adapt(torch.stack(image))
         for place, row in enumerate(compressed):
             self.append(row, max(end - len(compressed) + place, 0))
 
-    def adapt(self, picture: Tensor) -> Tensor:
+    def adapt(self, image: Tensor) -> Tensor:
         """``[n, E]`` -> ``[Q, E]``: one cross-attention of the learned queries."""
         query = self.tensors["imadpt.q"].transpose(0, 1)
         keys, values = (
-            self.linear(f"imadpt.{part}_proj", picture).unflatten(1, (self.heads, -1))
+            self.linear(f"imadpt.{part}_proj", image).unflatten(1, (self.heads, -1))
             for part in "kv"
         )
         out = F.scaled_dot_product_attention(query, keys.transpose(0, 1), values.transpose(0, 1))

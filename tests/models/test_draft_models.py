@@ -74,9 +74,9 @@ def tower_of(model: HuggingFaceTarget | Any) -> Any:
     return model.model.model.vision_tower
 
 
-def drafted(target: HuggingFaceTarget, drafter: DraftVLM, pictures: int = 1) -> None:
+def drafted(target: HuggingFaceTarget, drafter: DraftVLM, images: int = 1) -> None:
     """A whole text with it, equal to the plain one."""
-    inputs = random_inputs(3, pictures=pictures)
+    inputs = random_inputs(3, images=images)
     params = SamplingParams(temperature=0.7, max_new_tokens=20)
     plain = generate(target, inputs, params)
     assert generate(target, inputs, params, drafter, TreePolicy(12, 4, 3)).tokens == plain.tokens
@@ -96,15 +96,15 @@ def test_a_tower_of_the_same_weights_is_the_targets(target, tmp_path):
     drafter = load_draft_vlm(tmp_path, target)
     assert tower_of(drafter.model) is tower_of(target)
     assert drafter.model.shares_vision and drafter.rows == "all"
-    # Plain and drafted text, one prefill each: the picture passes through the tower once a text.
+    # Plain and drafted text, one prefill each: the image passes through the tower once a text.
     assert looks(tower_of(target), lambda: drafted(target, drafter)) == 2
-    drafted(target, drafter, pictures=0)
-    drafted(target, drafter, pictures=2)
+    drafted(target, drafter, images=0)
+    drafted(target, drafter, images=2)
 
 
 def test_what_the_shared_tower_saw_is_what_it_would_see(target, tmp_path):
     small_llava(tower_of(target)).save_pretrained(tmp_path)
-    inputs = random_inputs(3, pictures=2)
+    inputs = random_inputs(3, images=2)
     prompt = target.prefill(inputs, "all", 100).prompt
     logits = []
     for share in (True, False):
@@ -175,7 +175,7 @@ def test_a_text_model(target, tmp_path):
     small_llama(VOCAB).save_pretrained(tmp_path)
     drafter = load_draft_vlm(tmp_path, target)
     assert drafter.rows == "text" and drafter.model.dtype == target.dtype
-    drafted(target, drafter, pictures=2)
+    drafted(target, drafter, images=2)
 
 
 def test_an_unknown_family_is_named(target, tmp_path):
@@ -211,7 +211,7 @@ def test_the_targets_tokenizer_vouches_for_a_smaller_vocabulary(embedded, tmp_pa
     target, processor = embedded
     folder = text_model_with(tmp_path, 2600)
     drafter = load_draft_vlm(folder, target, processor)
-    inputs = processor("What is in the picture?")
+    inputs = processor("What is in the image?")
     params = SamplingParams(temperature=1.0, max_new_tokens=12)
     plain = generate(target, inputs, params)
     assert generate(target, inputs, params, drafter, TreePolicy(8, 3, 3)).tokens == plain.tokens
@@ -243,7 +243,7 @@ def test_the_embedded_target_drafts_for_itself(embedded, temperature):
     target, processor = embedded
     drafter = load_draft_vlm(paths.TARGET, target, processor)
     assert tower_of(drafter.model) is tower_of(target)
-    inputs = processor("What is in the picture?", [Path(paths.EVAL) / "scene00.png"])
+    inputs = processor("What is in the image?", [Path(paths.EVAL) / "scene00.png"])
     params = SamplingParams(temperature=temperature, max_new_tokens=25, eos_token_ids=())
     found = generate(target, inputs, params, drafter, TreePolicy(6, 5, 1))
     assert found.tokens == generate(target, inputs, params).tokens

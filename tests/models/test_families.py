@@ -18,7 +18,7 @@ from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.vispec import ViSpecDrafter, picture_spans
+from hivis.drafters.vispec import ViSpecDrafter, image_spans
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
@@ -26,18 +26,10 @@ from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
 from hivis.training.data.answers import Answerer, answer
 from hivis.training.data.samples import Columns
-from hivis.training.learners.vispec import cut_pictures, vispec_reading
+from hivis.training.learners.vispec import cut_images, vispec_reading
 from hivis.training.options import TrainOptions
 from hivis.training.train import make_learner
-from tests.helpers.families import (
-    HEAD_DIM,
-    HEADS,
-    HIDDEN,
-    RECIPES,
-    VOCAB,
-    pictures,
-    save_checkpoint,
-)
+from tests.helpers.families import HEAD_DIM, HEADS, HIDDEN, RECIPES, VOCAB, images, save_checkpoint
 from tests.helpers.guessers import Guesser, KnowsTheText
 
 FAMILIES = list(RECIPES)
@@ -46,7 +38,7 @@ TURNS = [
     ("assistant", "A cat."),
     ("user", "And <image> this, next to <image>?"),
 ]
-#: What is asked, and how many pictures with it.
+#: What is asked, and how many images with it.
 PROMPTS = {"none": 0, "one": 1, "three": 3, "turns": 3, "side by side": 2}
 POLICY = TreePolicy(16, 4, 4)
 
@@ -62,7 +54,7 @@ def loaded(checkpoints) -> Any:
 
 
 def ask(processor: PromptProcessor, prompt: str, seed: int = 0) -> Inputs:
-    shown = pictures(PROMPTS[prompt], seed)
+    shown = images(PROMPTS[prompt], seed)
     if prompt == "turns":
         return processor.conversation(TURNS, shown)
     if prompt == "side by side":
@@ -181,14 +173,14 @@ def test_what_a_drafter_is_shown(loaded, kind, prompt):
     torch.testing.assert_close(every.hidden, whole, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(text.hidden, whole[:, ~slots], rtol=1e-3, atol=1e-3)
     assert torch.equal(every.visual[0], slots) and not text.visual.any()
-    spans = picture_spans(every)
+    spans = image_spans(every)
     assert len(spans) == PROMPTS[prompt]
     if kind == "llava":
         return
-    # No two pictures are of one size: each alone has the rows that its span has.
-    for (begin, end), picture in zip(spans, pictures(len(spans)), strict=True):
+    # No two images are of one size: each alone has the rows that its span has.
+    for (begin, end), image in zip(spans, images(len(spans)), strict=True):
         assert slots[begin] and slots[end - 1]
-        alone = processor("What is this?", [picture])
+        alone = processor("What is this?", [image])
         ((first, last),) = target.family.spans(target.model, alone.tokens, alone.features)
         assert torch.equal(inputs.tokens[0, begin:end], alone.tokens[0, first:last])
         looked = target.prefill(alone, "all", alone.length + 1).prompt
@@ -249,9 +241,9 @@ def test_half_precision_runs(checkpoints, kind, dtype):
 
 def test_a_slot_in_a_qwen_question_has_its_markers(loaded):
     _, processor = loaded("qwen2_5_vl")
-    (picture,) = pictures(1)
-    bare = processor("Is <|image_pad|> it?", [picture])
-    whole = processor("Is <|vision_start|><|image_pad|><|vision_end|> it?", [picture])
+    (image,) = images(1)
+    bare = processor("Is <|image_pad|> it?", [image])
+    whole = processor("Is <|vision_start|><|image_pad|><|vision_end|> it?", [image])
     assert torch.equal(bare.tokens, whole.tokens)
     start, end = processor.processor.tokenizer.convert_tokens_to_ids(
         ["<|vision_start|>", "<|vision_end|>"]
@@ -362,11 +354,11 @@ def test_placeholders_must_match_the_visual_rows(loaded, kind):
 
 @pytest.mark.parametrize("kind", ["llava_next", "qwen2_5_vl", "qwen2_vl", "idefics3", "smolvlm"])
 def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
-    """What a capture keeps: prompts of other lengths and pictures, one of them without any."""
+    """What a capture keeps: prompts of other lengths and images, one of them without any."""
     target, processor = loaded(kind)
     prompts = [ask(processor, prompt) for prompt in ("one", "none", "turns")]
     answerer = Answerer(target.model, target.family, prepare=lambda inputs: inputs, conversation=id)
-    columns = Columns("edges", pictures=True)
+    columns = Columns("edges", images=True)
     together = answer(answerer, prompts, [0, 1, 2], columns, 8, greedy=True)
     for inputs, sample, count in zip(prompts, together, (1, 0, 3), strict=True):
         said = generate(target, inputs, SamplingParams(max_new_tokens=8)).tokens
@@ -377,7 +369,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
         torch.testing.assert_close(
             sample.hidden[: int(rows.sum())], shown.hidden[0, rows], rtol=1e-3, atol=1e-3
         )
-        parts = cut_pictures(sample)
+        parts = cut_images(sample)
         assert len(parts) == count
         for part, (begin, end) in zip(parts, shown.spans, strict=True):
             visual = shown.visual[0, begin:end]

@@ -1,4 +1,4 @@
-"""Loading models, prompts and pictures: what is bad is named in one line, and nothing is run."""
+"""Loading models, prompts and images: what is bad is named in one line, and nothing is run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hivis.core.sampling import SamplingParams
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
-from hivis.models.processor import MAX_PIXELS, open_picture
+from hivis.models.processor import MAX_PIXELS, open_image
 from tests.helpers.models import random_llava
 
-QUESTION = "What is in the picture?"
+QUESTION = "What is in the image?"
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +119,20 @@ def test_another_kind_of_model(saved, tmp_path):
     assert "wanted one of llava" in one_line(error)
 
 
-def test_pictures_that_are_none(tmp_path):
+def test_images_that_are_none(tmp_path):
     text = tmp_path / "text.png"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     whole = tmp_path / "whole.png"
     Image.effect_noise((64, 64), 50).save(whole)
     half = tmp_path / "half.png"
     half.write_bytes(whole.read_bytes()[:600])
     for bad in (text, half, tmp_path / "missing.png", tmp_path):
         with pytest.raises(HivisError) as error:
-            open_picture(bad)
+            open_image(bad)
         assert str(bad) in one_line(error)
 
 
-def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path):
+def test_huge_images_are_refused_before_they_are_decoded(tmp_path):
     """A header that announces more pixels than there is memory for, and nothing behind it."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -143,25 +143,25 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path):
     path = tmp_path / "huge.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
     with pytest.raises(HivisError) as error:
-        open_picture(path)
+        open_image(path)
     assert "pixels" in one_line(error)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "pictures", "raw"),
+    ("prompt", "images", "raw"),
     [
         ("USER: no slot ASSISTANT:", 1, True),
         ("USER: <image><image> two slots ASSISTANT:", 1, True),
-        ("<image> a slot and no picture", 0, False),
-        ("<image> one slot for two pictures", 2, False),
+        ("<image> a slot and no image", 0, False),
+        ("<image> one slot for two images", 2, False),
     ],
 )
-def test_slots_and_pictures_must_match(embedded, prompt, pictures, raw):
-    picture = Image.new("RGB", (160, 160))
+def test_slots_and_images_must_match(embedded, prompt, images, raw):
+    image = Image.new("RGB", (160, 160))
     with pytest.raises(HivisError) as error:
-        embedded[1](prompt, [picture] * pictures, raw=raw)
+        embedded[1](prompt, [image] * images, raw=raw)
     message = one_line(error)
-    assert f"({pictures})" in message and f"got {prompt.count('<image>')}" in message
+    assert f"({images})" in message and f"got {prompt.count('<image>')}" in message
 
 
 def test_empty_prompt(embedded):
@@ -169,10 +169,10 @@ def test_empty_prompt(embedded):
         embedded[1]("  \n ")
 
 
-@pytest.mark.parametrize("pictures", ["a.png", [5], [Image.new("RGB", (0, 3))]])
-def test_pictures_of_the_wrong_kind(embedded, pictures):
-    with pytest.raises(HivisError, match="^pictures?: wanted"):
-        embedded[1](QUESTION, pictures)
+@pytest.mark.parametrize("images", ["a.png", [5], [Image.new("RGB", (0, 3))]])
+def test_images_of_the_wrong_kind(embedded, images):
+    with pytest.raises(HivisError, match="^images?: wanted"):
+        embedded[1](QUESTION, images)
 
 
 def test_a_processor_without_chat_template(embedded):
@@ -184,17 +184,17 @@ def test_a_processor_without_chat_template(embedded):
 
 
 def test_slots_in_the_prompt_and_slots_added_are_the_same(embedded):
-    picture = Image.effect_mandelbrot((160, 160), (-2, -1, 1, 1), 20).convert("RGB")
-    added = embedded[1](QUESTION, [picture])
-    verbatim = embedded[1](f"USER: <image>\n{QUESTION} ASSISTANT:", [picture], raw=True)
+    image = Image.effect_mandelbrot((160, 160), (-2, -1, 1, 1), 20).convert("RGB")
+    added = embedded[1](QUESTION, [image])
+    verbatim = embedded[1](f"USER: <image>\n{QUESTION} ASSISTANT:", [image], raw=True)
     assert torch.equal(added.tokens, verbatim.tokens)
     assert torch.equal(added.features["pixel_values"], verbatim.features["pixel_values"])
 
 
 def test_the_embedded_model_answers_like_generate(embedded):
     target, processor = embedded
-    picture = sorted(paths.EVAL.rglob("*.png"))[0]
-    inputs = processor(QUESTION, [picture])
+    image = sorted(paths.EVAL.rglob("*.png"))[0]
+    inputs = processor(QUESTION, [image])
     ours = generate(target, inputs, SamplingParams(max_new_tokens=48))
     theirs = load_model(paths.TARGET).generate(
         input_ids=inputs.tokens,

@@ -20,7 +20,7 @@ from hivis.models.families.llava import Llava
 from hivis.models.load import load_target
 from hivis.models.prefill_attention import PrefillChunk
 from hivis.models.target import HuggingFaceTarget
-from tests.helpers.families import RECIPES, pictures, save_checkpoint
+from tests.helpers.families import RECIPES, images, save_checkpoint
 from tests.helpers.models import random_inputs, random_llava, random_target
 
 CHUNKS = (1, 7, 64)
@@ -44,7 +44,7 @@ def loaded(checkpoints) -> Any:
 @pytest.mark.parametrize("kind", RECIPES)
 def test_any_chunks_give_the_text_and_states_of_one_pass(loaded, kind, asked):
     target, processor = loaded(kind)
-    inputs = processor("What is this, and what is it good for, in general?", pictures(asked))
+    inputs = processor("What is this, and what is it good for, in general?", images(asked))
     seen: dict[int, Any] = {}
     for target.chunk in (WHOLE, *CHUNKS):
         shown = {rows: target.prefill(inputs, rows, 500) for rows in ("none", "text", "all")}
@@ -80,7 +80,7 @@ def test_a_last_row_that_is_no_text_is_not_shown_as_text():
 @pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
 def test_a_draft_model_reads_in_chunks_too(loaded, checkpoints, kind):
     target, processor = loaded(kind)
-    inputs = processor("What is this, and what is it good for?", pictures(3))
+    inputs = processor("What is this, and what is it good for?", images(3))
     prompt = target.prefill(inputs, "all", 500).prompt
     model: Any = load_draft_vlm(checkpoints(kind), target, processor).model
     logits = []
@@ -155,7 +155,7 @@ def test_where_flash_kernels_work(monkeypatch):
 @pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
 def test_flash_attn_reads_every_chunk_where_it_can(loaded, monkeypatch, kind):
     target, processor = loaded(kind)
-    inputs = processor("What is this?", pictures(2))
+    inputs = processor("What is this?", images(2))
     wanted = generate(target, inputs, PARAMS).tokens
     package = FlashAttn()
     monkeypatch.setitem(sys.modules, "flash_attn", package)
@@ -212,15 +212,15 @@ def test_the_old_slab_is_gone_before_the_new_one_is_made(monkeypatch):
         next(left)
 
 
-@pytest.mark.parametrize("grain", [1, 64])
-def test_a_slab_that_fits_is_taken_over(grain):
+@pytest.mark.parametrize("row_multiple", [1, 64])
+def test_a_slab_that_fits_is_taken_over(row_multiple):
     """No second one is made, and whoever still holds the old one has no rows of it."""
     target = random_target()
-    target.grain = grain
+    target.row_multiple = row_multiple
     left = iter(Stream(target, random_inputs(1), SAMPLED))
     next(left)
     old, place = target.cache, target.cache.kv.data_ptr()
-    inputs = random_inputs(2, text=9 + (grain > 1))
+    inputs = random_inputs(2, text=9 + (row_multiple > 1))
     wanted = generate(random_target(), inputs, SAMPLED).tokens
     assert generate(target, inputs, SAMPLED).tokens == wanted
     assert target.cache.kv.data_ptr() == place and old.rows == 0
@@ -232,8 +232,8 @@ def test_a_cache_that_was_put_in_its_place_is_left_alone():
     target, inputs = random_target(), random_inputs(1)
     wanted = generate(target, inputs, SAMPLED).tokens
     target.prefill(inputs, "none", 60)
-    slab = target.cache.for_texts(2, 80)
-    slab.put(0, target.cache)
+    slab = target.cache.for_sequences(2, 80)
+    slab.copy_sequence(0, target.cache)
     own, kept = target.cache, slab.kv[..., : inputs.length, :].clone()
     target.cache = slab
     assert generate(target, inputs, SAMPLED).tokens == wanted

@@ -107,7 +107,7 @@ def target_of(kind: str) -> HuggingFaceTarget:
 
 
 def prompt(kind: str, shown: int) -> Inputs:
-    """4,096 rows, in them as many pictures, one after the other."""
+    """4,096 rows, in them as many images, one after the other."""
     torch.manual_seed(1)
     tokens = torch.randint(3, SLOT - 5, (1, ROWS))
     if not shown:
@@ -124,8 +124,8 @@ def prompt(kind: str, shown: int) -> Inputs:
         features = {"pixel_values": torch.randn(shown, 5, 3, 224, 224), "image_sizes": sizes}
     else:  # tiles of 32 x 32 patches, of which sixteen make a row
         each, features = 64, {"pixel_values": torch.randn(1, shown, 3, 256, 256)}
-    for picture in range(shown):
-        start = 10 + picture * (each + 2)
+    for image in range(shown):
+        start = 10 + image * (each + 2)
         tokens[0, start - 1] = SLOT - 1
         tokens[0, start : start + each] = SLOT
     return Inputs(tokens, features)
@@ -158,7 +158,7 @@ def share(target: HuggingFaceTarget, inputs: Inputs, rows: Any) -> float:
 )
 def test_a_long_prompt_takes_a_fifth_more_than_weights_and_slab(kind, shown, rows):
     used = share(target_of(kind), prompt(kind, shown), rows)
-    print(f"{kind}, {shown} pictures, rows {rows}: {used:.3f}")
+    print(f"{kind}, {shown} images, rows {rows}: {used:.3f}")
     assert 1 < used <= 1.2
 
 

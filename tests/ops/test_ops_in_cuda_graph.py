@@ -1,4 +1,4 @@
-"""A cycle's ops recorded in a CUDA graph: replays equal eager calls, with others in between."""
+"""A cycle's ops captured in a CUDA graph: replays equal eager calls, with others in between."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Cycle:
 
 
 def test_replays_equal_eager_calls():
-    recorded, eager, other = Cycle(0), Cycle(0), Cycle(1)
-    other.run()  # a kernel's first launch loads it, which no recording allows
+    captured, eager, other = Cycle(0), Cycle(0), Cycle(1)
+    other.run()  # a kernel's first launch loads it, which no capture allows
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = recorded.run()
+        results = captured.run()
     streams = [torch.cuda.Stream(), torch.cuda.current_stream()]
     for turn, length in enumerate((0, 700, 1, 64, 1100, 383)):
-        for cycle in (recorded, eager):
+        for cycle in (captured, eager):
             cycle.kv_len.copy_(torch.tensor([length, 1100 - length], dtype=torch.int32))
         torch.cuda.synchronize()
         with torch.cuda.stream(streams[turn % 2]):
@@ -62,5 +62,5 @@ def test_replays_equal_eager_calls():
         other.run()  # at the same time, on its own stream
         wanted = eager.state(eager.run())
         torch.cuda.synchronize()
-        for a, b in zip(recorded.state(results), wanted, strict=True):
+        for a, b in zip(captured.state(results), wanted, strict=True):
             assert torch.equal(a, b)

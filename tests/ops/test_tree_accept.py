@@ -319,7 +319,7 @@ def test_views_are_read_in_place(device: torch.device, rule: tuple):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_batch_equals_its_sequences_alone(device: torch.device, dtype: torch.dtype):
-    """Every sequence with its own rule, seed and position, whatever its neighbours do."""
+    """Every sequence with its own rule, seed and position, whatever its neighbors do."""
     generator = torch.Generator().manual_seed(5)
     batch, nodes, vocab = len(RULES), 9, 257
     logits = (torch.randn(batch, nodes, vocab, generator=generator) * 3).to(device, dtype)

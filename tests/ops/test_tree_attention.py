@@ -1,4 +1,4 @@
-"""tree_attention: the oracle, hostile caches and trees, and independence of neighbours and threads.
+"""tree_attention: the oracle, hostile caches and trees, and independence of neighbors and threads.
 
 The rule for errors: at most twice that of plain torch in the same dtype, plus 1e-5, both against
 the oracle in fp64.
@@ -269,7 +269,7 @@ def test_no_bit_is_the_sign_bit(device: torch.device, dtype: torch.dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("nodes", [2, 20, 65])
-def test_a_sequence_does_not_depend_on_its_neighbours(
+def test_a_sequence_does_not_depend_on_its_neighbors(
     device: torch.device, dtype: torch.dtype, nodes: int
 ):
     case = make([chain(nodes), full(nodes), star(nodes)], [5, 2500, 700], 4, 2, 64, dtype, device)

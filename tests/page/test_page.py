@@ -31,7 +31,7 @@ from hivis.page.run import Cycle, Piece, Run, gather
 from hivis.page.tree import OWN, Drawing, lay_out
 from hivis.page.write import write_whole
 
-PICTURE = paths.EVAL / "scene00.png"
+IMAGE = paths.EVAL / "scene00.png"
 QUICK = ("--max-new-tokens", "16", "--dtype", "float32", "--device", "cpu", "--policy", "fixed")
 VOID = {"meta", "img", "br"}
 #: As HTML, quotes, markup of other kinds, line ends, emoji, right to left, signs without a look.
@@ -130,7 +130,7 @@ def made_run(cycles: int = 2, emitted: int = 3, words: tuple[str, ...] = ("one",
         drafter="HiViS",
         device=words[-1],
         prompt=tuple(("user", word) for word in words),
-        pictures=(),
+        images=(),
         first=(Piece(5, texts[5], False),),
         cycles=tuple(made),
         rest=words[0],
@@ -248,8 +248,8 @@ def test_layout(tokens, parents, path):
 
 
 def test_nothing_outside_is_referred_to():
-    pictures = (Image.new("RGB", (900, 300), "red"), Image.new("RGB", (20, 30)))
-    source = page(replace(made_run(), pictures=pictures))
+    images = (Image.new("RGB", (900, 300), "red"), Image.new("RGB", (20, 30)))
+    source = page(replace(made_run(), images=images))
     root = read(source)
     assert root.children[0].attributes == {"lang": "en"} and root.all("title")[0].text
     for element in root.all():
@@ -394,10 +394,10 @@ def model() -> hivis.Model:
 def test_a_real_run(model, tmp_path):
     turns = [("user", "<image>What is it?"), ("assistant", "A scene."), ("user", "Explain it all.")]
     settings = {"max_new_tokens": 24, "temperature": 1.0, "seed": 3, "stop": ["never"]}
-    stream = model.stream(turns, [PICTURE], traced=True, **settings)
+    stream = model.stream(turns, [IMAGE], traced=True, **settings)
     text = "".join(stream)
     result, place = stream.result, tmp_path / "run.html"
-    write_page(place, model, stream, turns, [PICTURE])
+    write_page(place, model, stream, turns, [IMAGE])
     root = read(place.read_text(encoding="utf-8"))
     assert root.all("p", id="text")[0].text == text == result.text
     spans = shown_tokens(root)
@@ -440,10 +440,10 @@ def test_tokens_of_a_tokenizer_that_drops_the_first_space():
 
 
 def test_a_folder_is_called_by_its_own_name(model, monkeypatch):
-    stream = model.stream("Explain it.", [PICTURE], traced=True, max_new_tokens=2)
+    stream = model.stream("Explain it.", [IMAGE], traced=True, max_new_tokens=2)
     list(stream)
     names = {
-        str(paths.TARGET): "the embedded model",
+        str(paths.TARGET): "the bundled model",
         str(paths.EAGLE): "eagle",
         "some-hub/some-model": "some-hub/some-model",
     }
@@ -453,25 +453,25 @@ def test_a_folder_is_called_by_its_own_name(model, monkeypatch):
 
 
 def test_a_token_by_itself_keeps_its_space(model):
-    stream = model.stream("Explain it.", [PICTURE], traced=True, max_new_tokens=12)
+    stream = model.stream("Explain it.", [IMAGE], traced=True, max_new_tokens=12)
     text = "".join(stream)
-    run = gather(model, stream, "Explain it.", [PICTURE])
+    run = gather(model, stream, "Explain it.", [IMAGE])
     assert "".join(run.texts[token] for token in stream.result.tokens) == text
     ends = run.special & set(model.target.eos_token_ids)
-    assert ends and gather(model, stream, "x").pictures == ()
+    assert ends and gather(model, stream, "x").images == ()
 
 
 def test_streams_that_have_no_page(model, tmp_path):
-    stream = model.stream("Explain it.", [PICTURE], max_new_tokens=4)
+    stream = model.stream("Explain it.", [IMAGE], max_new_tokens=4)
     place = tmp_path / "run.html"
     with pytest.raises(HivisError, match="^result: wanted a stream read to its end"):
-        write_page(place, model, stream, "Explain it.", [PICTURE])
+        write_page(place, model, stream, "Explain it.", [IMAGE])
     list(stream)
     with pytest.raises(HivisError, match="^stream: wanted one made with traced=True"):
-        write_page(place, model, stream, "Explain it.", [PICTURE])
-    stream = model.stream("Explain it.", [PICTURE], max_new_tokens=4, traced=True)
+        write_page(place, model, stream, "Explain it.", [IMAGE])
+    stream = model.stream("Explain it.", [IMAGE], max_new_tokens=4, traced=True)
     list(stream)
-    with pytest.raises(HivisError, match="^picture nowhere.png: wanted one to put on the page"):
+    with pytest.raises(HivisError, match="^image nowhere.png: wanted one to put on the page"):
         write_page(place, model, stream, "Explain it.", ["nowhere.png"])
     assert not list(tmp_path.iterdir())
 

@@ -416,7 +416,7 @@ def hivis_drafter(seed: int = 1) -> HiViSDrafter:
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_no_policy_changes_the_text(target, setting):
     for seed in range(2):
-        inputs = random_inputs(seed, text=9 + 4 * seed, pictures=seed)
+        inputs = random_inputs(seed, text=9 + 4 * seed, images=seed)
         params = SamplingParams(max_new_tokens=40, seed=seed, **setting)
         plain = generate(target, inputs, params)
         assert plain.statistics.tree_sizes == ((1, 0),) * plain.statistics.cycles

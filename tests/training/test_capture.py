@@ -30,11 +30,11 @@ from hivis.training.data.capture import (
 )
 from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Capture, Columns, Sample, shard_header
-from tests.helpers.models import IMAGE_TOKEN, PICTURE_ROWS, VOCAB, random_inputs, random_llava
+from tests.helpers.models import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_llava
 
 ROOT = Path(__file__).resolve().parents[2]
 
-ALL = Columns("all", pictures=True, seen=True)
+ALL = Columns("all", images=True, seen=True)
 SOURCES = {"data": "d", "target": "t"}
 #: 11 prompts in batches of 2 and shards of 4: the last of each is not full.
 PROMPTS = range(11)
@@ -42,7 +42,7 @@ SMALL = CaptureSettings(columns=ALL, max_new_tokens=4, batch=2, shard=4)
 
 
 def prompt(seed: int) -> Inputs:
-    return random_inputs(seed, text=6 + seed % 4, pictures=seed % 3)
+    return random_inputs(seed, text=6 + seed % 4, images=seed % 3)
 
 
 def answerer(prepare: Callable[[int], Inputs] = prompt, **more: Any) -> Answerer[int]:
@@ -65,11 +65,11 @@ def samples_of(chosen: CaptureSettings, prompts: range, **more: Any) -> list[Sam
 @pytest.mark.parametrize("hidden", ["text", "edges", "all"])
 def test_a_sample_is_what_one_forward_of_it_gives(hidden: Any, sampled: float) -> None:
     model, family = random_llava(), Llava()
-    columns = Columns(hidden, pictures=True, seen=True)
+    columns = Columns(hidden, images=True, seen=True)
     samples = samples_of(settings(columns, sampled=sampled), range(3))
     for seed, sample in enumerate(samples):
         asked = prompt(seed)
-        rows, pictures = asked.length, seed % 3
+        rows, images = asked.length, seed % 3
         assert sample.prompt_rows == rows and len(sample) == rows + 8
         assert sample.greedy == (sampled == 0.0)
         assert torch.equal(sample.tokens[:rows], asked.tokens[0])
@@ -77,7 +77,7 @@ def test_a_sample_is_what_one_forward_of_it_gives(hidden: Any, sampled: float) -
         assert not bool(sample.visual[rows:].any())
         marked = [row for begin, end in sample.spans.tolist() for row in range(begin, end)]
         assert marked == sample.visual.nonzero().flatten().tolist()
-        assert (sample.spans[:, 1] - sample.spans[:, 0]).tolist() == [PICTURE_ROWS] * pictures
+        assert (sample.spans[:, 1] - sample.spans[:, 0]).tolist() == [IMAGE_ROWS] * images
         wanted = {
             "text": ~sample.visual,
             "all": torch.ones(len(sample), dtype=torch.bool),
@@ -97,21 +97,21 @@ def test_a_sample_is_what_one_forward_of_it_gives(hidden: Any, sampled: float) -
         logits = whole[-9:-1] @ model.lm_head.weight.detach().T
         logits[:, IMAGE_TOKEN] = float("-inf")
         assert torch.equal(logits.argmax(-1), sample.tokens[-8:]) == sample.greedy
-        if not pictures:
-            assert sample.pictures is None and sample.seen is None
+        if not images:
+            assert sample.images is None and sample.seen is None
             continue
-        assert sample.pictures is not None and sample.seen is not None
+        assert sample.images is not None and sample.seen is not None
         with torch.inference_mode():
             seen = family.look(model, asked.features)
             projected = model.model.multi_modal_projector(seen).flatten(0, 1)
         assert seen is not None and torch.equal(sample.seen, seen)
-        assert torch.allclose(sample.pictures, projected, atol=1e-5)
+        assert torch.allclose(sample.images, projected, atol=1e-5)
 
 
 def test_nothing_visual_is_saved_for_a_drafter_of_text(tmp_path: Path) -> None:
     write_capture(tmp_path, answerer(), range(3), settings(Columns()), SOURCES, progress=False)
     tensors = load_file(tmp_path / "shard-00000.safetensors")
-    assert not {"pictures", "seen"} & set(tensors)
+    assert not {"images", "seen"} & set(tensors)
     assert bool(tensors["visual"].any())
     assert torch.equal(tensors["kept"], ~tensors["visual"])
     assert len(tensors["hidden"]) == int((~tensors["visual"]).sum())
@@ -183,9 +183,9 @@ def test_a_draft_models_own_tower_may_look() -> None:
             assert sample.seen is None
         else:
             assert sample.seen is not None and torch.equal(sample.seen, wanted)
-    with pytest.raises(HivisError, match="seen: wanted one entry for each of 2 pictures, got 1"):
+    with pytest.raises(HivisError, match="seen: wanted one entry for each of 2 images, got 1"):
         samples_of(settings(columns), range(2, 3), look=lambda f: torch.ones(1, 2, 3))
-    with pytest.raises(HivisError, match="seen: wanted one entry for each of 1 pictures, got none"):
+    with pytest.raises(HivisError, match="seen: wanted one entry for each of 1 images, got none"):
         samples_of(settings(columns), range(1, 2), look=lambda f: None)
 
 
@@ -405,16 +405,16 @@ def test_corrupt_settings_are_named(through: Path, tmp_path: Path, content: str)
 def test_skipped_prompts_shift_no_other(through: Path, tmp_path: Path) -> None:
     def prepare(seed: int) -> Inputs:
         if seed in (4, 5, 6, 7, 9):  # a whole shard, and one more
-            raise HivisError(f"picture {seed}.png: not readable")
+            raise HivisError(f"image {seed}.png: not readable")
         if seed == 2:
-            return random_inputs(seed, text=253, pictures=0)  # and 4 more are 257 of 256 positions
+            return random_inputs(seed, text=253, images=0)  # and 4 more are 257 of 256 positions
         return prompt(seed)
 
     report = run(tmp_path, prepare=prepare)
     assert report.samples == 5
     assert [s.prompt for s in report.skipped] == [2, 4, 5, 6, 7, 9]
     assert "wanted at most 252 rows" in report.skipped[0].why and "got 253" in report.skipped[0].why
-    assert report.skipped[1].why == "picture 4.png: not readable"
+    assert report.skipped[1].why == "image 4.png: not readable"
     whole, read = Capture(through, ALL), Capture(tmp_path, ALL)
     for seed, sample in zip((0, 1, 3, 8, 10), read, strict=True):
         assert torch.equal(sample.tokens[: sample.prompt_rows], prompt(seed).tokens[0])
@@ -429,7 +429,7 @@ def test_skipped_prompts_shift_no_other(through: Path, tmp_path: Path) -> None:
 
 
 def test_prompts_that_just_fit_are_kept() -> None:
-    fits = answerer(lambda seed: random_inputs(seed, text=248 + seed, pictures=0))
+    fits = answerer(lambda seed: random_inputs(seed, text=248 + seed, images=0))
     (batch,) = capture(fits, range(2), settings(Columns()))
     assert len(batch.samples) == 1 and [s.prompt for s in batch.skipped] == [1]
     assert len(batch.samples[0]) == 256
@@ -437,9 +437,9 @@ def test_prompts_that_just_fit_are_kept() -> None:
 
 def test_a_capture_of_nothing_is_an_error(tmp_path: Path) -> None:
     def prepare(seed: int) -> Inputs:
-        raise HivisError("no picture")
+        raise HivisError("no image")
 
-    with pytest.raises(HivisError, match=r"got 11 not \(prompt 0: no picture\)"):
+    with pytest.raises(HivisError, match=r"got 11 not \(prompt 0: no image\)"):
         run(tmp_path, prepare=prepare)
     with pytest.raises(HivisError, match="prompts: wanted one that can be answered"):
         write_capture(tmp_path / "x", answerer(), [], SMALL, SOURCES, progress=False)

@@ -25,7 +25,7 @@ from tests.helpers.models import random_llava
 
 HUMAN = {"from": "human", "value": f"{MARKER}\nWhat is this?"}
 GPT = {"from": "gpt", "value": "A dog."}
-AGAIN = {"from": "human", "value": "Which colour?"}
+AGAIN = {"from": "human", "value": "Which color?"}
 
 
 def record(*turns: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -55,9 +55,9 @@ def test_lines_and_an_array_read_the_same(folder: Path) -> None:
     array = folder / "array.json"
     array.write_text("\ufeff \n" + json.dumps(records, indent=3) + "\n", encoding="utf-8")
     one, two = read_conversations(lines), read_conversations(array)
-    assert [(c.turns, c.pictures) for c in one] == [(c.turns, c.pictures) for c in two]
+    assert [(c.turns, c.images) for c in one] == [(c.turns, c.images) for c in two]
     assert one[0].turns[:2] == (Turn("user", HUMAN["value"]), Turn("assistant", "A dog."))
-    assert one[0].pictures == (folder / "a.png",) and one[1].pictures == ()
+    assert one[0].images == (folder / "a.png",) and one[1].images == ()
     # Line 2, with blank lines between the conversations; and the array's second.
     assert [c.where for c in one] == [f"{lines}:2", f"{lines}:4"]
     assert two[1].where == f"{array}: conversation 1"
@@ -74,13 +74,13 @@ def test_a_long_array_is_read_piece_by_piece(folder: Path) -> None:
     assert [c.turns[0].text for c in found] == [f"{i} {text}" for i in range(1500)]
 
 
-def test_pictures_are_found_under_images(folder: Path, tmp_path: Path) -> None:
+def test_images_are_found_under_images(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "lists"
     elsewhere.mkdir()
     both = {"from": "human", "value": f"Is {MARKER} like {MARKER}?"}
     path = write(elsewhere, record(both, image=["a.png", "b.png"]))
     found = read_conversations(path, folder)
-    assert found[0].pictures == (folder / "a.png", folder / "b.png")
+    assert found[0].images == (folder / "a.png", folder / "b.png")
     with pytest.raises(HivisError, match="images: wanted a folder"):
         read_conversations(path, folder / "nowhere")
 
@@ -92,12 +92,12 @@ BAD_RECORDS = {
     "a turn is no object": (record("hello"), "turn 1: wanted an object"),
     "nobody": (record({"from": ["gpt"], "value": "x"}), "from: wanted one of human, user, gpt"),
     "no text": (record({"from": "human"}), "turn 1: value: wanted some text, got none"),
-    "a marker too many": (record(HUMAN, image=[]), "per picture (0) or none, got 1"),
-    "a marker too few": (record(HUMAN, image=["a.png"] * 2), "picture (2) or none, got 1"),
+    "a marker too many": (record(HUMAN, image=[]), "per image (0) or none, got 1"),
+    "a marker too few": (record(HUMAN, image=["a.png"] * 2), "image (2) or none, got 1"),
     "no path": (record(HUMAN, image=7), "image: wanted a path or a list of paths, got 7"),
     "an empty path": (record(HUMAN, image=[""]), "image: wanted a path or a list"),
     "a path with a NUL": (record(HUMAN, image="a\0b"), "image: wanted a path or a list"),
-    "no such picture": (record(HUMAN, image="x/c.png"), "wanted a picture file, got no file"),
+    "no such image": (record(HUMAN, image="x/c.png"), "wanted an image file, got no file"),
 }
 
 
@@ -126,7 +126,7 @@ MENDED = {
     "a blank question": ([BLANK, GPT, AGAIN, GPT, BLANK, GPT], ["user", "assistant"]),
     "another bot": ([AGAIN, BING, GPT], ["user"]),
     "only another bot": ([BING], None),
-    "a marker in a text without pictures": ([HUMAN, GPT], None),
+    "a marker in a text without images": ([HUMAN, GPT], None),
     "no question": ([GPT], None),
     "only a system prompt and a blank": ([SYSTEM, BLANK], None),
 }
@@ -192,7 +192,7 @@ def test_what_is_asked_has_its_history(folder: Path) -> None:
     found = read_conversations(path)
     assert [len(p.turns) for p in asked(found, 1)] == [1, 1]
     assert [len(p.turns) for p in asked(found, 2)] == [1, 3, 1]
-    assert [len(p.pictures) for p in asked(found, 9)] == [1, 2, 2, 0]
+    assert [len(p.images) for p in asked(found, 9)] == [1, 2, 2, 0]
     # Nothing that is not asked has to be kept.
     short = read_conversations(path, turns=2)
     assert len(short[0].turns) == 3 and asked(short, 2) == asked(found, 2)
@@ -262,7 +262,7 @@ def test_order_and_slots_survive(
     assert [tuple(t.text for t in p.turns) for p in prompts] == [texts for texts, _ in expected]
     for prompt, (texts, number) in zip(prompts, expected, strict=True):
         slots = sum(text.count(MARKER) for text in texts[::2])
-        assert [p.name for p in prompt.pictures] == [f"{number}-{i}.png" for i in range(slots)]
+        assert [p.name for p in prompt.images] == [f"{number}-{i}.png" for i in range(slots)]
         assert prompt.turns[-1].role == "user"
 
 
@@ -275,7 +275,7 @@ def processor() -> PromptProcessor:
 
 
 def text_of(processor: PromptProcessor, tokens: torch.Tensor) -> str:
-    """The text of a prompt, each picture's slots as one."""
+    """The text of a prompt, each image's slots as one."""
     text = processor.processor.tokenizer.decode(tokens[0])
     while f"{processor.image_token}{processor.image_token}" in text:
         text = text.replace(f"{processor.image_token}{processor.image_token}", MARKER)
@@ -286,14 +286,14 @@ def text_of(processor: PromptProcessor, tokens: torch.Tensor) -> str:
     "text", ["<image>\nWhat is it?", "What is it?\n<image>", "What is it?", "<image>What is it?"]
 )
 def test_one_question_is_put_as_by_a_call(processor: PromptProcessor, text: str) -> None:
-    picture = Image.new("RGB", (160, 160), "red")
-    one = processor.conversation([("user", text)], [picture])
-    two = processor("What is it?", [picture])
+    image = Image.new("RGB", (160, 160), "red")
+    one = processor.conversation([("user", text)], [image])
+    two = processor("What is it?", [image])
     assert torch.equal(one.tokens, two.tokens)
     assert torch.equal(one.features["pixel_values"], two.features["pixel_values"])
 
 
-def test_history_and_pictures_go_through_the_template(processor: PromptProcessor) -> None:
+def test_history_and_images_go_through_the_template(processor: PromptProcessor) -> None:
     red, blue = Image.new("RGB", (160, 160), "red"), Image.new("RGB", (160, 160), "blue")
     turns = [
         ("user", "<image>\nWhat is it?"),
@@ -301,7 +301,7 @@ def test_history_and_pictures_go_through_the_template(processor: PromptProcessor
         ("user", "Is that\n<image>\nlike it?"),
     ]
     made = processor.conversation(turns, [red, blue])
-    # This template puts a turn's pictures before its text.
+    # This template puts a turn's images before its text.
     assert text_of(processor, made.tokens) == (
         "<s>USER: <image>\nWhat is it? ASSISTANT: It is a dog.</s>"
         "USER: <image>\nIs that\nlike it? ASSISTANT:"
@@ -332,7 +332,7 @@ def test_slots_stand_where_the_markers_stood(
         return "x"
 
     monkeypatch.setattr(processor.processor, "apply_chat_template", template)
-    monkeypatch.setattr(PromptProcessor, "_inputs", lambda self, text, pictures: text)
+    monkeypatch.setattr(PromptProcessor, "_inputs", lambda self, text, images: text)
     processor.conversation([("user", text)], ["a.png"] * parts.count(None))
     ((messages, options),) = seen
     assert options == {"add_generation_prompt": True}
@@ -340,22 +340,22 @@ def test_slots_stand_where_the_markers_stood(
 
 
 @pytest.mark.parametrize(
-    ("turns", "pictures", "message"),
+    ("turns", "images", "message"),
     [
         ([], 0, "wanted user and assistant in turn"),
         ([("assistant", "a")], 0, "wanted user and assistant in turn"),
         ([("user", "a"), ("user", "b")], 0, "wanted user and assistant in turn"),
         ([("user", "a"), ("assistant", "b")], 0, "wanted a last turn of the user"),
-        ([("user", "<image> a")], 0, r"wanted one <image> per picture \(0\), got 1"),
-        ([("user", "<image> a")], 2, r"wanted one <image> per picture \(2\), got 1"),
+        ([("user", "<image> a")], 0, r"wanted one <image> per image \(0\), got 1"),
+        ([("user", "<image> a")], 2, r"wanted one <image> per image \(2\), got 1"),
         ([("user", "a"), ("assistant", "<image>"), ("user", "b")], 0, "without <image>"),
     ],
 )
 def test_a_bad_conversation_makes_no_inputs(
-    processor: PromptProcessor, turns: list[tuple[str, str]], pictures: int, message: str
+    processor: PromptProcessor, turns: list[tuple[str, str]], images: int, message: str
 ) -> None:
     with pytest.raises(HivisError, match=message):
-        processor.conversation(turns, [Image.new("RGB", (8, 8))] * pictures)
+        processor.conversation(turns, [Image.new("RGB", (8, 8))] * images)
 
 
 # Generated conversations
@@ -365,17 +365,17 @@ def test_generated_conversations_are_the_training_prompts(tmp_path: Path) -> Non
     path = write_conversations(tmp_path / "data", 12, seed=5)
     found = read_conversations(path)
     expected = list(training_prompts(5, 12))
-    assert any(picture is None for picture, _ in expected) and len(found) == 12
-    for conversation, (picture, question) in zip(found, expected, strict=True):
-        slot = "" if picture is None else f"{MARKER}\n"
+    assert any(image is None for image, _ in expected) and len(found) == 12
+    for conversation, (image, question) in zip(found, expected, strict=True):
+        slot = "" if image is None else f"{MARKER}\n"
         assert conversation.turns == (Turn("user", slot + question),)
-        assert len(conversation.pictures) == (picture is not None)
-        if picture is not None:
-            with Image.open(conversation.pictures[0]) as written:
-                assert written.tobytes() == picture.tobytes()
+        assert len(conversation.images) == (image is not None)
+        if image is not None:
+            with Image.open(conversation.images[0]) as written:
+                assert written.tobytes() == image.tobytes()
     again = write_conversations(tmp_path / "again", 12, seed=5)
     assert again.read_bytes() == path.read_bytes()
-    assert sorted(os.listdir(path.parent)) == ["conversations.jsonl", "pictures"]
+    assert sorted(os.listdir(path.parent)) == ["conversations.jsonl", "images"]
 
 
 def test_the_command_refuses_to_write_nothing(tmp_path: Path) -> None:

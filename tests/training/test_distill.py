@@ -59,16 +59,16 @@ def tables(target):
 
 @pytest.fixture(scope="module")
 def samples(target):
-    """Greedy answers to prompts with one, two and no pictures, of three lengths."""
+    """Greedy answers to prompts with one, two and no images, of three lengths."""
     return [
-        answered(target, seed, pictures=(1, 2, 0)[seed % 3], text=7 + seed % 5) for seed in range(9)
+        answered(target, seed, images=(1, 2, 0)[seed % 3], text=7 + seed % 5) for seed in range(9)
     ]
 
 
 @torch.no_grad()
-def answered(target: Any, seed: int, pictures: int, text: int = 9, temperature: float = 0.0):
+def answered(target: Any, seed: int, images: int, text: int = 9, temperature: float = 0.0):
     """The target's answer with its hidden states, as the capture makes a sample."""
-    inputs = random_inputs(seed, text=text, pictures=pictures)
+    inputs = random_inputs(seed, text=text, images=images)
     params = SamplingParams(temperature=temperature, max_new_tokens=ANSWER, seed=seed)
     answer = torch.tensor([generate(target, inputs, params).tokens])
     tokens = torch.cat([inputs.tokens, answer], 1)
@@ -219,8 +219,8 @@ def test_no_row_sees_the_future(tables, samples, kind):
     assert not torch.isclose(before[-5:], after[-5:], atol=1e-6).any()
 
 
-def test_pictures_reach_their_own_text(tables, samples):
-    """Another picture changes the loss of its sample, and that of no other in the batch."""
+def test_images_reach_their_own_text(tables, samples):
+    """Another image changes the loss of its sample, and that of no other in the batch."""
     learner = learner_of(trainable("vlm"), tables)
     batch = samples[:4]
     changed = [replace(s, seen=s.seen * 2) if i == 1 else s for i, s in enumerate(batch)]
@@ -229,10 +229,10 @@ def test_pictures_reach_their_own_text(tables, samples):
     assert differs.tolist() == [False, True, False, False]
 
 
-def test_without_pictures_a_vlm_reads_text_rows(tables, samples):
+def test_without_images_a_vlm_reads_text_rows(tables, samples):
     learner = learner_of(trainable("vlm"), tables)
     (stage,) = learner.stages()
-    batch = learner.batch(samples, replace(stage, pictures=False))
+    batch = learner.batch(samples, replace(stage, images=False))
     assert batch.seen is None and not bool((batch.tokens == IMAGE_TOKEN).any())
     ((losses, _),) = learner.losses(batch, stage)
     bare = [
@@ -322,7 +322,7 @@ def test_it_learns_and_drafts_what_it_learnt(target, tables, samples, kind):
     assert learnt > fresh + 1
     for temperature in (0.0, 1.0):
         for seed in (0, 1, 2):
-            inputs = random_inputs(seed, text=7 + seed, pictures=(1, 2, 0)[seed])
+            inputs = random_inputs(seed, text=7 + seed, images=(1, 2, 0)[seed])
             params = SamplingParams(temperature=temperature, max_new_tokens=30, seed=seed)
             plain = generate(target, inputs, params)
             assert generate(target, inputs, params, drafter, POLICY).tokens == plain.tokens
@@ -458,7 +458,7 @@ def test_a_fresh_tiny_draft_model(tmp_path, monkeypatch, capsys):
     draft = load_trainable_draft(tmp_path, target, processor)
     assert draft.rows == "all" and draft.head is draft.embedding
     # Not far from uniform: a draft model that starts out sure of something starts out wrong.
-    inputs = processor("What is in the picture?", [Path(paths.EVAL) / "scene00.png"])
+    inputs = processor("What is in the image?", [Path(paths.EVAL) / "scene00.png"])
     prompt = target.prefill(inputs, "all", 200).prompt
     logits = draft.prefill(prompt, torch.tensor([5]), 200)
     entropy = torch.distributions.Categorical(logits=logits[0]).entropy()

@@ -30,10 +30,10 @@ from tests.helpers.learners import (
     train,
 )
 
-PICTURE = [0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
+IMAGE = [0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
 LAYOUTS = {
-    "no picture": [0] * 6,
-    "one": PICTURE,
+    "no image": [0] * 6,
+    "one": IMAGE,
     "two": [0, 0, 1, 1, 1, 0, 0, 0, 2, 2, 2, 0],
     "at row 0": [1, 1, 1, 0, 0, 0],
     "at the end": [0, 0, 0, 1, 1, 1],
@@ -105,20 +105,20 @@ def test_passes_equal_the_drafter_at_inference(name: str, layout: str) -> None:
     assert_passes_equal_inference(scrambled_learner(name), make_sample(LAYOUTS[layout]))
 
 
-def test_rows_next_to_a_picture_are_hidden_but_none_of_the_answer() -> None:
+def test_rows_next_to_a_image_are_hidden_but_none_of_the_answer() -> None:
     sample = make_sample(LAYOUTS["at the end"], answer=4)
     reading = hivis_reading(sample, CONFIGS["markers"])
     assert reading.source.tolist() == [0, 1, 6, 7, 8]
     assert reading.following.tolist() == [1, 6, 7, 8, 9]
     # The prompt's last row that is read is at 1: what was hidden behind it leaves no gap.
     assert reading.positions.tolist() == [0, 1, 2, 3, 4]
-    middle = hivis_reading(make_sample(PICTURE, answer=2), CONFIGS["markers"])
+    middle = hivis_reading(make_sample(IMAGE, answer=2), CONFIGS["markers"])
     assert middle.source.tolist() == [0, 1, 8, 9, 10] == middle.positions.tolist()
 
 
 @pytest.mark.parametrize("name", ["hivis", "eagle", "markers"])
 def test_no_row_sees_the_future(name: str) -> None:
-    assert_no_row_sees_the_future(scrambled_learner(name), make_sample(PICTURE))
+    assert_no_row_sees_the_future(scrambled_learner(name), make_sample(IMAGE))
 
 
 @pytest.mark.parametrize("name", ["hivis", "eagle", "markers"])
@@ -128,9 +128,9 @@ def test_padding_does_not_leak(name: str) -> None:
 
 
 def test_only_what_a_drafter_reads_counts() -> None:
-    learner, sample = scrambled_learner("hivis"), make_sample(PICTURE)
+    learner, sample = scrambled_learner("hivis"), make_sample(IMAGE)
     hidden = torch.where(sample.visual.unsqueeze(1), float("nan"), sample.hidden)
-    bare = replace(sample, kept=~sample.visual, hidden=sample.hidden[~sample.visual], pictures=None)
+    bare = replace(sample, kept=~sample.visual, hidden=sample.hidden[~sample.visual], images=None)
     outs = answer_outputs(learner, [sample], feedback(3))
     for same in (replace(sample, hidden=hidden), bare):
         assert torch.equal(outs[2], answer_outputs(learner, [same], feedback(3))[2])
@@ -140,7 +140,7 @@ def test_only_what_a_drafter_reads_counts() -> None:
 
 def test_fed_back_features_are_detached() -> None:
     learner = make_learner()
-    outs = list(learner.outputs(learner.batch([make_sample(PICTURE)], feedback(2)), feedback(2)))
+    outs = list(learner.outputs(learner.batch([make_sample(IMAGE)], feedback(2)), feedback(2)))
     outs[0].retain_grad()
     outs[1].sum().backward()
     assert outs[0].grad is None
@@ -148,8 +148,8 @@ def test_fed_back_features_are_detached() -> None:
 
 
 def test_noise_is_of_the_samples_own_size() -> None:
-    learner, sample = make_learner(), make_sample(PICTURE)
-    loud = make_sample(PICTURE, answer=20)
+    learner, sample = make_learner(), make_sample(IMAGE)
+    loud = make_sample(IMAGE, answer=20)
     loud = replace(loud, hidden=loud.hidden * 100)
     stage = feedback(1, noise=0.5)
     clean = answer_outputs(learner, [sample, loud], feedback(1))[0]
@@ -214,7 +214,7 @@ def test_both_stages_learn_a_toy_language(name: str, tmp_path: Path) -> None:
 
 def test_what_each_needs_of_a_capture() -> None:
     assert make_learner("markers").columns == Columns("text")
-    assert make_learner("eagle").columns == Columns("all", pictures=True)
+    assert make_learner("eagle").columns == Columns("all", images=True)
 
 
 def test_settings_and_targets_that_do_not_fit_are_refused() -> None:

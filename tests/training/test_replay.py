@@ -27,14 +27,14 @@ TREE, NEW = TreePolicy(16, 5, 4), 40
 
 @pytest.fixture(scope="module")
 def made():
-    """The embedded target, and prompts with its own answers: some end, some are cut off."""
+    """The bundled target, and prompts with its own answers: some end, some are cut off."""
     model = load_model(paths.TARGET)
     processor = PromptProcessor.load(paths.TARGET, model)
     asked = [p for p in heldout() if p.kind == "short"][:4]
     asked += [p for p in heldout() if p.kind == "long"][:2]
     prompts = [processor(p.prompt, [p.image]) for p in asked]
     answerer = Answerer(model, Llava(), lambda prompt: prompt, lambda prompt: 0)
-    columns = Columns("all", pictures=True, seen=True)
+    columns = Columns("all", images=True, seen=True)
     samples = answer(answerer, prompts, [0] * len(prompts), columns, NEW, greedy=True)
     return HuggingFaceTarget(model, Llava()), processor, prompts, samples
 

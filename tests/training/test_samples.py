@@ -21,7 +21,7 @@ from hivis.training.data.samples import (
 )
 from tests.helpers.captures import HIDDEN, toy_samples
 
-ALL = Columns("all", pictures=True, seen=True)
+ALL = Columns("all", images=True, seen=True)
 
 
 def write(folder: Path, samples: list, columns: Columns, shard: int = 3) -> Path:
@@ -31,7 +31,7 @@ def write(folder: Path, samples: list, columns: Columns, shard: int = 3) -> Path
 
 
 def test_shards_round_trip(tmp_path: Path) -> None:
-    samples = toy_samples(7, pictures=(1, 0, 2))
+    samples = toy_samples(7, images=(1, 0, 2))
     capture = Capture(write(tmp_path, samples, ALL), ALL)
     assert len(capture) == 7 and capture.hidden_size == HIDDEN
     assert capture.lengths == [len(s) for s in samples]
@@ -42,18 +42,18 @@ def test_shards_round_trip(tmp_path: Path) -> None:
         assert got.greedy == wanted.greedy and got.prompt_rows == wanted.prompt_rows
         assert torch.equal(got.hidden, wanted.hidden.bfloat16())
         if len(wanted.spans):
-            assert torch.equal(got.pictures, wanted.pictures.bfloat16())
+            assert torch.equal(got.images, wanted.images.bfloat16())
             assert torch.equal(got.seen, wanted.seen.bfloat16())
         else:
-            assert got.pictures is None and got.seen is None
+            assert got.images is None and got.seen is None
     assert [s.prompt_rows for s in capture[2:4]] == [10, 7]
 
 
 def test_a_method_gets_what_it_asked_for_of_a_larger_capture(tmp_path: Path) -> None:
-    write(tmp_path, toy_samples(3, pictures=(1,)), ALL)
+    write(tmp_path, toy_samples(3, images=(1,)), ALL)
     plain = Capture(tmp_path, Columns("text"))[0]
-    assert plain.pictures is None and plain.seen is None and bool(plain.visual.any())
-    assert Capture(tmp_path, Columns("edges", pictures=True))[0].pictures is not None
+    assert plain.images is None and plain.seen is None and bool(plain.visual.any())
+    assert Capture(tmp_path, Columns("edges", images=True))[0].images is not None
 
 
 @pytest.mark.parametrize(
@@ -61,19 +61,19 @@ def test_a_method_gets_what_it_asked_for_of_a_larger_capture(tmp_path: Path) -> 
     [
         (Columns("text"), Columns("edges")),
         (Columns("edges"), Columns("all")),
-        (Columns("all"), Columns("text", pictures=True)),
-        (Columns("all", pictures=True), Columns("text", seen=True)),
+        (Columns("all"), Columns("text", images=True)),
+        (Columns("all", images=True), Columns("text", seen=True)),
     ],
 )
 def test_a_lacking_capture_is_refused(tmp_path: Path, kept: Columns, needed: Columns) -> None:
     assert not kept.covers(needed) and ALL.covers(needed)
-    write(tmp_path, toy_samples(2, pictures=(1,)), kept)
+    write(tmp_path, toy_samples(2, images=(1,)), kept)
     with pytest.raises(HivisError, match="wanted a capture of"):
         Capture(tmp_path, needed)
 
 
 def test_hidden_states_of_kept_rows(tmp_path: Path) -> None:
-    (whole,) = toy_samples(1, pictures=(2,))
+    (whole,) = toy_samples(1, images=(2,))
     for columns, rows in ((Columns("text"), [0, 7, 8]), (Columns("edges"), [0, 3, 6, 7, 8])):
         kept = columns.keeps(whole.visual, whole.spans)
         assert kept[:9].nonzero().flatten().tolist() == rows

@@ -1,4 +1,4 @@
-"""``python -m hivis train`` on the embedded target: from conversations to a drafter that drafts."""
+"""``python -m hivis train`` on the bundled target: from conversations to a drafter that drafts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_answers_captured_once_serve_every_method(work: Path, tmp_path: Path, me
     shard = next((tmp_path / "own" / "answers").glob("*.safetensors"))
     kept = load_file(shard)
     if method in ("hivis", "draft-vlm"):
-        assert "pictures" not in kept and int(kept["kept"].sum()) == int((~kept["visual"]).sum())
+        assert "images" not in kept and int(kept["kept"].sum()) == int((~kept["visual"]).sum())
     assert ("seen" in kept) == (method == "draft-vlm")
 
 
@@ -143,9 +143,9 @@ def test_a_killed_command_goes_on(work: Path, tmp_path: Path, while_: str) -> No
 
 def test_columns_of_several_methods() -> None:
     assert columns_of(["hivis"]) == Columns("text")
-    assert columns_of(["hivis", "vispec"]) == Columns("edges", pictures=True)
+    assert columns_of(["hivis", "vispec"]) == Columns("edges", images=True)
     assert columns_of(["draft-vlm", "hivis"]) == Columns("text", seen=True)
-    assert columns_of(METHODS) == Columns("all", pictures=True, seen=True)
+    assert columns_of(METHODS) == Columns("all", images=True, seen=True)
 
 
 def test_bad_input_is_said_before_anything_is_written(work: Path, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_every_option_of_the_training_arrives(
     eagle, _ = given("eagle")
     assert (eagle.config.rows, eagle.config.residual_rows) == ("all", 0)
     vispec, _ = given("vispec", "--lr", "0.25", "--noise", "0.3")
-    assert [(s.lr, s.noise, s.pictures) for s in vispec.stages()] == [
+    assert [(s.lr, s.noise, s.images) for s in vispec.stages()] == [
         (0.25, 0.3, False),
         (0.25, 0.3, True),
     ]
@@ -344,7 +344,7 @@ def test_every_option_of_the_answers_arrives(
         CollectOptions(
             str(paths.TARGET), data, out / "answers", work, 7, 2, 0.25, 9, 3, "float16", "cpu", 4
         ),
-        Columns("all", pictures=True),
+        Columns("all", images=True),
     )
 
 
@@ -355,7 +355,7 @@ def test_the_answers_options_are_kept(work: Path, tmp_path: Path) -> None:
     data.mkdir()
     turns = [
         {"from": who, "value": text}
-        for who, text in (("human", "What is here?"), ("gpt", "A dog."), ("human", "Which colour?"))
+        for who, text in (("human", "What is here?"), ("gpt", "A dog."), ("human", "Which color?"))
     ]
     line = json.dumps({"id": "1", "conversations": turns}) + "\n"
     (data / "two.jsonl").write_text(line * 4)

@@ -31,7 +31,7 @@ from tests.helpers.learners import (
 
 ONE = [0] * 3 + [1] * 5 + [0] * 3
 LAYOUTS = {
-    "no picture": [0] * 7,
+    "no image": [0] * 7,
     "one": ONE,
     "after row 0": [0] + [1] * 5 + [0] * 2,
     "at row 0": [1] * 5 + [0] * 3,
@@ -65,15 +65,15 @@ def test_passes_equal_the_drafter_at_inference(queries: int, layout: str) -> Non
 
 
 def test_text_alone_equals_the_drafter_in_stage_1_too() -> None:
-    learner, sample = scrambled_learner(), make_sample(LAYOUTS["no picture"])
+    learner, sample = scrambled_learner(), make_sample(LAYOUTS["no image"])
     shown = answer_outputs(learner, [sample], feedback(3))
-    text = answer_outputs(learner, [sample], feedback(3, pictures=False))
+    text = answer_outputs(learner, [sample], feedback(3, images=False))
     assert all(torch.equal(one, two) for one, two in zip(shown, text, strict=True))
 
 
 def test_rows_by_hand() -> None:
     sample = make_sample(LAYOUTS["two"], answer=2)
-    # Pictures at 2..5 and 9..12: rows 1..4 and 8..11 give way to two vectors each.
+    # Images at 2..5 and 9..12: rows 1..4 and 8..11 give way to two vectors each.
     reading, slot, feature = vispec_reading(sample, queries=3)
     assert reading.source.tolist() == [0, -1, -1, 5, 6, 7, -1, -1, 12, 13, 14, 15]
     assert reading.positions.tolist() == [0, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15]
@@ -102,20 +102,20 @@ def edges(sample: Sample) -> Sample:
 
 def test_only_what_the_drafter_reads_counts() -> None:
     learner, sample = scrambled_learner(), make_sample(ONE)
-    assert learner.columns == Columns("edges", pictures=True)
+    assert learner.columns == Columns("edges", images=True)
     outs = answer_outputs(learner, [sample], feedback(3))
     same = answer_outputs(learner, [edges(sample)], feedback(3))
     assert all(torch.equal(one, two) for one, two in zip(outs, same, strict=True))
 
-    # Each row of a picture reaches the answer, but in stage 1 none does.
-    assert sample.pictures is not None
+    # Each row of an image reaches the answer, but in stage 1 none does.
+    assert sample.images is not None
     for row in range(5):
-        other = sample.pictures.clone()
+        other = sample.images.clone()
         other[row] += 1
-        changed = replace(sample, pictures=other)
+        changed = replace(sample, images=other)
         assert not torch.allclose(outs[0], answer_outputs(learner, [changed], feedback(3))[0])
-    blind = replace(sample, pictures=None)
-    text = feedback(1, pictures=False)
+    blind = replace(sample, images=None)
+    text = feedback(1, images=False)
     one, two = (answer_outputs(learner, [s], text)[0] for s in (sample, blind))
     assert torch.equal(one, two)
     with pytest.raises(HivisError, match="embeddings of the visual rows, got none"):
@@ -125,7 +125,7 @@ def test_only_what_the_drafter_reads_counts() -> None:
 def test_what_each_stage_reaches() -> None:
     learner = make_learner()
     first, second = learner.stages()
-    assert not first.pictures and second.pictures and second.steps == 3
+    assert not first.images and second.images and second.steps == 3
     assert first.noise == second.noise == 0.1
     samples = [make_sample(ONE), make_sample(LAYOUTS["two"], seed=1)]
 
@@ -174,18 +174,18 @@ def test_both_stages_learn_a_toy_language(tmp_path: Path) -> None:
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in state.items())
 
 
-@pytest.mark.parametrize("pictures", [True, False])
-def test_what_only_the_picture_tells_is_learned_where_it_is_shown(pictures: bool) -> None:
+@pytest.mark.parametrize("images", [True, False])
+def test_what_only_the_image_tells_is_learned_where_it_is_shown(images: bool) -> None:
     learner = make_learner()
-    target, stage = learner.target, feedback(1, updates=60, pictures=pictures)
+    target, stage = learner.target, feedback(1, updates=60, images=images)
     layout, make = [0, 1, 1, 1, 0], torch.Generator().manual_seed(5)
     looks, samples = torch.randn(2, HIDDEN, generator=make), []
     for i in range(16):
         sample = make_sample(layout, answer=2, seed=i // 2)
         hidden = torch.cat([sample.hidden[:-1], target.head[i % 2 : i % 2 + 1]])
         seen = looks[i % 2] + 0.1 * torch.randn(3, HIDDEN, generator=make)
-        samples.append(replace(sample, hidden=hidden, pictures=seen))
+        samples.append(replace(sample, hidden=hidden, images=seen))
     train(learner, samples, stage)
     losses, _ = learner.losses(learner.batch(samples, stage), stage)[0]
     right = float(losses.first.float()[1::2].mean())
-    assert right == 1 if pictures else right <= 0.5
+    assert right == 1 if images else right <= 0.5

@@ -32,25 +32,25 @@ class Family(ABC):
 
     @abstractmethod
     def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
-        """What the vision tower makes of the pictures; None without one."""
+        """What the vision tower makes of the images; None without one."""
 
     def project(self, model: PreTrainedModel, seen: Tensor) -> Tensor:
-        """``[R, E]``: the visual rows of all pictures, in order."""
+        """``[R, E]``: the visual rows of all images, in order."""
         return seen
 
     def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
-        """``[1, P, E]``: token embeddings with the pictures, ``seen`` projected, in their rows."""
+        """``[1, P, E]``: token embeddings with the images, ``seen`` projected, in their rows."""
         embeddings = cast(nn.Embedding, model.get_input_embeddings())(inputs.tokens)
-        picture = embeddings.new_empty(0, embeddings.shape[2])
+        image = embeddings.new_empty(0, embeddings.shape[2])
         if seen is not None:
-            picture = self.project(model, seen).to(embeddings)
+            image = self.project(model, seen).to(embeddings)
         slots = inputs.tokens == model.config.image_token_id
-        if int(slots.sum()) != len(picture):
+        if int(slots.sum()) != len(image):
             raise HivisError(
-                f"prompt: wanted a placeholder for each of {len(picture)} visual rows, "
+                f"prompt: wanted a placeholder for each of {len(image)} visual rows, "
                 f"got {int(slots.sum())}"
             )
-        embeddings[slots] = picture
+        embeddings[slots] = image
         return embeddings
 
     def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
@@ -65,21 +65,21 @@ class Family(ABC):
         return torch.arange(inputs.length, device=inputs.tokens.device).unsqueeze(0)
 
     @abstractmethod
-    def picture_rows(
+    def image_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
     ) -> list[int]:
-        """How many visual rows each picture of a prompt ``[1, P]`` has, in order."""
+        """How many visual rows each image of a prompt ``[1, P]`` has, in order."""
 
     def spans(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
     ) -> tuple[Span, ...]:
-        """Where each picture lies, from its first visual row to its last; reads on the host.
+        """Where each image lies, from its first visual row to its last; reads on the host.
 
-        A picture of several tiles is one, and the markers between its tiles lie within its span.
+        An image of several tiles is one, and the markers between its tiles lie within its span.
         """
         rows = (~self.text_rows(model, tokens)).nonzero().flatten().tolist()
         spans, at = [], 0
-        for count in self.picture_rows(model, tokens, features) if rows else []:
+        for count in self.image_rows(model, tokens, features) if rows else []:
             spans.append((rows[at], rows[at + count - 1] + 1))
             at += count
         return tuple(spans)

@@ -1,7 +1,7 @@
-"""Idefics3 and SmolVLM: a picture in tiles, each between markers that say where it belongs.
+"""Idefics3 and SmolVLM: an image in tiles, each between markers that say where it belongs.
 
-Rows of a picture are those of its tiles, line by line, and last those of the whole. The markers are
-tokens like any other: drafters that leave out pictures still read them.
+Rows of an image are those of its tiles, line by line, and last those of the whole. The markers are
+tokens like any other: drafters that leave out images still read them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hivis.models.families.base import Family
 
-#: Tiles that pass through the tower at once. Small models show large pictures: all of theirs could
+#: Tiles that pass through the tower at once. Small models show large images: all of theirs could
 #: take more memory than their weights.
 _TILES = 4
 
@@ -38,10 +38,10 @@ class Idefics3(Family):
         seen = [look(*part).pooler_output for part in zip(parts, masks, strict=True)]
         return torch.cat(seen).flatten(0, 1)
 
-    def picture_rows(
+    def image_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
     ) -> list[int]:
-        """A picture ends with the tile whose marker is that of the very last one: the whole."""
+        """An image ends with the tile whose marker is that of the very last one: the whole."""
         ids: list[int] = tokens[0].tolist()
         tile = model.config.image_token_id
         runs: list[tuple[int, int]] = []  # the marker before a tile, and the tile's rows
@@ -50,10 +50,10 @@ class Idefics3(Family):
                 runs[-1] = (runs[-1][0], runs[-1][1] + 1)
             elif token == tile:
                 runs.append((ids[row - 1] if row else -1, 1))
-        pictures, open_rows = [], 0
+        images, open_rows = [], 0
         for marker, rows in runs:
             open_rows += rows
             if marker == runs[-1][0]:
-                pictures.append(open_rows)
+                images.append(open_rows)
                 open_rows = 0
-        return pictures
+        return images

@@ -13,7 +13,7 @@ from hivis.models.families.base import Family
 
 
 class Llava(Family):
-    """Vision tower, projector, and a text model whose placeholder rows the picture replaces."""
+    """Vision tower, projector, and a text model whose placeholder rows the image replaces."""
 
     model_types = ("llava",)
     shares_tower = True
@@ -23,21 +23,21 @@ class Llava(Family):
         if pixels is None:
             return None
         # One after the other: the tower hands out what each of its layers makes.
-        return torch.cat([_look(model, picture) for picture in pixels.split(1)])
+        return torch.cat([_look(model, image) for image in pixels.split(1)])
 
     def project(self, model: PreTrainedModel, seen: Tensor) -> Tensor:
         projector = cast(LlavaForConditionalGeneration, model).model.multi_modal_projector
         return projector(seen).flatten(0, 1)
 
-    def picture_rows(
+    def image_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
     ) -> list[int]:
-        pictures = len(features["pixel_values"])
-        return [int((~self.text_rows(model, tokens)).sum()) // pictures] * pictures
+        images = len(features["pixel_values"])
+        return [int((~self.text_rows(model, tokens)).sum()) // images] * images
 
 
 def _look(model: PreTrainedModel, pixels: Tensor) -> Tensor:
-    """``[pictures, rows, Ev]`` of ``[pictures, 3, height, width]``."""
+    """``[images, rows, Ev]`` of ``[images, 3, height, width]``."""
     tower = cast(LlavaForConditionalGeneration, model).model.vision_tower
     states = tower(pixels, output_hidden_states=True).hidden_states
     layers = model.config.vision_feature_layer

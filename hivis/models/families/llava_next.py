@@ -1,6 +1,6 @@
-"""LLaVA-NeXT (``LlavaNextForConditionalGeneration``): a picture as a whole and in tiles.
+"""LLaVA-NeXT (``LlavaNextForConditionalGeneration``): an image as a whole and in tiles.
 
-A picture's rows are those of the whole, then those of its tiles, set together line by line without
+An image's rows are those of the whole, then those of its tiles, set together line by line without
 the padding that made them square, each line ended by one row more.
 """
 
@@ -18,7 +18,7 @@ from hivis.models.families.base import Family
 
 
 class LlavaNext(Family):
-    """The model's own functions put a picture's rows together; a placeholder stands for each."""
+    """The model's own functions put an image's rows together; a placeholder stands for each."""
 
     model_types = ("llava_next",)
 
@@ -31,7 +31,7 @@ class LlavaNext(Family):
         look = model.model.get_image_features
         return torch.cat([look(part, size).pooler_output[0] for part, size in parts])
 
-    def picture_rows(
+    def image_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
     ) -> list[int]:
         # What the model does to features of E values, done to features of one.
@@ -50,5 +50,5 @@ class LlavaNext(Family):
 
 def _sizes(features: Mapping[str, Tensor]) -> Tensor:
     if "image_sizes" not in features:
-        raise HivisError(f"features: wanted image_sizes of the pictures, got {sorted(features)}")
+        raise HivisError(f"features: wanted image_sizes of the images, got {sorted(features)}")
     return features["image_sizes"]

@@ -1,6 +1,6 @@
-"""Qwen2-VL and Qwen2.5-VL: pictures of any size, and positions in time, height and width.
+"""Qwen2-VL and Qwen2.5-VL: images of any size, and positions in time, height and width.
 
-A picture takes as many rows as its size asks for, but only as many positions as its longer side
+An image takes as many rows as its size asks for, but only as many positions as its longer side
 has: the three positions of a token behind it lag behind its row. Drafters count rows.
 """
 
@@ -19,7 +19,7 @@ from hivis.errors import HivisError
 from hivis.models.families.base import Family
 
 
-class StillPictures(Qwen2_5_VLProcessor):
+class StillImages(Qwen2_5_VLProcessor):
     """The processor without its part for videos, which cannot be had without torchvision."""
 
     def __init__(
@@ -33,10 +33,10 @@ class StillPictures(Qwen2_5_VLProcessor):
 
 
 class QwenVL(Family):
-    """The vision tower ends in its own projector; a picture stands between two markers."""
+    """The vision tower ends in its own projector; an image stands between two markers."""
 
     model_types = ("qwen2_5_vl", "qwen2_vl")
-    processor_class = AutoProcessor if is_torchvision_available() else StillPictures
+    processor_class = AutoProcessor if is_torchvision_available() else StillImages
 
     def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
         pixels = features.get("pixel_values")
@@ -57,7 +57,7 @@ class QwenVL(Family):
         )
         return positions
 
-    def picture_rows(
+    def image_rows(
         self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
     ) -> list[int]:
         merged = model.config.vision_config.spatial_merge_size**2
@@ -69,5 +69,5 @@ class QwenVL(Family):
 
 def _grids(features: Mapping[str, Tensor]) -> Tensor:
     if "image_grid_thw" not in features:
-        raise HivisError(f"features: wanted image_grid_thw of the pictures, got {sorted(features)}")
+        raise HivisError(f"features: wanted image_grid_thw of the images, got {sorted(features)}")
     return features["image_grid_thw"]

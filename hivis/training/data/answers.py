@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hivis.core.handoff import DrafterPrompt, Span
-from hivis.drafters.vispec import picture_spans
+from hivis.drafters.vispec import image_spans
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 
@@ -73,7 +73,7 @@ class Answerer(Generic[P]):
         return self.family.language_model(self.model).config.max_position_embeddings
 
     def seen(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """``[p, r, Ev]``: what the vision tower makes of a prompt's pictures."""
+        """``[p, r, Ev]``: what the vision tower makes of a prompt's images."""
         return self.family.look(self.model, features) if self.look is None else self.look(features)
 
     def placeholders(self) -> Tensor:
@@ -115,7 +115,7 @@ def answer(
     placeholders = answerer.placeholders()
     padding = int((~placeholders).int().argmax())
     tokens, mask = _padded(texts, padding, left=True)
-    # An answer could hold a picture's placeholder, for which there would be no picture.
+    # An answer could hold an image's placeholder, for which there would be no image.
     barred = placeholders.nonzero().flatten().tolist()
     out = model.generate(
         input_ids=tokens,
@@ -163,12 +163,12 @@ def _sample(
 ) -> Sample:
     """Of all rows of a prompt and its answer, what ``columns`` keep."""
     assert rows.tokens is not None
-    spans = torch.tensor(picture_spans(rows), dtype=torch.int64).view(-1, 2)
+    spans = torch.tensor(image_spans(rows), dtype=torch.int64).view(-1, 2)
     if columns.seen and len(spans) != (0 if rows.seen is None else len(rows.seen)):
         got = "none" if rows.seen is None else len(rows.seen)
-        raise HivisError(f"seen: wanted one entry for each of {len(spans)} pictures, got {got}")
+        raise HivisError(f"seen: wanted one entry for each of {len(spans)} images, got {got}")
     kept = columns.keeps(visual, spans)
-    pictures = rows.embeddings[0, visual].cpu() if columns.pictures and len(spans) else None
+    images = rows.embeddings[0, visual].cpu() if columns.images and len(spans) else None
     return Sample(
         tokens=rows.tokens[0].cpu(),
         visual=visual.cpu(),
@@ -178,7 +178,7 @@ def _sample(
         conversation=conversation,
         kept=kept.cpu(),
         hidden=rows.hidden[0, kept].cpu(),
-        pictures=pictures,
+        images=images,
         seen=None if rows.seen is None else rows.seen.cpu(),
     )
 
@@ -220,9 +220,9 @@ def _padded(texts: Sequence[Tensor], padding: int, left: bool) -> tuple[Tensor, 
 
 
 def _joined_features(prompts: Sequence[PromptInputs]) -> dict[str, Tensor]:
-    """The pictures of all prompts, in order; prompts without one add nothing.
+    """The images of all prompts, in order; prompts without one add nothing.
 
-    Where pictures have different numbers of tiles, zeros stand behind the fewer.
+    Where images have different numbers of tiles, zeros stand behind the fewer.
     """
     joined = {}
     for name in sorted({name for prompt in prompts for name in prompt.features}):

@@ -87,7 +87,7 @@ def capture(
 ) -> Iterator[CaptureBatch]:
     """Answer the prompts from ``start`` on, a multiple of the batch size, batch by batch.
 
-    A prompt that cannot be prepared (its picture cannot be read), or with whose answer the model's
+    A prompt that cannot be prepared (its image cannot be read), or with whose answer the model's
     positions may not suffice, is skipped; the batch it belongs to is smaller then.
     """
     device = torch.device(answerer.model.device)
@@ -181,7 +181,7 @@ def check_finished(directory: Path, sources: Mapping[str, str]) -> None:
     """What a training run wants of a capture that it was given.
 
     Args:
-        sources: fingerprints of the ``target``, and of what has a ``look`` of its own at pictures.
+        sources: fingerprints of the ``target``, and of what has a ``look`` of its own at images.
 
     Raises:
         HivisError: it was cut off, or made from something else.

@@ -1,11 +1,11 @@
-"""Conversations about pictures, in the data format of LLaVA (and of ShareGPT, without pictures).
+"""Conversations about images, in the data format of LLaVA (and of ShareGPT, without images).
 
 A file holds one conversation per line (JSON Lines), or one JSON array of them::
 
     {"id": "7", "image": "coco/1.jpg", "conversations": [
         {"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A dog."}]}
 
-``image`` may also be a list, or be absent. ``<image>`` in a human turn says where a picture goes.
+``image`` may also be a list, or be absent. ``<image>`` in a human turn says where an image goes.
 What a target is asked is a conversation, too: one that ends in a human turn.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 from hivis.errors import HivisError
 
-#: Where a picture goes, in human turns.
+#: Where an image goes, in human turns.
 MARKER = "<image>"
 Role = Literal["user", "assistant", "other"]
 _ROLES: dict[str, Role] = {
@@ -46,13 +46,13 @@ class Conversation:
     """Turns of user and assistant in alternation, the user's first.
 
     Attributes:
-        pictures: one for each marker, in order; or, without any marker, all before the first turn.
+        images: one for each marker, in order; or, without any marker, all before the first turn.
         number: its place in the file, from 0, which its prompts have in common.
         where: file and line, or index in the file's array, for messages.
     """
 
     turns: tuple[Turn, ...]
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     number: int
     where: str
 
@@ -66,8 +66,8 @@ class Conversation:
             if len(prompts) == count:
                 break
             markers += turn.text.count(MARKER)
-            pictures = self.pictures[:markers] if marked else self.pictures
-            prompts.append(replace(self, turns=self.turns[: i + 1], pictures=pictures))
+            images = self.images[:markers] if marked else self.images
+            prompts.append(replace(self, turns=self.turns[: i + 1], images=images))
         return prompts
 
 
@@ -89,15 +89,15 @@ def read_conversations(
     """Read a file of conversations, piece by piece: only what is returned stays in memory.
 
     Args:
-        images: what the paths of pictures are relative to; by default the folder of ``path``.
+        images: what the paths of images are relative to; by default the folder of ``path``.
         turns: keep only what the first so many questions of each conversation need.
         count: stop behind so many conversations; what follows is not looked at.
-        left_out: gets where each conversation stands that holds no question, or has no picture and
+        left_out: gets where each conversation stands that holds no question, or has no image and
             speaks of one with a marker. ShareGPT has some of both.
 
     Raises:
         HivisError: the file is missing, empty or not JSON; a conversation is not what the module's
-            docstring says, or one of its pictures does not exist.
+            docstring says, or one of its images does not exist.
     """
     for name, number in (("turns", turns), ("count", count)):
         if number is not None and number < 1:
@@ -114,9 +114,9 @@ def read_conversations(
             if left_out is not None:
                 left_out.append(where)
             continue
-        for picture in conversation.pictures:
-            if picture not in there:
-                raise HivisError(f"{where}: image: wanted a picture file, got no file {picture}")
+        for image in conversation.images:
+            if image not in there:
+                raise HivisError(f"{where}: image: wanted an image file, got no file {image}")
         found.append(conversation if turns is None else conversation.asked(turns)[-1])
     if not found:
         raise HivisError(f"{path}: wanted at least one conversation with a question, got none")
@@ -139,7 +139,7 @@ def _conversation(record: Any, folder: Path, number: int, where: str) -> Convers
         turns, markers = (), 0
     if markers not in (0, len(names)):
         raise HivisError(
-            f"{where}: wanted one {MARKER} per picture ({len(names)}) or none, got {markers}"
+            f"{where}: wanted one {MARKER} per image ({len(names)}) or none, got {markers}"
         )
     return Conversation(turns, tuple(folder / name for name in names), number, where)
 

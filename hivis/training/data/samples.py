@@ -32,20 +32,20 @@ class Columns:
 
     Attributes:
         hidden: whose hidden states: ``"text"`` those of text rows alone, ``"edges"`` also that of
-            each picture's last row, ``"all"`` every row's.
-        pictures: the projected embeddings of the visual rows.
-        seen: what the vision tower made of the pictures, before the projector.
+            each image's last row, ``"all"`` every row's.
+        images: the projected embeddings of the visual rows.
+        seen: what the vision tower made of the images, before the projector.
     """
 
     hidden: HiddenRows = "text"
-    pictures: bool = False
+    images: bool = False
     seen: bool = False
 
     def covers(self, needed: Columns) -> bool:
         """Whether a capture of these columns serves a method that needs ``needed``."""
         return (
             _HIDDEN_ORDER.index(self.hidden) >= _HIDDEN_ORDER.index(needed.hidden)
-            and self.pictures >= needed.pictures
+            and self.images >= needed.images
             and self.seen >= needed.seen
         )
 
@@ -68,13 +68,13 @@ class Sample:
         visual: ``[n]`` bool.
         answer: ``[n]`` bool: tokens of the answer, except a closing EOS: no hidden state at or
             after that is ever asked of a drafter.
-        spans: ``[p, 2]`` int64, half-open rows of each of the p pictures, in order.
+        spans: ``[p, 2]`` int64, half-open rows of each of the p images, in order.
         greedy: whether the answer was decoded greedily.
         conversation: a number that answers to questions of one conversation have in common.
         kept: ``[n]`` bool: whose hidden states there are.
         hidden: ``[kept rows, E]`` the target's last hidden states, after the final norm.
-        pictures: ``[visual rows, E]`` projected picture embeddings; ``None`` if not captured.
-        seen: ``[p, r, Ev]`` output of the vision tower; ``None`` if not captured or no picture.
+        images: ``[visual rows, E]`` projected image embeddings; ``None`` if not captured.
+        seen: ``[p, r, Ev]`` output of the vision tower; ``None`` if not captured or no image.
     """
 
     tokens: Tensor
@@ -85,7 +85,7 @@ class Sample:
     conversation: int
     kept: Tensor
     hidden: Tensor
-    pictures: Tensor | None = None
+    images: Tensor | None = None
     seen: Tensor | None = None
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ _COUNTED_BY = {
     "kept": "rows",
     "spans": "spans",
     "hidden": "kept",
-    "pictures": "visual",
+    "images": "visual",
     "seen": "spans",
 }
 
@@ -137,7 +137,7 @@ def save_shard(
         "kept_of": torch.tensor([len(s.hidden) for s in samples]),
         "visual_of": torch.tensor([int(s.visual.sum()) for s in samples]),
     }
-    for name, wanted in (("pictures", columns.pictures), ("seen", columns.seen)):
+    for name, wanted in (("images", columns.images), ("seen", columns.seen)):
         parts = [p for s in samples if (p := getattr(s, name)) is not None]
         if wanted and parts:
             tensors[name] = torch.cat(parts).bfloat16()
@@ -207,7 +207,7 @@ class Capture(Sequence[Sample]):
             start = starts[_COUNTED_BY[name]]
             return file.get_slice(name)[start[own] : start[own + 1]]
 
-        pictured = starts["spans"][own + 1] > starts["spans"][own]
+        with_image = starts["spans"][own + 1] > starts["spans"][own]
         return Sample(
             tokens=read("tokens").long(),
             visual=read("visual"),
@@ -217,8 +217,8 @@ class Capture(Sequence[Sample]):
             conversation=self.conversations[index],
             kept=read("kept"),
             hidden=read("hidden"),
-            pictures=read("pictures") if self.needed.pictures and pictured else None,
-            seen=read("seen") if self.needed.seen and pictured else None,
+            images=read("images") if self.needed.images and with_image else None,
+            seen=read("seen") if self.needed.seen and with_image else None,
         )
 
 

@@ -1,6 +1,6 @@
 """A small draft model learns what the target would say (distillation, arXiv 1503.02531).
 
-The small VLM of Spec-LLaVA (arXiv 2509.11961) predicts from tokens and the picture alone, so
+The small VLM of Spec-LLaVA (arXiv 2509.11961) predicts from tokens and the image alone, so
 nothing of the target's hidden states goes in. They say what is wanted: through the target's head
 they are its distribution after every row of an answer that it wrote itself.
 """
@@ -51,7 +51,7 @@ class TrainableDraft(draft_vlm.DraftModel, Protocol):
     def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
         """Hidden states ``[R, e]`` of ``rows`` of texts ``tokens``, both ``[B, n]``.
 
-        ``seen`` ``[pictures, r, Ev]`` is what a vision tower made of all their pictures: its own,
+        ``seen`` ``[images, r, Ev]`` is what a vision tower made of all their images: its own,
         or the target's.
         The texts are padded on the right, and causal: the padding is never looked at.
         """
@@ -67,7 +67,7 @@ class DistillBatch:
     Attributes:
         tokens: ``[B, n]`` int64.
         rows: ``[B, n]`` bool, the answers.
-        seen: ``[pictures, r, Ev]``, or ``None``.
+        seen: ``[images, r, Ev]``, or ``None``.
         hidden: ``[R, E]`` fp32, the target's hidden states of the R answer rows.
     """
 
@@ -110,14 +110,14 @@ class DraftLearner:
 
     @property
     def own_tower(self) -> bool:
-        """Whether it looks at pictures through a vision tower of its own."""
+        """Whether it looks at images through a vision tower of its own."""
         return self.draft.own_tower
 
     def described(self) -> dict[str, Any]:
         return {"rows": self.draft.rows, "own_tower": self.own_tower}
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> DistillBatch:
-        """``samples`` as tensors; of a language model, or without pictures, their text rows.
+        """``samples`` as tensors; of a language model, or without images, their text rows.
 
         Row t reads token t and predicts what follows it, so what it is to learn is the target's
         distribution at that same row. Those are the rows of the answer: the first is where the
@@ -126,7 +126,7 @@ class DraftLearner:
         that token already.
         """
         device = self.target.head.device
-        looks = self.draft.rows == "all" and stage.pictures
+        looks = self.draft.rows == "all" and stage.images
         read = [torch.ones_like(s.visual) if looks else ~s.visual for s in samples]
         seen = [s.seen for s in samples if looks and s.seen is not None]
 

@@ -25,7 +25,7 @@ class Stage:
             output of pass s, one row back.
         weights: of the loss terms.
         noise: uniform noise on the target's hidden states, as a part of their root mean square.
-        pictures: whether visual rows are shown; without, a sample is its text rows.
+        images: whether visual rows are shown; without, a sample is its text rows.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Stage:
     weights: LossWeights
     steps: int = 1
     noise: float = 0.0
-    pictures: bool = True
+    images: bool = True
 
 
 class Learner(Protocol):

@@ -90,7 +90,7 @@ class LayerLearner:
     def __init__(self, config: HiViSConfig, target: TargetTables, settings: LayerSettings) -> None:
         check_target(config, target)
         self.config, self.target, self.settings = config, target, settings
-        self.columns = Columns() if config.rows == "text" else Columns("all", pictures=True)
+        self.columns = Columns() if config.rows == "text" else Columns("all", images=True)
         self.module = HiViSModel(config).to(target.head.device)
 
     def stages(self) -> list[Stage]:

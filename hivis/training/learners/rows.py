@@ -88,10 +88,10 @@ def collate(
     """Pad, move to the target's device, and look up embeddings.
 
     Raises:
-        HivisError: a sample is not of the target's sizes, or lacks embeddings of its pictures.
+        HivisError: a sample is not of the target's sizes, or lacks embeddings of its images.
     """
     device, size = target.head.device, target.head.shape[1]
-    tokens, hidden, real, answer, goal, visual, pictures = [], [], [], [], [], [], []
+    tokens, hidden, real, answer, goal, visual, images = [], [], [], [], [], [], []
     for sample, reading in zip(samples, readings, strict=True):
         if sample.hidden.shape[1] != size:
             raise HivisError(
@@ -106,11 +106,11 @@ def collate(
         hidden.append(states * real[-1].unsqueeze(1).to(states.dtype))
         goal.append(sample.hidden_at(reading.following[answer[-1]]))
         if bool(visual[-1].any()):
-            pictures.append(_pictures(sample)[_rank(sample, reading.following[visual[-1]])])
+            images.append(_images(sample)[_rank(sample, reading.following[visual[-1]])])
     answers = padded(answer)
     embeddings = F.embedding(padded(tokens).to(device), target.embedding)
-    if pictures:
-        embeddings[padded(visual).to(device)] = torch.cat(pictures).to(device, embeddings.dtype)
+    if images:
+        embeddings[padded(visual).to(device)] = torch.cat(images).to(device, embeddings.dtype)
     columns = answers.any(0).nonzero()
     return RowBatch(
         following=embeddings,
@@ -131,10 +131,10 @@ def padded(parts: Iterable[Tensor]) -> Tensor:
     return stacked.new_zeros(stacked.shape[0], 1, *stacked.shape[2:])
 
 
-def _pictures(sample: Sample) -> Tensor:
-    if sample.pictures is None:
+def _images(sample: Sample) -> Tensor:
+    if sample.images is None:
         raise HivisError("captured data: wanted embeddings of the visual rows, got none")
-    return sample.pictures
+    return sample.images
 
 
 def _rank(sample: Sample, rows: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from hivis.training.learners.vispec_model import ViSpecModel
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The K pictures of a batch, and the rows of the drafter that they reach.
+    """The K images of a batch, and the rows of the drafter that they reach.
 
     Attributes:
         embeddings: ``[K, m, E]``, padded behind; shown: ``[K, m]`` bool, what is no padding.
@@ -39,10 +39,10 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class ViSpecBatch:
-    """Rows, and what stands where pictures were; ``None`` if none is shown."""
+    """Rows, and what stands where images were; ``None`` if none is shown."""
 
     rows: RowBatch
-    pictures: ImageBatch | None
+    images: ImageBatch | None
 
 
 def text_reading(sample: Sample) -> Reading:
@@ -63,12 +63,12 @@ def vispec_reading(sample: Sample, queries: int) -> tuple[Reading, Tensor, Tenso
     slot: list[int] = []
     feature: list[int] = []
 
-    def read(start: int, end: int, picture: int) -> None:
+    def read(start: int, end: int, image: int) -> None:
         rows = range(start, end)
         source.extend(rows)
         positions.extend(rows)
         slot.extend(0 for _ in rows)
-        feature.extend(picture for _ in rows)
+        feature.extend(image for _ in rows)
 
     start, seen = 0, 0
     for begin, end in sample.spans.tolist():
@@ -92,7 +92,7 @@ class ViSpecLearner:
     """A ViSpec drafter in training; see ``learner.py``.
 
     Stage 1 is text: visual rows are left out, g is 0, the adaptor and ``img_fc`` stay as they are;
-    teacher-forced, with noise on the target's hidden states. Stage 2 shows the pictures, and the
+    teacher-forced, with noise on the target's hidden states. Stage 2 shows the images, and the
     drafter feeds on itself; there the noise is on what pass 0 reads.
 
     Both stages use the losses and the row selection of HiViS, so that a comparison shows the
@@ -106,7 +106,7 @@ class ViSpecLearner:
     def __init__(self, config: ViSpecConfig, target: TargetTables, settings: LayerSettings) -> None:
         check_target(config, target)
         self.config, self.target, self.settings = config, target, settings
-        self.columns = Columns("edges", pictures=True)
+        self.columns = Columns("edges", images=True)
         self.module = ViSpecModel(config).to(target.head.device)
 
     def stages(self) -> list[Stage]:
@@ -114,7 +114,7 @@ class ViSpecLearner:
         first, second = s.split
         text = LossWeights(soft=s.soft, top=0.0)
         return s.stages(
-            Stage("stage1", first, s.lr, text, noise=s.noise, pictures=False),
+            Stage("stage1", first, s.lr, text, noise=s.noise, images=False),
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback, s.noise),
         )
 
@@ -122,15 +122,15 @@ class ViSpecLearner:
         return asdict(self.config)
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> ViSpecBatch:
-        if not stage.pictures:
+        if not stage.images:
             return ViSpecBatch(
                 collate(samples, [text_reading(s) for s in samples], self.target), None
             )
         readings = [vispec_reading(s, self.config.queries) for s in samples]
         rows = collate(samples, [reading for reading, _, _ in readings], self.target)
-        return ViSpecBatch(rows, self._pictures(samples, readings))
+        return ViSpecBatch(rows, self._images(samples, readings))
 
-    def _pictures(
+    def _images(
         self, samples: Sequence[Sample], readings: Sequence[tuple[Reading, Tensor, Tensor]]
     ) -> ImageBatch | None:
         parts: list[Tensor] = []
@@ -139,7 +139,7 @@ class ViSpecLearner:
             before = len(parts)
             slots.append(slot + (slot > 0) * before * (self.config.queries - 1))
             features.append(feature + (feature > 0) * before)
-            parts += cut_pictures(sample)
+            parts += cut_images(sample)
         if not parts:
             return None
         device = self.target.head.device
@@ -153,7 +153,7 @@ class ViSpecLearner:
 
     def outputs(self, batch: ViSpecBatch, stage: Stage) -> Iterator[Tensor]:
         """Predicted hidden states of each pass; see :func:`forward_steps`."""
-        rows, shown, seen = batch.rows, batch.pictures, None
+        rows, shown, seen = batch.rows, batch.images, None
         if shown is not None:
             seen = self.module.see(shown.embeddings, shown.shown, shown.slot, shown.feature)
 
@@ -175,12 +175,12 @@ class ViSpecLearner:
         ViSpecDrafter(self.config, copy_tensors(self.module)).save(folder)
 
 
-def cut_pictures(sample: Sample) -> list[Tensor]:
-    """``[m, E]`` embeddings of each picture of a sample; HivisError if they were not captured."""
+def cut_images(sample: Sample) -> list[Tensor]:
+    """``[m, E]`` embeddings of each image of a sample; HivisError if they were not captured."""
     if not len(sample.spans):
         return []
-    if sample.pictures is None:
+    if sample.images is None:
         raise HivisError("captured data: wanted embeddings of the visual rows, got none")
-    # Markers between a picture's tiles are not of it.
+    # Markers between an image's tiles are not of it.
     counts = [int(sample.visual[begin:end].sum()) for begin, end in sample.spans.tolist()]
-    return list(sample.pictures.split(counts))
+    return list(sample.images.split(counts))

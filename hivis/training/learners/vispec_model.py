@@ -17,12 +17,12 @@ from hivis.training.learners.one_layer_model import OneLayerModel
 
 @dataclass(frozen=True)
 class AdaptedImages:
-    """What the drafter made of a batch's pictures, spread over its rows.
+    """What the drafter made of a batch's images, spread over its rows.
 
     Attributes:
         vectors: ``[B, n, E]`` what stands at the compressed rows.
         compressed: ``[B, n, 1]`` bool, which rows these are.
-        mixed: ``[B, n, E]`` the global feature's share in the hidden state; 0 before a picture.
+        mixed: ``[B, n, E]`` the global feature's share in the hidden state; 0 before an image.
     """
 
     vectors: Tensor
@@ -31,7 +31,7 @@ class AdaptedImages:
 
 
 class Adaptor(nn.Module):
-    """Learned queries, and one cross-attention over the embeddings of one picture.
+    """Learned queries, and one cross-attention over the embeddings of one image.
 
     The rows are pooled before they are projected, as at inference: two products with Q H vectors
     instead of two with E x E matrices. A bias of the keys shifts all scores of a query alike, so
@@ -47,13 +47,13 @@ class Adaptor(nn.Module):
         self.v_proj = nn.Linear(c.hidden_size, inner, bias=c.attention_bias)
         self.o_proj = nn.Linear(inner, c.hidden_size, bias=False)
 
-    def forward(self, pictures: Tensor, shown: Tensor) -> Tensor:
+    def forward(self, images: Tensor, shown: Tensor) -> Tensor:
         """``[K, m, E]`` embeddings, and which rows of m there are ``[K, m]`` -> ``[K, Q, E]``."""
         keys = self.k_proj.weight.unflatten(0, (self.heads, self.head_dim))
         look = torch.einsum("qhd,hde->qhe", self.q, keys).flatten(0, 1) * self.head_dim**-0.5
-        score = F.linear(pictures, look).float()
+        score = F.linear(images, look).float()
         score = score.masked_fill(~shown.unsqueeze(2), float("-inf"))
-        pooled = torch.softmax(score, 1).transpose(1, 2) @ pictures
+        pooled = torch.softmax(score, 1).transpose(1, 2) @ images
         values = self.v_proj.weight.unflatten(0, (self.heads, self.head_dim))
         out = torch.einsum("kqhe,hde->kqhd", pooled.unflatten(1, (-1, self.heads)), values)
         if self.v_proj.bias is not None:
@@ -76,15 +76,15 @@ class ViSpecModel(OneLayerModel):
         nn.init.zeros_(self.img_fc.bias)
         self.imadpt = Adaptor(config)
 
-    def see(self, pictures: Tensor, shown: Tensor, slot: Tensor, feature: Tensor) -> AdaptedImages:
-        """Adapt K pictures ``[K, m, E]``, of which ``shown`` ``[K, m]`` are rows.
+    def see(self, images: Tensor, shown: Tensor, slot: Tensor, feature: Tensor) -> AdaptedImages:
+        """Adapt K images ``[K, m, E]``, of which ``shown`` ``[K, m]`` are rows.
 
         Args:
             slot: ``[B, n]`` int64: 0, or 1 + which of all K (Q - 1) vectors stands at the row.
-            feature: ``[B, n]`` int64: 0, or 1 + the picture whose global feature the row gets.
+            feature: ``[B, n]`` int64: 0, or 1 + the image whose global feature the row gets.
         """
         e = self.config.hidden_size
-        vectors = self.imadpt(pictures, shown)
+        vectors = self.imadpt(images, shown)
         none = vectors.new_zeros(1, e)
         mixed = F.linear(vectors[:, -1], self.img_fc.weight[:, e:]).float()
         table = torch.cat([none, vectors[:, :-1].flatten(0, 1)])
@@ -99,7 +99,7 @@ class ViSpecModel(OneLayerModel):
     ) -> Tensor:
         """``[B, rows, E]`` what enters the layer at the rows from ``start`` on.
 
-        ``following`` and ``hidden`` are as in :meth:`HiViSModel.join`. Without ``seen`` no picture
+        ``following`` and ``hidden`` are as in :meth:`HiViSModel.join`. Without ``seen`` no image
         was shown to any row (g = 0), and ``img_fc`` learns nothing.
         """
         e, weight, bias = self.config.hidden_size, self.img_fc.weight, self.img_fc.bias

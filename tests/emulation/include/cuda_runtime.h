@@ -51,7 +51,7 @@ inline const char* cudaGetErrorString(cudaError_t error) { return emulation::err
 
 extern uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-// --- Synchronisation
+// --- Synchronization
 
 inline void __syncthreads(emulation::Where where = {}) { emulation::sync_block(where); }
 inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Where where = {}) {

@@ -37,7 +37,7 @@ void set_schedule(uint64_t seed);
 char* dynamic_shared();
 uint32_t shared_address(const void* shared);
 
-// --- Synchronisation
+// --- Synchronization
 
 void sync_block(Where where);
 void sync_warp(unsigned mask, Where where);

@@ -1,9 +1,9 @@
-"""CUDA graphs on a CPU: work is recorded without being done, and replayed operation by operation.
+"""CUDA graphs on a CPU: work is captured without being done, and replayed operation by operation.
 
-As with the real thing a recording computes nothing, what it returns holds nothing before the first
-replay, and every replay reads and writes the very memory that was recorded, without keeping it
+As with the real thing a capture computes nothing, what it returns holds nothing before the first
+replay, and every replay reads and writes the very memory that was captured, without keeping it
 alive: memory that was given back meanwhile is an error here. It is hostile where the real thing is
-lenient: results of operations, and of recordings made later, are overwritten by garbage before
+lenient: results of operations, and of captures made later, are overwritten by garbage before
 every replay, and whatever would read a value on the host, or copy one from there, is refused.
 """
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "lift_fresh", "unique")
 
 
-class Recording(TorchDispatchMode):
+class Capture(TorchDispatchMode):
     """Notes operations instead of doing them."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Recording(TorchDispatchMode):
                 _spoil(tensor)
 
     def replay(self) -> None:
-        """Do what was recorded, on the memory that it was recorded with."""
+        """Do what was captured, on the memory that it was captured with."""
         self.spoil()
         for func, args, kwargs, made in self.steps:
             results = _tensors(func(*tree_map(_inside, args), **tree_map(_inside, kwargs)))
@@ -100,7 +100,7 @@ class Outside:
             return new.view(self.shape)
         storage = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
         if storage is None:
-            raise MemoryError(f"a recording reads {list(self.shape)} that were given back")
+            raise MemoryError(f"a capture reads {list(self.shape)} that were given back")
         return new.set_(storage, self.offset, self.shape, self.stride)
 
 
@@ -108,20 +108,20 @@ def _inside(value: Any) -> Any:
     return value.tensor() if isinstance(value, Outside) else value
 
 
-class CpuRecorder:
-    """Stands in for :class:`hivis.engine.cuda_graphs.CudaRecorder`; counts what it is used for."""
+class CpuCapturer:
+    """Stands in for :class:`hivis.engine.cuda_graphs.CudaCapturer`; counts what it is used for."""
 
     def __init__(self) -> None:
-        self.recorded = self.replayed = 0
-        self._all: list[weakref.ref[Recording]] = []
+        self.captured = self.replayed = 0
+        self._all: list[weakref.ref[Capture]] = []
 
-    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        recording = Recording()
-        with torch.inference_mode(), recording:
+    def capture(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        capture = Capture()
+        with torch.inference_mode(), capture:
             result = work()
-        recording.let_go()
-        self.recorded += 1
-        self._all.append(weakref.ref(recording))
+        capture.let_go()
+        self.captured += 1
+        self._all.append(weakref.ref(capture))
         place = len(self._all)
 
         def replay() -> None:
@@ -130,7 +130,7 @@ class CpuRecorder:
                 for later in self._all[place:]:
                     if (other := later()) is not None:
                         other.spoil()
-                recording.replay()
+                capture.replay()
 
         return result, replay
 
