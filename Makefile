@@ -77,7 +77,7 @@ drafters: venv
 	$(TRAIN) --method vispec $(DATA) --out $(RUN)/vispec
 	$(TRAIN) --method eagle $(DATA) --out $(RUN)/eagle
 	$(TRAIN) --method draft-vlm $(DATA) --draft $(RUN)/draft --out $(RUN)/draft_vlm
-	for drafter in hivis vispec eagle; do $(BIN)/python -m hivis head $(DATA) --out $(RUN)/$$drafter || exit 1; done
+	for drafter in hivis vispec eagle; do $(BIN)/python -m hivis draft-vocab $(DATA) --out $(RUN)/$$drafter || exit 1; done
 	$(TRAIN) --method hivis --residual-rows 0 $(DATA) --out $(RUN)/no-residual
 	$(TRAIN) --method eagle --residual-rows 3 $(DATA) --out $(RUN)/no-hiding
 

@@ -7,15 +7,12 @@ from typing import Any
 
 import torch
 
-from hivis.api.load_drafter import load_any_drafter
+from hivis.api.load_drafter import DrafterChoice
 from hivis.api.model import Model
 from hivis.bundled import paths
 from hivis.core.device import choose_device, choose_dtype
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
-from hivis.drafters.draft_vocab import read_head_ids
-from hivis.drafters.one_layer import OneLayerDrafter
-from hivis.drafters.quantize import format_of
 from hivis.engine.cuda_graphs import capturer_for
 from hivis.errors import HivisError
 from hivis.models.families.registry import family_of
@@ -34,6 +31,7 @@ def load(
     policy: str | Policy = "cost",
     drafter_weights: str = "full",
     draft_vocab: int | str | Path | None = None,
+    drafter_config: str | Path | None = None,
     graphs: bool | None = None,
     compile: bool = False,
     device_map: None = None,
@@ -49,13 +47,14 @@ def load(
             where the device has units for it.
         device: ``"auto"`` is the GPU if there is one that hivis has kernels for.
         policy: how large the draft trees are: ``"cost"``, ``"confidence"``, ``"fixed"`` or a
-            policy object (``docs/policies.md``). It cannot change the text.
+            policy object (``docs/policies.md``). It cannot change the output.
         drafter_weights: ``"full"`` (as the target's), ``"int8"`` or ``"int4"``, with groups of 32
-            to 128 inputs also ``"int4-32"`` and ``"int4-128"``: how quantized the weights of a
-            HiViS, EAGLE-2 or ViSpec drafter are (``docs/performance.md``). It cannot change the
-            text.
-        draft_vocab: how many of the target's most frequent tokens such a drafter guesses, by
-            the list beside it, or a file with a list; by default all. It cannot change the text.
+            to 128 inputs also ``"int4-32"`` and ``"int4-128"``: the format of the weights of a
+            HiViS, EAGLE-2 or ViSpec drafter (``docs/performance.md``). It cannot change the
+            output.
+        draft_vocab: how many of the target's most frequent tokens such a drafter drafts, by
+            the list beside it, or a file with a list; by default all. It cannot change the output.
+        drafter_config: the ``config.json`` of a drafter's checkpoint that comes without one.
         graphs: whether cycles are captured once and replayed as CUDA graphs; by default where
             there is CUDA.
         compile: let ``torch.compile`` make the model's pass over a tree. It is slow to begin with:
@@ -78,11 +77,12 @@ def load(
     chosen = policy_of(policy)
     if model is None:
         model, drafter = paths.TARGET, paths.HIVIS if drafter is None else drafter
-    _check(drafter, drafter_weights, draft_vocab, place, graphs, compile)
+    _check(place, graphs, compile)
+    choice = DrafterChoice(drafter, drafter_weights, draft_vocab, drafter_config)
     target, processor = load_target(model, number, place)
     if compile:
         target.compile()
-    ready = _drafter(drafter, target, processor, drafter_weights, draft_vocab, chosen)
+    ready = choice.load(target, processor, chosen)
     return Model(target, processor, ready, chosen, graphs)
 
 
@@ -94,6 +94,7 @@ def wrap(
     policy: str | Policy = "cost",
     drafter_weights: str = "full",
     draft_vocab: int | str | Path | None = None,
+    drafter_config: str | Path | None = None,
     graphs: bool | None = None,
     compile: bool = False,
 ) -> Model:
@@ -110,7 +111,7 @@ def wrap(
         drafter: as in :func:`load`.
         processor: the model's, as ``AutoProcessor`` loads it; by default it is loaded from where
             the model came from.
-        policy, drafter_weights, draft_vocab, graphs, compile: as in :func:`load`.
+        policy, drafter_weights, draft_vocab, drafter_config, graphs, compile: as in :func:`load`.
 
     Raises:
         HivisError: no model of a supported family, or as :func:`load`.
@@ -121,7 +122,8 @@ def wrap(
         raise HivisError(f"model: wanted a Hugging Face model, got {type(model).__name__}")
     family = family_of(config.model_type)
     chosen = policy_of(policy)
-    _check(drafter, drafter_weights, draft_vocab, model.device, graphs, compile)
+    _check(model.device, graphs, compile)
+    choice = DrafterChoice(drafter, drafter_weights, draft_vocab, drafter_config)
     if processor is None:
         name = getattr(config, "_name_or_path", "")
         if not name:
@@ -132,73 +134,14 @@ def wrap(
     target = HuggingFaceTarget(model, family)
     if compile:
         target.compile()
-    ready = _drafter(drafter, target, prompts, drafter_weights, draft_vocab, chosen)
+    ready = choice.load(target, prompts, chosen)
     return Model(target, prompts, ready, chosen, graphs)
 
 
-def _check(
-    drafter: object,
-    weights: object,
-    head: object,
-    device: torch.device,
-    graphs: object,
-    compile: object,
-) -> None:
+def _check(device: torch.device, graphs: object, compile: object) -> None:
     """HivisError for what can be known to be wrong before anything is loaded."""
     if graphs is not None and not isinstance(graphs, bool):
         raise HivisError(f"graphs: wanted True, False or None, got {graphs!r:.60}")
     if not isinstance(compile, bool):
         raise HivisError(f"compile: wanted True or False, got {compile!r:.60}")
     capturer_for(device, graphs)
-    format_of(weights)
-    number = isinstance(head, int) and not isinstance(head, bool) and head > 0
-    if head is not None and not number and not isinstance(head, (str, Path)):
-        raise HivisError(f"draft vocabulary: wanted a number of tokens or a file, got {head!r:.60}")
-    if (drafter is None or drafter == "none") and (weights != "full" or head is not None):
-        raise HivisError(
-            "drafter: wanted one for quantized weights or a draft vocabulary, got none"
-        )
-
-
-def _drafter(
-    drafter: str | Path | Drafter | None,
-    target: HuggingFaceTarget,
-    processor: PromptProcessor,
-    weights: str,
-    head: int | str | Path | None,
-    policy: Policy,
-) -> Drafter | None:
-    """The drafter that was asked for, bound to ``target``, and fit for the policy's trees."""
-    if drafter is None or drafter == "none":
-        return None
-    ready = _bound(drafter, target, processor, weights, head)
-    ids, most = getattr(ready, "head_ids", None), getattr(policy, "top_k", 1)
-    if ids is not None and len(ids) < most:
-        raise HivisError(
-            f"draft vocabulary: wanted at least {most} tokens, as many as a node of the "
-            f"policy's trees has children, got {len(ids)}"
-        )
-    return ready
-
-
-def _bound(
-    drafter: str | Path | Drafter,
-    target: HuggingFaceTarget,
-    processor: PromptProcessor,
-    weights: str,
-    head: int | str | Path | None,
-) -> Drafter:
-    if isinstance(drafter, (str, Path)):
-        return load_any_drafter(drafter, target, processor, weights=weights, head=head)
-    if not callable(getattr(drafter, "bind", None)):
-        raise HivisError(f"drafter: wanted a path, a name or a drafter, got {drafter!r:.60}")
-    if weights != "full" or head is not None:
-        if not isinstance(drafter, OneLayerDrafter) or isinstance(head, int):
-            raise HivisError(
-                "drafter: wanted a HiViS, EAGLE-2 or ViSpec one (by its folder, for a number of "
-                "its frequent tokens) for quantized weights or a draft vocabulary, "
-                f"got {type(drafter).__name__}"
-            )
-        drafter.quantize(weights, None if head is None else read_head_ids(Path(head)))
-    drafter.bind(target.embedding, target.head)
-    return drafter

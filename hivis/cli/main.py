@@ -56,8 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
         "let the target answer the data's questions, for the training of several drafters",
     )
     add(
-        "head",
-        training.add_head,
-        "count the tokens that a target says most often, for drafters with a draft vocabulary",
+        "draft-vocab",
+        training.add_draft_vocab,
+        "count the tokens that a target emits most often, for drafters with a draft vocabulary",
     )
     return parser

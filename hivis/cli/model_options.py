@@ -51,7 +51,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         type=_head,
         metavar="N|FILE",
         help="draft only the target's N most frequent tokens, by the list beside the drafter, or "
-        "those of a list (see hivis head); default: all tokens; the text is the same",
+        "those of a list (see hivis draft-vocab); default: all tokens; the text is the same",
     )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(

@@ -1,4 +1,4 @@
-"""``hivis train`` and ``hivis capture``."""
+"""``hivis train``, ``hivis capture`` and ``hivis draft-vocab``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hivis.drafters.registry import method_of, methods
 from hivis.errors import HivisError, first_line
 from hivis.training.options import CollectOptions, TrainOptions
 
-METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
 #: Options of the answering, which make no sense with answers that are there already.
 ANSWERING = ("images", "count", "turns", "sampled", "max_new_tokens", "answer_batch", "dtype")
 
@@ -24,8 +24,8 @@ CAPTURE_EXAMPLES = """examples:
   python -m hivis capture --method hivis vispec --target llava-hf/llava-1.5-7b-hf \\
     --data llava_v1_5_mix665k.json --images images/ --out answers/ --device cuda"""
 
-HEAD_EXAMPLES = """examples:
-  python -m hivis head --target llava-hf/llava-1.5-7b-hf --data drafter/answers --out drafter
+DRAFT_VOCAB_EXAMPLES = """examples:
+  python -m hivis draft-vocab --target llava-hf/llava-1.5-7b-hf --data drafter/answers --out drafter
   python -m hivis generate --prompt "What is this?" --image cat.png --draft-vocab 8000 \\
     --model llava-hf/llava-1.5-7b-hf --drafter drafter"""
 
@@ -34,7 +34,8 @@ def add_capture(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_capture)
     parser.epilog = CAPTURE_EXAMPLES
     add = parser.add_argument
-    add("--method", required=True, nargs="+", choices=METHODS, help="what the answers shall serve")
+    names = [method.name for method in methods()]
+    add("--method", required=True, nargs="+", choices=names, help="what the answers shall serve")
     add("--target", required=True, help="folder or hub name of the VLM")
     add("--data", required=True, type=Path, help="conversations in LLaVA's format")
     add("--out", required=True, type=Path, help="folder for the answers; goes on if it has some")
@@ -47,7 +48,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
     parser.epilog = TRAIN_EXAMPLES
     add = parser.add_argument
-    add("--method", required=True, choices=METHODS)
+    trained = [method.name for method in methods() if method.learner is not None]
+    add("--method", required=True, choices=trained)
     add("--target", required=True, help="folder or hub name of the VLM to draft for")
     add(
         "--data",
@@ -79,9 +81,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add("--fp32", action="store_true", help="no autocast to bfloat16")
 
 
-def add_head(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_head)
-    parser.epilog = HEAD_EXAMPLES
+def add_draft_vocab(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_draft_vocab)
+    parser.epilog = DRAFT_VOCAB_EXAMPLES
     add = parser.add_argument
     add("--target", required=True, help="folder or hub name of the VLM")
     add("--data", required=True, type=Path, help="folder of its captured answers")
@@ -112,7 +114,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     add("--dtype", "of the target while it answers", choices=("bfloat16", "float16", "float32"))
 
 
-def _head(options: argparse.Namespace) -> None:
+def _draft_vocab(options: argparse.Namespace) -> None:
     from hivis.training.draft_vocab import write_head_list
 
     write_head_list(options.target, options.data, options.out)
@@ -123,7 +125,8 @@ def _capture(options: argparse.Namespace) -> None:
     from hivis.training.answer import collect, columns_of
 
     _check(options)
-    if options.draft is not None and "draft-vlm" not in options.method:
+    fits = any("draft" in method_of(name).options for name in options.method)
+    if options.draft is not None and not fits:
         raise HivisError(f"--draft: wanted none without draft-vlm, got {options.draft}")
     with memory_as_input("the answers (fewer at a time: --answer-batch)"):
         collect(_pick(CollectOptions, options), columns_of(options.method))
@@ -134,16 +137,13 @@ def _train(options: argparse.Namespace) -> None:
     from hivis.training.train import train
 
     _check(options)
-    method = options.method
-    if (method == "draft-vlm") != (options.draft is not None):
-        wanted = "a model to start from" if method == "draft-vlm" else f"none with {method}"
-        raise HivisError(f"--draft: wanted {wanted}, got {options.draft}")
-    for name in ("soft", "noise", "residual_rows"):
-        fits = method in ("hivis", "eagle") or (method == "vispec" and name != "residual_rows")
-        if getattr(options, name) is not None and not fits:
-            raise HivisError(
-                f"{_flag(name)}: wanted none with {method}, got {getattr(options, name)}"
-            )
+    method = method_of(options.method)
+    if method.needs_draft and options.draft is None:
+        raise HivisError("--draft: wanted a model to start from, got None")
+    for name in ("draft", "soft", "noise", "residual_rows"):
+        value = getattr(options, name)
+        if value is not None and name not in method.options:
+            raise HivisError(f"{_flag(name)}: wanted none with {method.name}, got {value}")
     if options.data.is_dir():
         for name in ANSWERING:
             if getattr(options, name) is not None:

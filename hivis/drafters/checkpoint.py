@@ -8,6 +8,7 @@ authors published them are read by ``drafters/published.py``.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +29,9 @@ __all__ = [
     "ViSpecConfig",
     "check_tensors",
     "load",
+    "parse",
     "random_tensors",
+    "read",
     "read_json",
     "read_safetensors",
     "save",
@@ -81,7 +84,12 @@ def load(directory: str | Path, kind: type[Config]) -> tuple[Config, dict[str, T
     folder = Path(directory)
     if not folder.is_dir():
         raise HivisError(f"drafter: wanted a directory with {CONFIG_FILE}, got {folder}")
-    config = _config(folder / CONFIG_FILE, kind)
+    file = folder / CONFIG_FILE
+    return read(folder, parse(read_json(file), file, kind))
+
+
+def read(folder: Path, config: Config) -> tuple[Config, dict[str, Tensor]]:
+    """``config``, and the tensors that it asks for, from the weights in ``folder``."""
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         pickle = next((name for name in _PICKLES if (folder / name).is_file()), None)
@@ -123,8 +131,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _config(path: Path, kind: type[Config]) -> Config:
-    raw = read_json(path)
+def parse(raw: Mapping[str, Any], path: Path, kind: type[Config]) -> Config:
+    """What the config ``raw`` at ``path`` says; HivisError if it is not one of this kind."""
     if raw.get("type") != kind.KIND:
         raise HivisError(f"{path}: type: wanted {kind.KIND!r}, got {raw.get('type')!r}")
     entries = {entry.name: entry for entry in fields(kind)}

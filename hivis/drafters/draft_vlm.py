@@ -69,6 +69,8 @@ class DraftModel(Protocol):
 class DraftVLM:
     """Drafts with a model of its own, as ``core/drafter.py`` describes a drafter."""
 
+    #: Its record's name in ``hivis/drafters/registry.py``.
+    method = "draft-vlm"
     rows: PromptRows
     rows_read: int
 

@@ -3,7 +3,7 @@
 The head is a third of what a level of a 7B model's drafter streams, and most of its rows belong to
 tokens that the target hardly ever says. A drafter that leaves them out never guesses them, which
 can cost some acceptance and cannot change the text. Which tokens are frequent is counted on answers
-that the target wrote itself (``hivis head``).
+that the target wrote itself (``hivis draft-vocab``).
 
 A list is a safetensors file with one tensor ``head_ids`` ``[n]`` int64, the most frequent first:
 its beginning is a list too. Beside a drafter it is called ``head_ids.safetensors``.
@@ -45,7 +45,7 @@ def head_ids_of(folder: Path, head: int | str | Path) -> Tensor:
     path = folder / HEAD_FILE
     if not path.is_file():
         raise HivisError(
-            f"draft vocabulary: wanted a list of frequent tokens, {path} (hivis head counts one), "
+            f"draft vocabulary: wanted a list of frequent tokens, {path} (hivis draft-vocab counts one), "
             "got no such file"
         )
     ids = read_head_ids(path)

@@ -10,7 +10,9 @@ every row, and projected image embeddings where the image is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +21,7 @@ from torch import Tensor
 from hivis.core.handoff import DrafterPrompt
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig
-from hivis.drafters.fused import Weight
-from hivis.drafters.one_layer import OneLayerDrafter
+from hivis.drafters.one_layer import OneLayerDrafter, Weight
 from hivis.errors import HivisError
 
 
@@ -43,6 +44,11 @@ class HiViSDrafter(OneLayerDrafter):
         super().__init__(config, tensors)
         self.config = config
         self.rows = "all" if config.hides_itself else config.rows
+
+    @property
+    def method(self) -> str:
+        """Its record's name in ``hivis/drafters/registry.py``."""
+        return "eagle" if self.config.rows == "all" else "hivis"
 
     @classmethod
     def load(cls, directory: str | Path) -> HiViSDrafter:
@@ -104,3 +110,15 @@ class HiViSDrafter(OneLayerDrafter):
         """``fc`` over the next token's embedding, the hidden state and the step's residual."""
         bias = self._step_bias[min(step, len(self._step_bias) - 1)]
         return self._m["fc"](torch.cat([following, hidden], -1), bias)
+
+
+def random_hivis(layer: Mapping[str, Any], hiding: Mapping[str, Any], seed: int) -> HiViSDrafter:
+    """An untrained HiViS drafter of these sizes."""
+    config = HiViSConfig(**layer, **hiding)
+    return HiViSDrafter(config, checkpoint.random_tensors(config, seed))
+
+
+def random_eagle(layer: Mapping[str, Any], hiding: Mapping[str, Any], seed: int) -> HiViSDrafter:
+    """An untrained EAGLE-2 drafter of these sizes, which hides nothing."""
+    config = HiViSConfig(**layer, rows="all", residual_rows=0)
+    return HiViSDrafter(config, checkpoint.random_tensors(config, seed))

@@ -9,6 +9,7 @@ into it, and which rows a prompt gives, is each drafter's own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +25,14 @@ from hivis.core.tree import DraftTree
 from hivis.drafters import checkpoint
 from hivis.drafters.config import LayerConfig
 from hivis.drafters.draft_vocab import DraftVocab, check_head_ids
-from hivis.drafters.fused import Weight, fuse_layer
 from hivis.drafters.quantize import format_of
 from hivis.drafters.quantized_linear import matrix
 from hivis.drafters.rotation import Rotations
 from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.errors import HivisError
 
+#: A tensor of the checkpoint by name, in fp32 on the target's device, to fuse weights from.
+Weight = Callable[[str], Tensor]
 #: What every level of a tree multiplies with, beside the head.
 MATRICES = ("fc", "qkv", "o", "gate_up", "down")
 
@@ -39,12 +41,14 @@ class OneLayerDrafter(ABC):
     """A drafter of one layer for inference, as ``core/drafter.py`` describes it.
 
     Weights are fused when the drafter is bound: one matrix for q, k, v and one for gate and up.
-    They, ``fc`` and a copy of the head of its own may be quantized (``quantized.py``).
+    They, ``fc`` and a copy of the head of its own may be quantized (``quantized_linear.py``).
     """
 
     rows: PromptRows
     rows_read: int
     config: LayerConfig
+    #: Weights that keep float32 whatever the target's dtype is, by the names of `_fuse_input`.
+    in_float32: frozenset[str] = frozenset()
     #: Its caches have a multiple of so many rows; by default
     #: :func:`hivis.core.kv_cache.row_multiple_of`.
     row_multiple: int | None = None
@@ -130,7 +134,10 @@ class OneLayerDrafter(ABC):
             self._short = DraftVocab(self.head_ids.to(rows.device), len(rows))
             rows = rows[self._short.ids]
         self._m["head"] = matrix(rows, self.weights, dtype)
-        self._w = {name: part.to(dtype).contiguous() for name, part in fused.items()}
+        self._w = {
+            name: (part if name in self.in_float32 else part.to(dtype)).contiguous()
+            for name, part in fused.items()
+        }
         if self.weights != "full":
             self.tensors = {}
         self._shared = (embedding, head)
@@ -288,3 +295,21 @@ class OneLayerDrafter(ABC):
         cache.set_entry("gap", torch.full((batch, 1), gap, dtype=torch.int32, device=device))
         self._own = cache
         self.cache = cache
+
+
+def fuse_layer(weight: Weight, attention_bias: bool) -> dict[str, Tensor]:
+    """The decoder layer: one matrix for q, k and v, one for gate and up, and what stands alone."""
+    layer = "layers.0."
+    qkv = [layer + f"self_attn.{part}_proj" for part in "qkv"]
+    fused = {
+        "qkv": torch.cat([weight(part + ".weight") for part in qkv]),
+        "o": weight(layer + "self_attn.o_proj.weight"),
+        "norm": weight(layer + "post_attention_layernorm.weight"),
+        "gate_up": torch.cat(
+            [weight(layer + f"mlp.{part}_proj.weight") for part in ("gate", "up")]
+        ),
+        "down": weight(layer + "mlp.down_proj.weight"),
+    }
+    if attention_bias:
+        fused["qkv_bias"] = torch.cat([weight(part + ".bias") for part in qkv])
+    return fused

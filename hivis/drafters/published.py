@@ -15,26 +15,30 @@ All have ``layers.0.*`` without an ``input_layernorm``, with biases on q, k and 
 hold ``embed_tokens.weight``, a frozen copy of the target's table: it is left out, for the target's
 own is used. bfloat16 or float16; a drafter takes over the target's dtype.
 
-HiViS drafters of Qwen targets keep the prompt's positions, and were trained with the marker before
-the image, the marker behind it and one more row hidden with it (``ge_data_qwen.py`` of their
-authors). The others count the rows that are left.
+Tensors that the authors' loaders pass over are ignored here too: ``lm_head.weight``, the
+``rotary_emb.inv_freq`` of old versions of transformers, and ``fc.bias`` (or ``img_fc.bias``) beside
+``"bias": false``. ``hivis info`` names them.
+
+How a HiViS drafter hides images depends on its target, and the authors' code decides it by the
+target: nothing in the checkpoint says so. That of a Qwen target keeps the prompt's positions, and
+was trained with the markers around the image hidden with it; the others count the rows that are
+left. So :func:`load` wants to be told (the target's family knows).
 """
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hivis.drafters import checkpoint
 from hivis.drafters.checkpoint import some
 from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
-from hivis.errors import HivisError, first_line
+from hivis.drafters.inspect import CheckpointInfo
+from hivis.errors import HivisError
 
-PICKLE_FILE = "pytorch_model.bin"
 _EMBEDDING = "embed_tokens.weight"
 _NEEDED = (
     "hidden_size",
@@ -46,31 +50,59 @@ _NEEDED = (
 )
 
 
-def load(folder: Path, config_file: Path) -> tuple[HiViSConfig | ViSpecConfig, dict[str, Tensor]]:
+def kind_of(info: CheckpointInfo) -> str | None:
+    """``"hivis"``, ``"vispec"`` or ``"eagle"``, by the names of its tensors; ``None``: none."""
+    if "type" in info.config or info.is_whole_model:
+        return None
+    names = info.tensor_names
+    if any(name.startswith(("midlayer.", "d2t", "t2d")) for name in names):  # EAGLE-3
+        return None
+    if "residual" in names:
+        return "hivis"
+    if "imadpt.q" in names:
+        return "vispec"
+    halves = any(name.startswith(("imadpt.", "img_fc.")) for name in names)
+    return "eagle" if "fc.weight" in names and not halves else None
+
+
+def ignored_tensors(info: CheckpointInfo) -> list[str]:
+    """The tensors of a published checkpoint that are not used, as by its authors' loaders."""
+    return sorted(name for name in info.tensor_names if _is_ignored(name, info.config))
+
+
+def load(
+    info: CheckpointInfo, hiding: Mapping[str, Any] | None
+) -> tuple[HiViSConfig | ViSpecConfig, dict[str, Tensor]]:
     """Read a published checkpoint, as a config and tensors of our own, on the CPU.
+
+    Args:
+        hiding: of a HiViS drafter: how its target's images are hidden, as entries of
+            :class:`HiViSConfig`.
 
     Raises:
         HivisError: a file is missing or corrupt, the config lacks an entry or asks for something
-            else than one Llama layer, or a tensor is missing, unexpected or of another shape.
+            else than one Llama layer, a tensor is missing, unexpected or of another shape, or it is
+            a HiViS drafter and nobody says how images are hidden from it.
     """
-    raw = checkpoint.read_json(config_file)
     try:
-        sizes = _sizes(raw)
+        sizes = _sizes(info.config)
     except HivisError as error:
-        raise HivisError(f"{config_file}: {error}") from None
-    path, tensors = _read_weights(folder)
+        raise HivisError(f"{info.config_file}: {error}") from None
+    path, tensors = info.weights_file, dict(info.tensors)
     try:
-        config = _recognize(raw, sizes, tensors)
+        config = _config(kind_of(info), sizes, tensors, hiding)
     except HivisError as error:
         raise HivisError(f"{path}: {error}") from None
-    _drop_embedding(tensors, config, path)
-    if raw.get("bias", True) is False:
-        _stand_in_for_biases(tensors, config, path)
+    _check_embedding(tensors, config, path)
+    for name in ignored_tensors(info):
+        del tensors[name]
+    if info.config.get("bias", True) is False:
+        _stand_in_for_biases(tensors, config)
     checkpoint.check_tensors(config, tensors, str(path))
     return config, tensors
 
 
-def _sizes(raw: dict[str, Any]) -> dict[str, Any]:
+def _sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a published config as those of :class:`LayerConfig`.
 
     Where an entry is absent, the authors' config class stands for it: as many key and value heads
@@ -107,108 +139,48 @@ def _sizes(raw: dict[str, Any]) -> dict[str, Any]:
     return sizes
 
 
-def _recognize(
-    raw: dict[str, Any], sizes: dict[str, Any], tensors: dict[str, Tensor]
+def _config(
+    kind: str | None,
+    sizes: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    hiding: Mapping[str, Any] | None,
 ) -> HiViSConfig | ViSpecConfig:
-    """What kind of drafter these tensors are, by their names."""
-    eagle_3 = sorted(name for name in tensors if name.startswith(("midlayer.", "d2t", "t2d")))
-    if eagle_3:
-        raise HivisError(f"wanted a HiViS, ViSpec or EAGLE-2 drafter, got EAGLE-3 ({eagle_3[0]})")
-    if "residual" in tensors:
-        residual = tensors["residual"]
-        if residual.dim() != 2 or not len(residual):
-            raise HivisError(f"residual: wanted [R, E], R at least 1, got {list(residual.shape)}")
-        qwen: dict[str, Any] = {"positions": "original", "hide_before": 1, "hide_after": 2}
-        extra = qwen if str(raw.get("model_type", "")).startswith("qwen") else {}
-        return HiViSConfig(**sizes, residual_rows=len(residual), **extra)
-    if "imadpt.q" in tensors:
+    if kind == "vispec":
         query = tensors["imadpt.q"]
         if query.dim() != 3 or not len(query):
             raise HivisError(f"imadpt.q: wanted [Q, H, D], Q at least 1, got {list(query.shape)}")
         return ViSpecConfig(**sizes, queries=len(query))
-    if "fc.weight" in tensors and not any(n.startswith(("imadpt.", "img_fc.")) for n in tensors):
+    if kind == "eagle":
         return HiViSConfig(**sizes, residual_rows=0, rows="all")
-    raise HivisError(
-        f"wanted a HiViS, ViSpec or EAGLE-2 drafter, got {some(sorted(tensors)) or 'no tensor'}"
-    )
+    residual = tensors["residual"]
+    if residual.dim() != 2 or not len(residual):
+        raise HivisError(f"residual: wanted [R, E], R at least 1, got {list(residual.shape)}")
+    if hiding is None:
+        raise HivisError(
+            "hiding: wanted how images of its target are hidden from a published HiViS drafter, "
+            "got nothing (hivis.load takes it from the target)"
+        )
+    return HiViSConfig(**sizes, residual_rows=len(residual), **hiding)
 
 
-def _drop_embedding(tensors: dict[str, Tensor], config: LayerConfig, path: Path) -> None:
-    table = tensors.pop(_EMBEDDING, None)
-    wanted = (config.vocab_size, config.hidden_size)
+def _is_ignored(name: str, config: Mapping[str, Any]) -> bool:
+    if name in (_EMBEDDING, "lm_head.weight") or name.endswith("rotary_emb.inv_freq"):
+        return True
+    return config.get("bias", True) is False and name in ("fc.bias", "img_fc.bias")
+
+
+def _check_embedding(tensors: Mapping[str, Tensor], config: LayerConfig, path: Path) -> None:
+    """HivisError if the target's table in the checkpoint is of another target."""
+    table, wanted = tensors.get(_EMBEDDING), (config.vocab_size, config.hidden_size)
     if table is not None and tuple(table.shape) != wanted:
         raise HivisError(
             f"{path}: {_EMBEDDING}: wanted shape {list(wanted)}, got {list(table.shape)}"
         )
 
 
-def _stand_in_for_biases(tensors: dict[str, Tensor], config: LayerConfig, path: Path) -> None:
+def _stand_in_for_biases(tensors: dict[str, Tensor], config: LayerConfig) -> None:
     """Zeros for the biases of ``fc`` and ``img_fc`` that the config says it does not have."""
     for name in ("fc", "img_fc"):
-        if name + ".bias" in tensors:
-            raise HivisError(f"{path}: wanted no {name}.bias ('bias' is false), got one")
         if name + ".bias" in config.shapes() and name + ".weight" in tensors:
             weight = tensors[name + ".weight"]
             tensors[name + ".bias"] = weight.new_zeros(weight.shape[:1])
-
-
-def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    path = folder / checkpoint.WEIGHTS_FILE
-    if path.is_file():
-        return path, checkpoint.read_safetensors(path)
-    path = folder / PICKLE_FILE
-    if not path.is_file():
-        raise HivisError(
-            f"{folder}: wanted {checkpoint.WEIGHTS_FILE} or {PICKLE_FILE}, got neither"
-        )
-    try:
-        # weights_only: tensors and plain containers are read; code in a pickle is never run.
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's message is long, advice on how to run the code included.
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "no tensors")
-        raise HivisError(
-            f"{path}: wanted a pickle of tensors alone, got {reason.strip()[:120]}"
-        ) from None
-    except Exception as error:  # torch, zipfile and pickle each raise their own kinds
-        raise HivisError(
-            f"{path}: wanted a whole file of tensors, got {first_line(error)}"
-        ) from None
-    if not isinstance(loaded, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
-    ):
-        raise HivisError(f"{path}: wanted tensors by name, got {type(loaded).__name__} of others")
-    return path, dict(loaded)
-
-
-def download(name: str, revision: str | None = None) -> Path:
-    """The local folder of a hub checkpoint; only what a drafter needs is fetched.
-
-    Raises:
-        HivisError: no such name or revision, or no network and no copy in the hub's cache.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    files = [checkpoint.WEIGHTS_FILE, PICKLE_FILE]
-    folder = Path()
-    for weights in files:  # the pickle is many MB of the same, and fetched only if it is all there
-        try:
-            folder = Path(
-                snapshot_download(
-                    name, revision=revision, allow_patterns=[checkpoint.CONFIG_FILE, weights]
-                )
-            )
-        except LocalEntryNotFoundError:
-            raise HivisError(
-                f"drafter {name}: wanted a folder or a hub name, got no such folder, and the hub "
-                f"cannot be reached (no copy in its cache either)"
-            ) from None
-        except Exception as error:  # the hub and its transport raise kinds of their own
-            raise HivisError(
-                f"drafter {name}: wanted a folder or a hub name, got no such folder, and from "
-                f"the hub: {first_line(error)}"
-            ) from None
-        if (folder / weights).is_file():
-            break
-    return folder

@@ -19,11 +19,13 @@ class TargetSizes:
         layer: the entries of :class:`hivis.drafters.config.LayerConfig`.
         hiding: how a HiViS drafter hides its images, as entries of
             :class:`hivis.drafters.config.HiViSConfig`.
+        published_hiding: the same, as the published HiViS drafters of such targets were trained.
         tied: whether the head is the embedding.
     """
 
     layer: dict[str, Any]
     hiding: dict[str, Any]
+    published_hiding: dict[str, Any]
     tied: bool
 
 
@@ -60,10 +62,13 @@ def sizes_of(config: Any) -> TargetSizes:
         "rms_norm_eps": text.rms_norm_eps,
     }
     hiding: dict[str, Any] = {}
+    published_hiding: dict[str, Any] = {}
     if config.model_type.startswith("qwen"):
         # As in the published drafters: biases on q, k and v; an image goes with the markers around
         # it and leaves its gap.
         layer["attention_bias"] = True
         hiding = {"positions": "original", "hide_before": 1, "hide_after": 1}
+        # The authors hide one more row behind the image (their ge_data_qwen.py).
+        published_hiding = hiding | {"hide_after": 2}
     tied = any(getattr(each, "tie_word_embeddings", False) for each in (config, text))
-    return TargetSizes(layer, hiding, tied)
+    return TargetSizes(layer, hiding, published_hiding, tied)

@@ -13,6 +13,7 @@ from hivis.api.model import several
 from hivis.bundled import paths
 from hivis.core.device import device_name
 from hivis.core.sampling import SamplingParams
+from hivis.drafters.registry import title_of
 from hivis.engine.results import CycleTrace, Statistics
 from hivis.errors import HivisError
 from hivis.models.vocabulary import vocabulary
@@ -21,8 +22,6 @@ from hivis.page.labels import token_texts
 if TYPE_CHECKING:
     from hivis.api.model import ImageSources, Model, Prompt
     from hivis.api.stream import TextStream
-
-DRAFTERS = {"HiViSDrafter": "HiViS", "ViSpecDrafter": "ViSpec", "DraftVLM": "a small model"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def gather(model: Model, stream: TextStream, prompt: Prompt, images: ImageSource
     dtype = str(model.target.model.dtype).removeprefix("torch.")
     return Run(
         model=_model_name(model),
-        drafter=_drafter_name(model.drafter),
+        drafter=None if model.drafter is None else title_of(model.drafter),
         device=f"{device_name(stream.inputs.tokens.device)}, {dtype}",
         prompt=_turns(model, prompt),
         images=tuple(_open(image) for image in several(images)),
@@ -155,15 +154,6 @@ def _model_name(model: Model) -> str:
         return "the bundled model"
     # A folder's own name: where it lies is nobody's business.
     return Path(name).name if Path(name).is_dir() else name or "a model without a name"
-
-
-def _drafter_name(drafter: Any) -> str | None:
-    if drafter is None:
-        return None
-    kind = type(drafter).__name__
-    if kind == "HiViSDrafter" and drafter.config.rows == "all":
-        return "EAGLE-2"
-    return DRAFTERS.get(kind, kind)
 
 
 def _turns(model: Model, prompt: Prompt) -> tuple[tuple[str, str], ...]:

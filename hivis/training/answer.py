@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from rich.console import Console
 
+from hivis.core.hub import resolve
 from hivis.core.target import Inputs
-from hivis.errors import HivisError, first_line
+from hivis.drafters.registry import method_of
 from hivis.models.draft_model import load_draft_model
 from hivis.models.families.registry import family_of
 from hivis.models.load import load_model
@@ -24,27 +24,14 @@ from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Columns
 from hivis.training.options import CollectOptions
 
-#: What each method needs of a capture.
-COLUMNS = {
-    "hivis": Columns("text"),
-    "vispec": Columns("edges", images=True),
-    "eagle": Columns("all", images=True),
-    "draft-vlm": Columns("text", seen=True),
-}
 #: Prompts in a file, or nearly: a whole number of batches.
 SHARD = 128
 _MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def columns_of(methods: Iterable[str]) -> Columns:
-    """The least columns that serve all of ``methods``."""
-    needed = [COLUMNS[method] for method in methods]
-    hidden = next(
-        each.hidden
-        for each in (COLUMNS["eagle"], COLUMNS["vispec"], COLUMNS["hivis"])
-        if any(one.hidden == each.hidden for one in needed)
-    )
-    return Columns(hidden, any(one.images for one in needed), any(one.seen for one in needed))
+    """The least columns that serve all of ``methods``, which are named."""
+    return Columns.covering(Columns(**method_of(name).columns) for name in methods)
 
 
 def collect(options: CollectOptions, columns: Columns) -> CaptureReport:
@@ -88,14 +75,7 @@ def local_model(name: str) -> Path:
 
     Its files are what captures and training runs are held against, under either name.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=_MODEL_FILES))
-    except Exception as error:  # the hub and its transport raise kinds of their own
-        raise HivisError(
-            f"model {name}: wanted a folder or a hub name, got: {first_line(error)}"
-        ) from None
+    return resolve(name, "model", [_MODEL_FILES])
 
 
 def load_answerer(

@@ -9,27 +9,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hivis.drafters.config import HiViSConfig, ViSpecConfig
+from hivis.drafters.registry import call, method_of
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
-from hivis.models.load import load_target
-from hivis.models.trainable_draft import load_trainable_draft
 from hivis.training.answer import collect, local_model
 from hivis.training.bars import Bars
 from hivis.training.data.capture import check_finished
 from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Capture
-from hivis.training.learners.distill import DraftLearner
-from hivis.training.learners.learner import Learner
+from hivis.training.learners.learner import Learner, LearnerRequest
 from hivis.training.learners.losses import TargetTables
-from hivis.training.learners.one_layer import LayerLearner, LayerSettings
-from hivis.training.learners.vispec import ViSpecLearner
 from hivis.training.options import CollectOptions, TrainOptions
 from hivis.training.run_state import Checkpoint
 from hivis.training.tables import read_tables
 from hivis.training.trainer import TrainerSettings, run
 
-RESIDUAL_ROWS = {"hivis": 3, "eagle": 0}
 #: Where in a run's folder the target's answers go.
 ANSWERS = "answers"
 
@@ -51,7 +45,7 @@ def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[
     draft = None if options.draft is None else local_model(options.draft)
     learner, target = make_learner(options, folder, draft)
     sources = {"target": fingerprint(folder)}
-    if isinstance(learner, DraftLearner) and learner.own_tower and draft is not None:
+    if draft is not None and getattr(learner, "own_tower", False):
         sources["look"] = fingerprint(draft)
     captured = options.data
     if not captured.is_dir():
@@ -95,27 +89,11 @@ def make_learner(
     options: TrainOptions, folder: Path, draft: Path | None
 ) -> tuple[Learner, TargetTables]:
     """The method's learner with fresh weights, which the seed alone decides, and its target."""
+    method = method_of(options.method)
+    if method.learner is None:
+        raise HivisError(f"--method: wanted one that is trained, got {method.name}")
     sizes = read_sizes(folder)
     target = read_tables(folder, options.device, sizes.tied)
     torch.manual_seed(options.seed)
-    chosen = {
-        name: value
-        for name in ("updates", "lr", "soft", "noise")
-        if (value := getattr(options, name)) is not None
-    }
-    if options.method == "draft-vlm":
-        assert draft is not None
-        # In half precision: of the target only its tower and its vocabulary are looked at.
-        model, processor = load_target(folder, torch.bfloat16, options.device)
-        return DraftLearner(load_trainable_draft(draft, model, processor), target, **chosen), target
-    settings = LayerSettings(**chosen)
-    if options.method == "vispec":
-        return ViSpecLearner(ViSpecConfig(**sizes.layer), target, settings), target
-    residual = options.residual_rows
-    config = HiViSConfig(
-        **sizes.layer,
-        **(sizes.hiding if options.method == "hivis" else {}),
-        rows="all" if options.method == "eagle" else "text",
-        residual_rows=RESIDUAL_ROWS[options.method] if residual is None else residual,
-    )
-    return LayerLearner(config, target, settings), target
+    request = LearnerRequest(options, sizes, target, folder, draft)
+    return call(method.learner, request), target

@@ -279,7 +279,7 @@ def test_a_number_must_be_in_the_list(head: int) -> None:
 def test_a_drafter_without_a_list_says_where_one_comes_from(tmp_path: Path) -> None:
     config = HiViSConfig(**SIZES)
     HiViSDrafter(config, random_tensors(config, seed=1)).save(tmp_path)
-    with pytest.raises(HivisError, match=r"hivis head counts one\), got no such file"):
+    with pytest.raises(HivisError, match=r"hivis draft-vocab counts one\), got no such file"):
         load_drafter(tmp_path, head=10)
 
 

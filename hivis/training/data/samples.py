@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,13 @@ class Columns:
     hidden: HiddenRows = "text"
     images: bool = False
     seen: bool = False
+
+    @classmethod
+    def covering(cls, needed: Iterable[Columns]) -> Columns:
+        """The least that serve all of ``needed``."""
+        each = list(needed)
+        hidden = max((one.hidden for one in each), key=_HIDDEN_ORDER.index)
+        return cls(hidden, any(one.images for one in each), any(one.seen for one in each))
 
     def covers(self, needed: Columns) -> bool:
         """Whether a capture of these columns serves a method that needs ``needed``."""

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from hivis.drafters import draft_vlm
 from hivis.drafters.draft_vlm import DraftVLM
+from hivis.models.load import load_target
+from hivis.models.trainable_draft import load_trainable_draft
 from hivis.training.data.samples import Columns, Sample
-from hivis.training.learners.learner import Stage
+from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import (
     LossWeights,
     RowLosses,
@@ -159,3 +161,12 @@ class DraftLearner:
     def save(self, folder: Path) -> None:
         """Write the draft model for :func:`hivis.api.load_drafter.load_draft_vlm`."""
         self.draft.save(folder)
+
+
+def make_draft_vlm(request: LearnerRequest) -> DraftLearner:
+    """The draft model at ``request.draft``, to be distilled further."""
+    assert request.draft is not None
+    # In half precision: of the target only its tower and its vocabulary are looked at.
+    model, processor = load_target(request.folder, torch.bfloat16, request.options.device)
+    draft = load_trainable_draft(request.draft, model, processor)
+    return DraftLearner(draft, request.target, **request.given("updates", "lr"))

@@ -1,4 +1,4 @@
-"""What the training loop asks of a method: the Learner protocol, and how a stage is set."""
+"""What the training loop asks of a method: the Learner protocol, how it is made, and its stages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from hivis.core.drafter import Drafter
+from hivis.models.drafter_sizes import TargetSizes
 from hivis.training.data.samples import Columns, Sample
-from hivis.training.learners.losses import LossWeights, RowLosses
+from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
+from hivis.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,30 @@ class Stage:
     steps: int = 1
     noise: float = 0.0
     images: bool = True
+
+
+@dataclass(frozen=True)
+class LearnerRequest:
+    """What a method's record (``hivis/drafters/registry.py``) makes its learner from.
+
+    Attributes:
+        options: of the command line; ``None`` in there stands for the method's own default.
+        sizes: what a drafter takes over from its target.
+        target: the target's tables, on the device to train on.
+        folder: the target's.
+        draft: the folder of the model to start from, for a method that needs one.
+    """
+
+    options: TrainOptions
+    sizes: TargetSizes
+    target: TargetTables
+    folder: Path
+    draft: Path | None = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the options that were given a value."""
+        found = {name: getattr(self.options, name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Learner(Protocol):

@@ -17,7 +17,7 @@ from hivis.drafters.config import HiViSConfig, LayerConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
-from hivis.training.learners.learner import Stage
+from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer_model import HiViSModel
 from hivis.training.learners.rows import RowBatch, collate, hivis_reading
@@ -49,6 +49,11 @@ class LayerSettings:
                 raise HivisError(f"{name}: wanted at least 1, got {getattr(self, name)}")
         if not 0 <= self.stage_1_share <= 1:
             raise HivisError(f"stage_1_share: wanted 0..1, got {self.stage_1_share}")
+
+    @classmethod
+    def of(cls, request: LearnerRequest) -> LayerSettings:
+        """As the command line asks for."""
+        return cls(**request.given("updates", "lr", "soft", "noise"))
 
     def stages(self, first: Stage, second: Stage) -> list[Stage]:
         """Those of the two that get updates."""
@@ -125,3 +130,18 @@ class LayerLearner:
 
     def save(self, folder: Path) -> None:
         HiViSDrafter(self.config, copy_tensors(self.module)).save(folder)
+
+
+def make_hivis(request: LearnerRequest) -> LayerLearner:
+    """A fresh HiViS drafter, three residual rows if not said otherwise."""
+    sizes = request.sizes
+    residual = {"residual_rows": 3} | request.given("residual_rows")
+    config = HiViSConfig(**sizes.layer, **sizes.hiding, **residual)
+    return LayerLearner(config, request.target, LayerSettings.of(request))
+
+
+def make_eagle(request: LearnerRequest) -> LayerLearner:
+    """A fresh EAGLE-2 drafter, without residual rows if not said otherwise."""
+    residual = {"residual_rows": 0} | request.given("residual_rows")
+    config = HiViSConfig(**request.sizes.layer, rows="all", **residual)
+    return LayerLearner(config, request.target, LayerSettings.of(request))

@@ -14,7 +14,7 @@ from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
-from hivis.training.learners.learner import Stage
+from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer import LayerSettings, check_target, copy_tensors
 from hivis.training.learners.rows import Reading, RowBatch, collate, padded
@@ -184,3 +184,9 @@ def cut_images(sample: Sample) -> list[Tensor]:
     # Markers between an image's tiles are not of it.
     counts = [int(sample.visual[begin:end].sum()) for begin, end in sample.spans.tolist()]
     return list(sample.images.split(counts))
+
+
+def make_vispec(request: LearnerRequest) -> ViSpecLearner:
+    """A fresh ViSpec drafter."""
+    config = ViSpecConfig(**request.sizes.layer)
+    return ViSpecLearner(config, request.target, LayerSettings.of(request))
