@@ -38,9 +38,8 @@ def load_draft_vlm(
 def load_whole_model(request: LoadRequest) -> DraftVLM:
     """The same, as the record of its method asks for it."""
     if not isinstance(request.target, HuggingFaceTarget):
-        raise HivisError(
-            f"drafter {request.info.source}: wanted a target to load a small model for, got none"
-        )
+        file = request.info.weights_file  # an error of its own, if there is none at all
+        raise HivisError(f"{file}: wanted a target to load a small model for, got none")
     return load_draft_vlm(request.info.source, request.target, request.processor)
 
 

@@ -53,6 +53,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="draft only the target's N most frequent tokens, by the list beside the drafter, or "
         "those of a list (see hivis draft-vocab); default: all tokens; the text is the same",
     )
+    add(
+        "--drafter-config",
+        metavar="FILE",
+        help="config.json of a drafter's checkpoint that comes without one",
+    )
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(
         "--policy",
@@ -160,6 +165,7 @@ def load_model(options: argparse.Namespace) -> Model:
             policy=options.policy,
             drafter_weights=options.drafter_weights,
             draft_vocab=options.draft_vocab,
+            drafter_config=options.drafter_config,
             graphs=False if options.no_graphs else None,
             compile=options.compile,
         )

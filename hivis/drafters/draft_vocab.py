@@ -45,8 +45,8 @@ def head_ids_of(folder: Path, head: int | str | Path) -> Tensor:
     path = folder / HEAD_FILE
     if not path.is_file():
         raise HivisError(
-            f"draft vocabulary: wanted a list of frequent tokens, {path} (hivis draft-vocab counts one), "
-            "got no such file"
+            f"draft vocabulary: wanted a list of frequent tokens, {path} "
+            "(hivis draft-vocab counts one), got no such file"
         )
     ids = read_head_ids(path)
     if not 1 <= head <= len(ids):

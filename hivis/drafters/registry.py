@@ -56,8 +56,9 @@ class DrafterMethod:
         name: by which it is chosen (``--method``), and which a drafter has as its ``method``.
         title: what tables and pages call it.
         summary: one line for help texts.
-        recognizes: ``(info: CheckpointInfo) -> bool``, whether a checkpoint is one of its drafters.
-            No two methods may recognize the same checkpoint.
+        type: what the ``config.json`` of its checkpoints says as ``type``; ``None`` if nothing.
+        recognizes: ``(info: CheckpointInfo) -> bool``, whether a checkpoint is one of its drafters;
+            by default those of its ``type`` are. No two methods may recognize the same checkpoint.
         load: ``(request: LoadRequest) -> Drafter``, not bound yet.
         learner: ``(request: hivis.training.learners.learner.LearnerRequest) -> Learner``; ``None``
             if it is not trained.
@@ -77,8 +78,9 @@ class DrafterMethod:
     name: str
     title: str
     summary: str
-    recognizes: Reference
     load: Reference
+    type: str | None = None
+    recognizes: Reference | None = None
     learner: Reference | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     options: frozenset[str] = frozenset()
@@ -86,6 +88,12 @@ class DrafterMethod:
     quantizable: bool = False
     random: Reference | None = None
     bundled: str | None = None
+
+    def owns(self, info: CheckpointInfo) -> bool:
+        """Whether a checkpoint is one of its drafters."""
+        if self.recognizes is None:
+            return self.type is not None and info.declared == self.type
+        return bool(call(self.recognizes, info))
 
 
 def call(reference: Reference, *arguments: Any) -> Any:
@@ -136,13 +144,12 @@ def recognize(info: CheckpointInfo) -> DrafterMethod:
         HivisError: it is none of a known method, or its weights cannot be read.
     """
     for method in methods():
-        if call(method.recognizes, info):
+        if method.owns(info):
             return method
     if "type" in info.config:
-        known = ", ".join(method.name for method in methods())
-        raise HivisError(
-            f"{info.config_file}: type: wanted a drafter of {known}, got {info.config['type']!r}"
-        )
+        types = dict.fromkeys(repr(each.type) for each in methods() if each.type is not None)
+        known, got = " or ".join(types), info.config["type"]
+        raise HivisError(f"{info.config_file}: type: wanted {known}, got {got!r}")
     raise HivisError(f"{info.weights_file}: {_unknown(info)}")
 
 
@@ -173,6 +180,7 @@ for _method in (
         name="hivis",
         title="HiViS",
         summary="one layer that never sees a visual token (arXiv 2509.23928)",
+        type="hivis",
         recognizes="hivis.drafters.load:is_hivis",
         load="hivis.drafters.load:load_hivis",
         learner="hivis.training.learners.one_layer:make_hivis",
@@ -186,6 +194,7 @@ for _method in (
         name="vispec",
         title="ViSpec",
         summary="one layer, and an adaptor that compresses the image (arXiv 2509.15235)",
+        type="vispec",
         recognizes="hivis.drafters.load:is_vispec",
         load="hivis.drafters.load:load_vispec",
         learner="hivis.training.learners.vispec:make_vispec",
@@ -199,6 +208,7 @@ for _method in (
         name="eagle",
         title="EAGLE-2",
         summary="one layer over all rows, visual ones included (arXiv 2406.16858)",
+        type="hivis",
         recognizes="hivis.drafters.load:is_eagle",
         load="hivis.drafters.load:load_hivis",
         learner="hivis.training.learners.one_layer:make_eagle",

@@ -32,6 +32,7 @@ ALLOWED = {
         "engine.results",
         "api",
         "bundled",
+        "drafters.registry",
         "models.vocabulary",
         "__version__",
     },
