@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -319,6 +320,34 @@ def test_bfloat16_runs_and_stays_close() -> None:
     wanted = exact.drafter.cache.entries["output"]
     assert low.cache.entries["output"].dtype == torch.bfloat16
     assert (low.cache.entries["output"].float() - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_large_scores_of_the_adaptor_keep_float32() -> None:
+    """Scores up to 13, as in published checkpoints; rounded to bfloat16 the mean is 7e-3."""
+    heads, width = CONFIG.num_attention_heads, CONFIG.head_dim
+    errors = []
+    for seed in range(5):
+        make = torch.Generator().manual_seed(seed)
+        image = torch.randn(1, 200, CONFIG.hidden_size, generator=make).bfloat16()
+        tensors = make_tensors()
+        w = {name: tensor.double() for name, tensor in tensors.items()}
+        part = {
+            name: F.linear(image.double(), w[f"{name}.weight"], w[f"{name}.bias"])
+            for name in ("imadpt.k_proj", "imadpt.v_proj")
+        }
+        keys, values = (each.unflatten(-1, (heads, width)) for each in part.values())
+        score = torch.einsum("qhd,bnhd->bqhn", w["imadpt.q"], keys) * width**-0.5
+        factor = 13 / score.abs().max()
+        pooled = torch.einsum("bqhn,bnhd->bqhd", (score * factor).softmax(-1), values)
+        wanted = F.linear(pooled.flatten(2), w["imadpt.o_proj.weight"])
+        tensors["imadpt.q"] = tensors["imadpt.q"] * float(factor)
+        drafter = ViSpecDrafter(CONFIG, tensors)
+        table = torch.randn(CONFIG.vocab_size, CONFIG.hidden_size, generator=make).bfloat16()
+        drafter.bind(table, table)
+        got = drafter._adapt(image)
+        assert got.dtype == torch.bfloat16
+        errors.append(float((got - wanted).norm() / wanted.norm()))
+    assert sum(errors) / len(errors) < 5e-3
 
 
 # Checkpoints

@@ -50,8 +50,10 @@ class Adaptor(nn.Module):
     def forward(self, images: Tensor, shown: Tensor) -> Tensor:
         """``[K, m, E]`` embeddings, and which rows of m there are ``[K, m]`` -> ``[K, Q, E]``."""
         keys = self.k_proj.weight.unflatten(0, (self.heads, self.head_dim))
-        look = torch.einsum("qhd,hde->qhe", self.q, keys).flatten(0, 1) * self.head_dim**-0.5
-        score = F.linear(images, look).float()
+        # As at inference: autocast would round scores to bfloat16 before the softmax.
+        with torch.autocast(images.device.type, enabled=False):
+            look = torch.einsum("qhd,hde->qhe", self.q, keys).flatten(0, 1) * self.head_dim**-0.5
+            score = F.linear(images.float(), look)
         score = score.masked_fill(~shown.unsqueeze(2), float("-inf"))
         pooled = torch.softmax(score, 1).transpose(1, 2) @ images
         values = self.v_proj.weight.unflatten(0, (self.heads, self.head_dim))
