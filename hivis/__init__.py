@@ -1,9 +1,14 @@
-"""hivis: lossless speculative decoding for vision-language models."""
+"""hivis: lossless speculative decoding for vision-language models.
+
+Importing it registers the ops as ``torch.ops.hivis.*``; what needs transformers is imported when it
+is first asked for.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hivis import ops
 from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree
@@ -26,6 +31,7 @@ __all__ = [
     "TreePolicy",
     "__version__",
     "load",
+    "ops",
     "wrap",
 ]
 

@@ -104,6 +104,26 @@ def test_importing_hivis_does_not_import_transformers():
     assert (done.returncode, done.stdout.strip()) == (0, "load"), done.stderr
 
 
+def test_importing_hivis_registers_the_ops():
+    code = "import torch, hivis; print(torch.ops.hivis.tree_attention.default)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, "hivis.tree_attention.default"), (
+        done.stderr
+    )
+
+
+def test_help_imports_no_model_code():
+    """So `python -m hivis --help` costs little more than torch does."""
+    code = (
+        "import sys\nfrom hivis.cli.main import make_parser\nmake_parser().format_help()\n"
+        "print(*sorted(name for name in sys.modules if name.split('.')[0] in"
+        " ('transformers', 'huggingface_hub', 'tokenizers', 'PIL', 'rich')))\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('hivis.models')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("folder", ["core", "cuda", "cpu", "ops"])
 def test_csrc_layers(folder: str):
     """core knows nothing; cuda and cpu know core; only ops and module.cpp know the dispatcher."""
