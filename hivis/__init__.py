@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hivis import ops
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import TreeShape
 from hivis.errors import HivisError
+from hivis.policies.fixed import FixedPolicy
 
 if TYPE_CHECKING:
     from hivis.api.load import load, wrap
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "DraftTree",
+    "FixedPolicy",
     "HivisError",
     "Model",
     "Request",
     "SamplingParams",
     "TextGeneration",
     "TextStream",
-    "TreePolicy",
+    "TreeShape",
     "__version__",
     "load",
     "ops",

@@ -19,7 +19,7 @@ from hivis.models.families.registry import family_of
 from hivis.models.load import load_target
 from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
-from hivis.policies.named import policy_of
+from hivis.policies.registry import policy_of
 
 
 def load(

@@ -17,6 +17,7 @@ from hivis.bundled import paths
 from hivis.cli.parser import number, one_of, whole
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError, first_line
+from hivis.policies.registry import policy_names, policy_records
 
 if TYPE_CHECKING:
     from hivis.api.model import Model
@@ -61,9 +62,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add(
         "--policy",
-        type=one_of("cost", "confidence", "fixed"),
-        default="cost",
-        help="how large draft trees are: cost (default), confidence or fixed; the text is the same",
+        type=one_of(*policy_names()),
+        default=policy_names()[0],
+        help="how large draft trees are: "
+        + ", ".join(f"{record.name} {record.summary}" for record in policy_records())
+        + f" (default: {policy_names()[0]}); the output is the same",
     )
     add("--no-graphs", action="store_true", help="launch a GPU's operations one by one")
     add(

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan
 
 PromptRows = Literal["text", "all"]
 
@@ -19,7 +19,7 @@ class Drafter(Protocol):
     """Proposes a tree of tokens in every cycle. Its guesses change the speed, never the output.
 
     After ``bind``, the loop calls ``prefill`` once per prompt, then ``grow`` and ``commit`` in
-    turn. Neither of these two reads device values on the host; only a policy's governor may.
+    turn. Neither of these two reads device values on the host; only a plan's governor may.
     """
 
     #: Which prompt rows the drafter reads: a HiViS drafter never sees a visual token ("text").
@@ -51,14 +51,14 @@ class Drafter(Protocol):
         ...
 
     def grow(
-        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+        self, token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
     ) -> DraftTree:
         """Grow a tree under the last emitted token.
 
         Args:
             token: ``[B]`` int64, the root.
             position: ``[B]`` int64, absolute position of the token that is drawn at the root.
-            policy: the shape of the tree. Its governor may stop the growth earlier.
+            plan: the shape of the tree, its size within that, and what ends the sequence.
 
         May be called again without a ``commit`` in between: only the last tree counts.
         """

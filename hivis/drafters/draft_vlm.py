@@ -23,9 +23,9 @@ from hivis import ops
 from hivis.core.drafter import PromptRows
 from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import MAX_NODES, TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree, pack_bits
+from hivis.core.tree_shape import MAX_NODES, GrowthPlan
 from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.errors import HivisError
 
@@ -142,16 +142,16 @@ class DraftVLM:
 
     @torch.inference_mode()
     def grow(
-        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+        self, token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
     ) -> DraftTree:
         """Grow a tree under ``token`` ``[B]``; see ``core/drafter.py``."""
-        grower = Grower.over(self.cache, policy, self._vocab)
+        grower = Grower.over(self.cache, plan, self._vocab)
         drawn, lineage = self._drawn, self._words = [], []
 
         def step(
             level: int, tokens: Tensor, before: Tensor, words: Tensor
         ) -> tuple[Tensor, Tensor]:
-            above = (level - 1) * policy.top_k
+            above = (level - 1) * plan.shape.top_k
             drawn.append(tokens)
             lineage.append(words)
             depths = self._levels[level - 1].expand(tokens.shape)
@@ -159,8 +159,8 @@ class DraftVLM:
 
         # The model is its own memory: there is no output to hand from a node to its children.
         nothing = token.new_empty(token.shape[0], 0)
-        scores = NodeScores.of(sampling, position, policy)
-        return grower(token, self.cache.entries["logits"], nothing, scores, step)
+        scores = NodeScores.of(sampling, position, plan.shape)
+        return grower(plan, token, self.cache.entries["logits"], nothing, scores, step)
 
     @torch.inference_mode()
     def commit(self, hidden: Tensor, tree: DraftTree, acceptance: Acceptance) -> None:

@@ -19,9 +19,9 @@ from hivis import ops
 from hivis.core.drafter import PromptRows
 from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.kv_cache import KVCache, row_multiple_of
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan
 from hivis.drafters import checkpoint
 from hivis.drafters.config import LayerConfig
 from hivis.drafters.draft_vocab import DraftVocab, check_head_ids
@@ -175,13 +175,13 @@ class OneLayerDrafter(ABC):
 
     @torch.inference_mode()
     def grow(
-        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+        self, token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
     ) -> DraftTree:
         """Grow a tree under ``token`` ``[B]``; see ``core/drafter.py``."""
         vocab = self.config.vocab_size if self._short is None else len(self._short.ids)
-        grower = Grower.over(self._cache, policy, vocab)
+        grower = Grower.over(self._cache, plan, vocab)
         kv_len, output = self._cache.kv_len, self._cache.entries["output"]
-        k, frontiers = policy.top_k, max(policy.depth - 1, 1)
+        k, frontiers = plan.shape.top_k, max(plan.shape.depth - 1, 1)
         rows = kv_len.unsqueeze(1) + self._rotations.index[: frontiers * k]
         # Rows of one level share a position, so a cycle needs one rotation per level.
         turns = self._turns_at(rows[:, :frontiers])
@@ -202,8 +202,8 @@ class OneLayerDrafter(ABC):
             out = self._finish(x, query, kv_len, grower.words_behind(level))
             return self._predict(out), out
 
-        scores = NodeScores.of(sampling, position, policy)
-        return grower(token, self._predict(output), output, scores, step)
+        scores = NodeScores.of(sampling, position, plan.shape)
+        return grower(plan, token, self._predict(output), output, scores, step)
 
     @torch.inference_mode()
     def commit(self, hidden: Tensor, tree: DraftTree, acceptance: Acceptance) -> None:

@@ -3,16 +3,16 @@
 Level 1 is the K best tokens after the root. Each further level lets the drafter expand the K best
 nodes of the level above, the *frontier*, into K children each. All candidates of all levels go
 into one pool, and the N - 1 of them with the best path scores make the tree. One op grows a level
-and one makes the tree: no value is read on the host, and no shape depends on data, unless
-the policy brings a governor. That one is asked after every level whether to go on, and at the end
-for N; whether it looks at the scores to say so, which is a host read, is up to it.
+and one makes the tree: no value is read on the host, and no shape depends on data, unless the plan
+has a governor. It is asked after every level whether to go on, and at the end for N; to answer it
+reads scores on the host.
 
 Path scores are sums of log-probabilities. At temperature > 0 these are of the *perturbed*
 distribution: the drafter knows the very noise that the target's draw will use, so its best guess
-of that draw is the best perturbed token, and not the most probable one (a policy may ask for the
-latter, to see what that knowledge is worth). top-k, top-p and min-p
-are left out of the score: they would cost a pass over the vocabulary for every node, and a tree
-only decides how much is accepted, never what is emitted.
+of that draw is the best perturbed token, and not the most probable one (a shape may ask for the
+latter, to see what that knowledge is worth). top-k, top-p and min-p are left out of the score: they
+would cost a pass over the vocabulary for every node, and a tree only decides how much is accepted,
+never what is emitted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor
 
 from hivis import ops
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import MAX_NODES, TreePolicy, candidates
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import WORD_BITS, DraftTree
+from hivis.core.tree_shape import MAX_NODES, GrowthPlan, TreeShape, candidates
 from hivis.errors import HivisError
 
 #: One drafter pass over the frontier of ``level`` (1 is the first drafted level). Gets the level,
@@ -45,7 +45,7 @@ class NodeScores:
     Attributes:
         sampling: how the target draws; ``None`` when greedy.
         noise: ``[B]`` int64 position of the root's draw, where the noise begins; ``None`` when
-            greedy, or where the policy wants scores without it.
+            greedy, or where the shape wants scores without it.
         penal: how the target draws, if it penalizes repetitions.
     """
 
@@ -54,12 +54,12 @@ class NodeScores:
     penal: SamplingState | None = None
 
     @classmethod
-    def of(cls, sampling: SamplingState, position: Tensor, policy: TreePolicy) -> NodeScores:
+    def of(cls, sampling: SamplingState, position: Tensor, shape: TreeShape) -> NodeScores:
         """``position`` ``[B]`` is where the root draws."""
         penal = None if sampling.seen is None else sampling
         if sampling.greedy:
             return cls(None, None, penal)
-        return cls(sampling, position if policy.noise else None, penal)
+        return cls(sampling, position if shape.noise else None, penal)
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ class _Frontier:
 
 
 class Grower:
-    """Grows trees of one policy. Holds the buffers; made once for a policy and its texts."""
+    """Grows trees of one shape. Holds the buffers; made once for a shape and its sequences."""
 
-    def __init__(self, policy: TreePolicy, batch: int, device: torch.device | str) -> None:
-        self.policy = policy
+    def __init__(self, plan: GrowthPlan, batch: int, device: torch.device | str) -> None:
+        self.shape = shape = plan.shape
         # With one level there is no frontier, and no more children than nodes can be of use.
-        most = policy.nodes - 1 if policy.depth == 1 else policy.top_k
-        self._children = k = min(policy.top_k, most)
-        frontiers = policy.depth - 1
+        most = shape.nodes - 1 if shape.depth == 1 else shape.top_k
+        self._children = k = min(shape.top_k, most)
+        frontiers = shape.depth - 1
         words = -(-max(frontiers * k, 1) // WORD_BITS)
-        pool, rows = (batch, 1 + candidates(policy.depth, k)), (frontiers, batch, k)
+        pool, rows = (batch, 1 + candidates(shape.depth, k)), (frontiers, batch, k)
 
         def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -109,7 +109,7 @@ class Grower:
         self._state = (self._scores, self._tokens, self._parents, *self._rows)
         self._carried: Tensor | None = None
         self._before: Sequence[Tensor] = ()
-        self._ends = torch.tensor(policy.ends, dtype=torch.int64, device=device)
+        self._ends = torch.tensor(plan.ends, dtype=torch.int64, device=device)
         self._greedy = (
             zeros((batch,), torch.int64),
             zeros((batch,), torch.int64),
@@ -117,43 +117,51 @@ class Grower:
         )
 
     @classmethod
-    def over(cls, cache: KVCache, policy: TreePolicy, vocab: int) -> Grower:
-        """The one for trees of this policy under the texts of ``cache``.
+    def over(cls, cache: KVCache, plan: GrowthPlan, vocab: int) -> Grower:
+        """The one for trees of this shape and these ends under the sequences of ``cache``.
 
         Raises:
             HivisError: there are not ``vocab`` tokens to choose a level from, or more expanded
                 nodes than tree attention takes.
         """
-        batch, device = cache.batch_size, cache.kv.device
+        shape, batch, device = plan.shape, cache.batch_size, cache.kv.device
 
         def make() -> Grower:
-            if policy.top_k > vocab:
+            if shape.top_k > vocab:
                 raise HivisError(
-                    f"top_k of the tree: wanted at most the vocabulary, {vocab}, got {policy.top_k}"
+                    f"top_k of the tree: wanted at most the vocabulary, {vocab}, got {shape.top_k}"
                 )
-            expanded = (policy.depth - 1) * policy.top_k
+            expanded = (shape.depth - 1) * shape.top_k
             if expanded > MAX_NODES:
                 raise HivisError(
                     f"tree: wanted (depth - 1) * top_k of at most {MAX_NODES}, got {expanded}"
                 )
-            return cls(policy, batch, device)
+            return cls(plan, batch, device)
 
-        return cache.get_or_make((cls, policy, batch), make)
+        return cache.get_or_make((cls, shape, plan.ends, batch), make)
 
     def __call__(
-        self, token: Tensor, logits: Tensor, output: Tensor, scores: NodeScores, step: Step
+        self,
+        plan: GrowthPlan,
+        token: Tensor,
+        logits: Tensor,
+        output: Tensor,
+        scores: NodeScores,
+        step: Step,
     ) -> DraftTree:
         """Grow one tree.
 
         Args:
+            plan: of this tree; its shape and ends are those that this object was made for.
             token: ``[B]`` int64, the root.
             logits: ``[B, V]`` the drafter's prediction of what follows the root.
             output: ``[B, E]`` the drafter's output at the row that predicted it.
             scores: how logits become scores.
             step: the drafter's pass over a frontier; called ``depth - 1`` times, or until the
-                policy's governor has had enough.
+                plan's governor ends the growth.
         """
-        depth, governor = self.policy.depth, self.policy.governor
+        governor = plan.governor
+        depth = self.shape.depth if plan.size is None else plan.size[1]
         self._root.copy_(token)
         path = None if scores.penal is None else token.new_empty(token.shape[0], 1, 0)
         logits, output = logits.unsqueeze(1), output.unsqueeze(1)
@@ -169,7 +177,7 @@ class Grower:
                 *self._state,
                 carried,
                 level,
-                self.policy.sharpness,
+                self.shape.sharpness,
                 scores.noise is not None,
             )
             if level == depth:
@@ -184,7 +192,7 @@ class Grower:
                 path = torch.cat([path, frontier.tokens.unsqueeze(2)], 2)
             before = self._before[level - 1]
             logits, output = step(level, frontier.tokens, before, frontier.words)
-        return self._prune(depth)
+        return self._prune(plan, depth)
 
     def words_behind(self, level: int) -> Tensor:
         """``[B, level * K, W]`` ancestor words over as many rows of the drafter's own tree.
@@ -212,17 +220,14 @@ class Grower:
             seed, temperature = scores.sampling.seed, scores.sampling.temperature
         return seed, position if scores.noise is None else scores.noise, temperature
 
-    def _prune(self, depth: int) -> DraftTree:
+    def _prune(self, plan: GrowthPlan, depth: int) -> DraftTree:
         """The root and the N - 1 best of the pool, as a tree."""
-        n, governor = self.policy.nodes, self.policy.governor
-        if governor is not None:
+        held = 1 + candidates(depth, self._children)
+        n = min(self.shape.nodes if plan.size is None else plan.size[0], held)
+        if plan.governor is not None:
             # The root is the first: nobody's score is above 0.
-            pool = self._scores[:, : 1 + candidates(depth, self._children)]
-            n = min(n, pool.shape[1])
-            if governor.plan is not None:
-                n = min(governor.plan[0], n)
-            else:
-                n = min(governor.keep(depth, pool.topk(n).values[:, 1:]), n)
+            ranked = self._scores[:, :held].topk(n).values[:, 1:]
+            n = min(plan.governor.keep(depth, ranked), n)
         tokens, parents, depths, ancestors, scores = ops.tree_prune(
             self._scores, self._tokens, self._parents, self._children, depth, n
         )

@@ -10,10 +10,11 @@ from torch import Tensor
 from hivis.core.clock import PhaseClock
 from hivis.core.drafter import Drafter
 from hivis.core.handoff import Acceptance
-from hivis.core.policy import Planner, TreePolicy
+from hivis.core.policy import Planner
 from hivis.core.sampling import SamplingState
 from hivis.core.target import Target
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan
 from hivis.engine.cuda_graphs import Capturer, Graphs
 from hivis.engine.report import CycleReport, InFlightCycle, accept
 
@@ -43,19 +44,18 @@ class Cycles:
 
     def launch(self, planner: Planner, sampling: SamplingState) -> InFlightCycle:
         """Hand a cycle to the device."""
-        shape, learns = planner.choose(), planner.learns
+        plan, learns = planner.choose(), planner.learns
 
         def work() -> CycleReport:
-            return self.advance(sampling, shape, learns)
+            return self.advance(sampling, plan, learns)
 
         # To be captured, the sizes of the trees have to be known before they grow.
-        settled = shape.governor is None or shape.governor.plan is not None
-        if not (self._captures and settled):
+        if not self._captures or plan.governor is not None:
             return InFlightCycle(work())
-        name = self._name("cycle", sampling, shape, learns)
+        name = self._name("cycle", sampling, plan, learns)
         return InFlightCycle(self._graphs.run(name, work, self.clock))
 
-    def advance(self, sampling: SamplingState, shape: TreePolicy, learns: bool) -> CycleReport:
+    def advance(self, sampling: SamplingState, plan: GrowthPlan, learns: bool) -> CycleReport:
         """One cycle, without a look at the device, on tensors that have their place in the caches:
         so this is what can be captured."""
         target, drafter, clock, cache = self.target, self.drafter, self.clock, self.target.cache
@@ -64,7 +64,7 @@ class Cycles:
             if drafter is None:
                 tree = DraftTree.root_only(token)
             else:
-                tree = drafter.grow(token, position, sampling, shape)
+                tree = drafter.grow(token, position, sampling, plan)
         with clock.phase("verify"):
             verify = target.verify(tree)
         with clock.phase("accept"):
@@ -91,11 +91,11 @@ class Cycles:
             # What is replayed in a cycle is timed as a replay.
             return self._graphs.replay(name, work) if replays else work()
 
-        def draft(shape: TreePolicy) -> DraftTree:
+        def draft(plan: GrowthPlan) -> DraftTree:
             def work() -> DraftTree:
-                return drafter.grow(*self._root(), sampling, shape)
+                return drafter.grow(*self._root(), sampling, plan)
 
-            return run(self._name("draft", sampling, shape), work)
+            return run(self._name("draft", sampling, plan), work)
 
         def verify(tree: DraftTree) -> Acceptance:
             def work() -> tuple[DraftTree, Acceptance]:
@@ -125,13 +125,12 @@ class Cycles:
         return self.target.cache.get_or_make(Graphs, lambda: Graphs(capturer))
 
     def _name(
-        self, part: str, sampling: SamplingState, shape: TreePolicy, learns: bool = False
+        self, part: str, sampling: SamplingState, plan: GrowthPlan, learns: bool = False
     ) -> Hashable:
         """All on which the operations of a cycle depend, beside what lies in the target's cache."""
         texts = self.target.cache.batch_size
         penal = sampling.seen is not None
         if self.drafter is None:
             return part, texts, sampling.greedy, penal, self.traced
-        plan = None if shape.governor is None else shape.governor.plan
         memory = self.drafter.cache.buffer_id
-        return part, texts, sampling.greedy, penal, self.traced, memory, shape, plan, learns
+        return part, texts, sampling.greedy, penal, self.traced, memory, plan, learns

@@ -43,8 +43,7 @@ class Stream:
         inputs: one prompt.
         params: how tokens are drawn and when to stop; greedy by default.
         drafter: proposes trees; ``None`` decodes plainly, one token a pass.
-        policy: chooses the size and depth of the trees: a fixed
-            :class:`hivis.core.policy.TreePolicy`, or one of ``hivis/policies/``. By default the
+        policy: chooses the size and depth of the trees, one of ``hivis/policies/``. By default the
             cost model, which begins with a fixed size and goes on to what pays most for its time
             (``docs/policies.md``).
         until: is shown every token of the text in turn, and may end it there by saying true.

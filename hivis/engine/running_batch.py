@@ -11,9 +11,10 @@ from torch import Tensor
 from hivis.core.clock import PhaseClock
 from hivis.core.drafter import Drafter
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import Planner, Policy, TreePolicy
+from hivis.core.policy import Planner, Policy
 from hivis.core.sampling import SamplingParams, SamplingState, sampling_entries, seen_tokens
 from hivis.core.target import Inputs, Target
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.engine.cuda_graphs import capturer_for, cycles_in_flight
 from hivis.engine.cycle import Cycles
 from hivis.engine.report import InFlightCycle, draw_first
@@ -155,7 +156,7 @@ class RunningBatch:
     def planner(self) -> Planner:
         """What plans the trees of these texts; without a drafter there is nothing to plan."""
         if self._planner is None:
-            self._planner = Planner(TreePolicy())
+            self._planner = Planner(GrowthPlan(TreeShape()))
             if self.drafter is not None:
                 self._planner = self.policy.planner(
                     self.target, self.drafter, self._device, *self._planned_for

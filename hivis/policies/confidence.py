@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from hivis.core.policy import Outcome, Planner, TreePolicy
+from hivis.core.policy import Outcome, Planner
+from hivis.core.tree_shape import TreeShape
 from hivis.policies.sizes import SIZES, SizedPlanner, check_sizes, log_probability, looks_ahead
 
 
@@ -36,7 +37,7 @@ class ConfidencePolicy:
 
     @property
     def drafter_rows(self) -> int:
-        return TreePolicy(self.sizes[-1], self.depth, self.top_k).drafter_rows
+        return TreeShape(self.sizes[-1], self.depth, self.top_k).drafter_rows
 
     def planner(
         self,
@@ -44,13 +45,13 @@ class ConfidencePolicy:
         drafter: object,
         device: torch.device,
         ends: tuple[int, ...] = (),
-        texts: int = 1,
+        sequences: int = 1,
     ) -> Planner:
         return ConfidencePlanner(self, looks_ahead(self.ahead, device), ends)
 
 
 class ConfidencePlanner(SizedPlanner):
-    """Plans for one text. Nothing is learnt but, planning ahead, how sure the last trees were."""
+    """Learns nothing but, planning ahead, how sure the last trees were."""
 
     def __init__(self, policy: ConfidencePolicy, ahead: bool, ends: tuple[int, ...]) -> None:
         super().__init__(
@@ -88,7 +89,7 @@ class ConfidencePlanner(SizedPlanner):
 
     def _plan_ahead(self) -> None:
         depth = max(self.shallowest(self.sizes[0]), min(round(self._depth), self.shape.depth))
-        self.plan = (self._holding(round(self._nodes), depth), depth)
+        self.plan = self.sized(self._holding(round(self._nodes), depth), depth)
 
     def _holding(self, nodes: int, depth: int) -> int:
         """The smallest size that holds this many nodes, or the largest there is."""

@@ -11,8 +11,9 @@ from itertools import accumulate
 
 import torch
 
-from hivis.core.policy import Outcome, Planner, TreePolicy, candidates
+from hivis.core.policy import Outcome, Planner
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan, TreeShape, candidates
 from hivis.errors import HivisError
 from hivis.policies.calibration import Calibration
 from hivis.policies.sizes import SIZES, SizedPlanner, check_sizes, looks_ahead
@@ -34,17 +35,17 @@ class CostPolicy:
     """Grows and verifies what is worth its time, by measured times and calibrated acceptance.
 
     What is learnt is kept for every pair of a target and a drafter as long as both exist, and goes
-    on to their next text.
+    on to their next sequence.
 
     Attributes:
         sizes: the N it may choose, root included, increasing.
         depth: the deepest level it may draft.
         top_k: how many nodes a level expands, and how many children each of them gets.
-        sharpness: see :class:`hivis.core.policy.TreePolicy`.
+        sharpness: see :class:`hivis.core.tree_shape.TreeShape`.
         times: known times; ``None`` measures them after the pair's first cycles.
         ahead: whether the size is chosen before the tree is grown, from earlier cycles, and not
             from the scores of the growing tree. ``None``: on any device but a CPU.
-        noise: see :class:`hivis.core.policy.TreePolicy`.
+        noise: see :class:`hivis.core.tree_shape.TreeShape`.
     """
 
     sizes: tuple[int, ...] = SIZES
@@ -68,15 +69,16 @@ class CostPolicy:
 
     @property
     def drafter_rows(self) -> int:
-        largest = TreePolicy(self.sizes[-1], self.depth, self.top_k)
-        return max(largest.drafter_rows, self.fallback().drafter_rows)
+        largest = TreeShape(self.sizes[-1], self.depth, self.top_k)
+        return max(largest.drafter_rows, self.fallback.drafter_rows)
 
-    def fallback(self, ends: tuple[int, ...] = ()) -> TreePolicy:
-        """What is grown until there are times, and with drafters that tell no scores."""
-        usual = TreePolicy()
+    @property
+    def fallback(self) -> TreeShape:
+        """What is grown until there are times, and with drafters that report no scores."""
+        usual = TreeShape()
         depth = min(usual.depth, self.depth)
         nodes = min(usual.nodes, 1 + candidates(depth, self.top_k))
-        return TreePolicy(nodes, depth, self.top_k, self.sharpness, ends=ends, noise=self.noise)
+        return TreeShape(nodes, depth, self.top_k, self.sharpness, self.noise)
 
     def planner(
         self,
@@ -84,10 +86,10 @@ class CostPolicy:
         drafter: object,
         device: torch.device,
         ends: tuple[int, ...] = (),
-        texts: int = 1,
+        sequences: int = 1,
     ) -> Planner:
-        """The pair's own planner for so many texts at a time, with all that it has learnt."""
-        key = (id(target), id(drafter), str(device), texts)
+        """The pair's own planner for this many sequences at a time, with all that it has learnt."""
+        key = (id(target), id(drafter), str(device), sequences)
         planner = self._kept.get(key)
         if planner is None:
             planner = CostPlanner(self, looks_ahead(self.ahead, device), ends)
@@ -112,7 +114,7 @@ class CostPlanner(SizedPlanner):
         super().__init__(
             policy.sizes, policy.depth, policy.top_k, policy.sharpness, ahead, ends, policy.noise
         )
-        self.fallback = policy.fallback(ends)
+        self.fallback = GrowthPlan(policy.fallback, ends)
         self.calibration = Calibration()
         self.times: Times | None = None
         self._cycles = 0
@@ -120,6 +122,7 @@ class CostPlanner(SizedPlanner):
         self._gains: dict[tuple[int, int], float] = {}
         self._probes = 0
         self._best = (self.sizes[0], self.shallowest(self.sizes[0]))
+        self._largest = (self.sizes[-1], self.shape.depth)
         self._fade = math.exp(-1 / RATE_MEMORY)
         self._rounds = 0
         self._ms_of: dict[str, float] = {}
@@ -128,15 +131,14 @@ class CostPlanner(SizedPlanner):
             self._start(policy.times)
 
     def end_with(self, ends: tuple[int, ...]) -> None:
-        """From now on texts end with these tokens."""
-        self.shape = replace(self.shape, ends=ends)
+        super().end_with(ends)
         self.fallback = replace(self.fallback, ends=ends)
 
     def _start(self, times: Times) -> None:
         self.times = times
         # As if a few cycles had been of the fallback's size and gone about half as well as hoped.
         usual = self.sizes[(len(self.sizes) - 1) // 2]
-        depth = max(self.shallowest(usual), self.fallback.depth)
+        depth = max(self.shallowest(usual), self.fallback.shape.depth)
         self._tokens, self._ms = 4 * 4.0, 4 * times.cycle(usual, depth)
 
     @property
@@ -144,14 +146,13 @@ class CostPlanner(SizedPlanner):
         """Tokens per millisecond of the last cycles, by the measured times."""
         return self._tokens / max(self._ms, 1e-9)
 
-    def choose(self) -> TreePolicy:
+    def choose(self) -> GrowthPlan:
         if self.times is None or self._blind:
             return self.fallback
-        if self.ahead:
-            probe = (self.sizes[-1], self.shape.depth)
-            due = self._probes < FIRST_PROBES or self._cycles % PROBE == 0
-            self.plan = probe if due else self._best
-        return self.shape
+        if not self.ahead:
+            return self.plan
+        probe_due = self._probes < FIRST_PROBES or self._cycles % PROBE == 0
+        return self.sized(*(self._largest if probe_due else self._best))
 
     def learn(self, outcome: Outcome) -> None:
         self._cycles += 1
@@ -164,7 +165,7 @@ class CostPlanner(SizedPlanner):
             return
         self._tokens = self._tokens * self._fade + outcome.emitted
         self._ms = self._ms * self._fade + self.times.cycle(outcome.nodes, outcome.depth)
-        if self.ahead and (outcome.nodes, outcome.depth) == (self.sizes[-1], self.shape.depth):
+        if self.ahead and (outcome.nodes, outcome.depth) == self._largest:
             self._note_gains(outcome.depths[1:], outcome.scores[1:])
 
     # While a tree grows.
@@ -214,7 +215,7 @@ class CostPlanner(SizedPlanner):
 
     def measure(
         self,
-        draft: Callable[[TreePolicy], DraftTree],
+        draft: Callable[[GrowthPlan], DraftTree],
         verify: Callable[[DraftTree], object],
         device: torch.device,
     ) -> None:
@@ -233,15 +234,13 @@ class CostPlanner(SizedPlanner):
             return result
 
         def grown(nodes: int, depth: int) -> DraftTree:
-            self.plan = (nodes, depth)
-            return draft(self.shape)
+            return draft(self.sized(nodes, depth))
 
         note("low", lambda: grown(self.sizes[0], low))
         note("high", lambda: grown(self.sizes[0], high))
         for nodes in self.sizes:
             tree = grown(nodes, self.shallowest(nodes))
             note(str(nodes), functools.partial(verify, tree))
-        self.plan = None
         self._rounds += 1
         if self._rounds >= LEAST_ROUNDS:
             self._start(self._measured(low, high))
@@ -256,5 +255,5 @@ class CostPlanner(SizedPlanner):
 
 @functools.cache
 def default_policy() -> CostPolicy:
-    """The policy of a text that was given none: one for all, as it keeps its pairs apart."""
+    """The policy where none is given: one for all pairs, as it keeps them apart."""
     return CostPolicy()

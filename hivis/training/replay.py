@@ -16,9 +16,9 @@ from torch import Tensor
 
 from hivis.core.drafter import Drafter
 from hivis.core.handoff import Acceptance, DrafterPrompt
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.training.data.samples import Sample
 
 
@@ -49,7 +49,7 @@ def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> DrafterPrompt:
 
 @torch.inference_mode()
 def accepted_lengths(
-    drafter: Drafter, embedding: Tensor, sample: Sample, policy: TreePolicy
+    drafter: Drafter, embedding: Tensor, sample: Sample, shape: TreeShape
 ) -> list[int]:
     """Drafted tokens accepted in each cycle of one captured answer. ``drafter`` is bound."""
     device = embedding.device
@@ -59,13 +59,14 @@ def accepted_lengths(
         return []
     token = sample.tokens[prompt : prompt + 1].to(device)
     drafter.prefill(
-        prompt_of(sample, embedding, drafter.rows), token, len(sample) + policy.drafter_rows
+        prompt_of(sample, embedding, drafter.rows), token, len(sample) + shape.drafter_rows
     )
     hidden = sample.hidden_at(torch.arange(len(sample))).to(embedding)
     sampling = SamplingState.of(SamplingParams(), 1, device)
+    plan = GrowthPlan(shape)
     lengths, at = [], prompt  # at: the root's place in the text
     while at + 1 < len(tokens):
-        tree = drafter.grow(token, torch.zeros_like(token), sampling, policy)
+        tree = drafter.grow(token, torch.zeros_like(token), sampling, plan)
         path = _spelled(tree, tokens[at + 1 :])
         after = at + len(path)
         lengths.append(min(after, len(tokens) - 1) - at - 1)
@@ -104,10 +105,10 @@ def _acceptance(tree: DraftTree, path: list[int], token: Tensor) -> Acceptance:
 
 
 def mean_accepted_length(
-    drafter: Drafter, embedding: Tensor, samples: Sequence[Sample], policy: TreePolicy
+    drafter: Drafter, embedding: Tensor, samples: Sequence[Sample], shape: TreeShape
 ) -> float | None:
     """Mean over all cycles of all greedy samples; ``None`` if there are none."""
     lengths = [
-        n for s in samples if s.greedy for n in accepted_lengths(drafter, embedding, s, policy)
+        n for s in samples if s.greedy for n in accepted_lengths(drafter, embedding, s, shape)
     ]
     return sum(lengths) / len(lengths) if lengths else None

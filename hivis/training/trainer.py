@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hivis.core.policy import TreePolicy
+from hivis.core.tree_shape import TreeShape
 from hivis.errors import HivisError
 from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Capture, Sample, batch_order, split
@@ -27,7 +27,7 @@ from hivis.training.replay import mean_accepted_length
 from hivis.training.run_state import Checkpoint, RunProgress
 
 #: Trees that held-out answers are replayed with: a chain of five, and a small tree.
-MEASURED = (TreePolicy(6, 5, 1), TreePolicy(16, 5, 4))
+MEASURED = (TreeShape(6, 5, 1), TreeShape(16, 5, 4))
 _QUICK = MEASURED[1]
 NAMES = ("feature", "soft", "top", "hit", "first")
 #: Updates between two reports of the losses, each of which reads some twenty numbers.
@@ -130,10 +130,10 @@ def run(
             "updates": stage.updates,
             "held_out_passes": measure(learner, unseen, replace(stages[-1], noise=0.0), settings),
             "accepted_length": {
-                f"{policy.nodes}/{policy.depth}/{policy.top_k}": mean_accepted_length(
-                    drafter, target.embedding, unseen, policy
+                f"{shape.nodes}/{shape.depth}/{shape.top_k}": mean_accepted_length(
+                    drafter, target.embedding, unseen, shape
                 )
-                for policy in MEASURED
+                for shape in MEASURED
             },
         }
         checkpoint.finish_stage(learner, progress, last=progress.stage + 1 == len(stages))

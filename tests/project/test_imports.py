@@ -41,6 +41,7 @@ ALLOWED = {
         "_C",
         "models",
         "drafters",
+        "policies.registry",
         "engine.results",
         "api",
         "training",
@@ -48,7 +49,7 @@ ALLOWED = {
         "bundled",
         "__version__",
     },
-    "__init__": EVERYDAY | {"api"},
+    "__init__": EVERYDAY | {"api", "policies"},
     "__main__": {"errors", "cli"},
 }
 ONLY_TORCH = {"ops/reference.py", "ops/noise.py"}
