@@ -24,7 +24,6 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from bench.common.environment import commit, versions
 from bench.headline.tables import check_writable, write_json
 from hivis.core.clock import PhaseClock
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import random_tensors
@@ -35,6 +34,7 @@ from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError, run_cli
 from hivis.models.families.llava import Llava
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 
 PHASES = ("draft", "verify", "accept", "compact", "commit", "read", "rest")
 VOCAB, HIDDEN, SLOT = 97, 32, 96
@@ -123,11 +123,11 @@ def drafter_of(kind: str) -> Any:
 
 
 def count(
-    target: HuggingFaceTarget, kind: str, shape: TreePolicy, temperature: float
+    target: HuggingFaceTarget, kind: str, policy: FixedPolicy, temperature: float
 ) -> dict[str, Any]:
     """Operations of one cycle, by phase, when the tables of its shape have been made."""
     params = SamplingParams(temperature=temperature, max_new_tokens=200, eos_token_ids=())
-    loop = RunningBatch(target, drafter_of(kind), shape)
+    loop = RunningBatch(target, drafter_of(kind), policy)
     with torch.inference_mode():
         loop.add(Inputs(torch.arange(3, 40).unsqueeze(0), {}), params, ())
         loop.cycle()
@@ -159,17 +159,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.layers < 1:
         raise HivisError(f"--layers: wanted at least 1, got {options.layers}")
     check_writable(options.json, "--json")
-    shape = TreePolicy(options.nodes, options.depth, options.tree_top_k)
+    policy = FixedPolicy(options.nodes, options.depth, options.tree_top_k)
     target = target_of(options.layers)
     rows = [
-        count(target, kind, shape, temperature)
+        count(target, kind, policy, temperature)
         for temperature in (0.0, 1.0)
         for kind in ("plain", "HiViS", "ViSpec", "EAGLE-2")
     ]
     console = Console()
     console.print(
-        f"a target of {options.layers} layers, trees of {shape.nodes} nodes and depth "
-        f"{shape.depth}, commit {commit()}, torch {versions()['torch']}"
+        f"a target of {options.layers} layers, trees of {policy.nodes} nodes and depth "
+        f"{policy.depth}, commit {commit()}, torch {versions()['torch']}"
     )
     table = Table("loop", "T", *PHASES, "all", "waits")
     for row in rows:

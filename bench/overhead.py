@@ -31,7 +31,7 @@ from hivis.drafters.tree_growth import Grower
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
-from hivis.policies.named import policy_of
+from hivis.policies.registry import policy_of
 
 PARTS = ("target", "drafter", "grow", "accept", "compact", "read", "rest", "loop", "ops", "python")
 #: Those that are called outside of the passes of target and drafter.
@@ -66,8 +66,9 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
     chosen, watch, cycles = policy_of(policy), Watch(), []
     grown = Grower.__call__
 
-    def grow(self: Grower, token: Any, logits: Any, output: Any, scores: Any, step: Any) -> Any:
-        return grown(self, token, logits, output, scores, watch.wrap("step", step))
+    def grow(self: Grower, *given: Any) -> Any:
+        *others, step = given
+        return grown(self, *others, watch.wrap("step", step))
 
     target.verify = watch.wrap("target", target.verify)  # type: ignore[method-assign]
     drafter._predict = watch.wrap("step", drafter._predict)  # type: ignore[attr-defined]

@@ -42,7 +42,7 @@ from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
-from hivis.policies.named import policy_of
+from hivis.policies.registry import policy_names, policy_of
 
 
 @dataclass
@@ -136,7 +136,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--count", type=int, default=12, help="long answers, and as many short ones (default: 12)")
     add("--max-new-tokens", type=int, default=160)
     add("--temperature", type=float, default=0.0)
-    add("--policy", choices=("fixed", "confidence", "cost"), default="cost")
+    add("--policy", choices=policy_names(), default=policy_names()[0])
     add("--repeat", type=int, default=3, help="turns; of their times the median counts")
     add("--json", type=Path, help="write everything here")
     options = parser.parse_args(arguments)

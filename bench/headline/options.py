@@ -11,15 +11,15 @@ import torch
 from bench.headline.prefill_rows import QUESTION
 from bench.synthetic.options import add_shape, check_shape
 from hivis.cli.parser import Parser
-from hivis.core.policy import Policy, TreePolicy
+from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
+from hivis.core.tree_shape import TreeShape
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError
-from hivis.policies.confidence import ConfidencePolicy
-from hivis.policies.cost import CostPolicy
+from hivis.policies.registry import policy_names, policy_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TREE = TreePolicy()
+TREE = TreeShape()
 #: By (compare, quick): --count, --repeat, --max-new-tokens.
 DEFAULTS = {
     (False, False): (16, 1, 160),
@@ -119,7 +119,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     tree = parser.add_argument_group("draft tree (nodes and depth are those of --policy fixed)")
     tree.add_argument(
         "--policy",
-        choices=("fixed", "confidence", "cost"),
+        choices=policy_names(),
         help="how the size of every tree is chosen (default: fixed; with --compare cost)",
     )
     tree.add_argument(
@@ -171,15 +171,10 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def make_policy(options: argparse.Namespace, name: str | None = None, noise: bool = True) -> Policy:
     """A new policy, by default that of the drafted rows. Adaptive ones keep their own sizes."""
-    fixed = TreePolicy(
-        options.nodes, options.depth, options.tree_top_k, options.sharpness, noise=noise
-    )
+    shape = TreeShape(options.nodes, options.depth, options.tree_top_k, options.sharpness, noise)
     name = name or options.policy
-    if name == "confidence":
-        return ConfidencePolicy(top_k=fixed.top_k, sharpness=fixed.sharpness, noise=noise)
-    if name == "cost":
-        return CostPolicy(top_k=fixed.top_k, sharpness=fixed.sharpness, noise=noise)
-    return fixed
+    sizes = {"nodes": shape.nodes, "depth": shape.depth} if name == "fixed" else {}
+    return policy_of(name, top_k=shape.top_k, sharpness=shape.sharpness, noise=noise, **sizes)
 
 
 def sampling_settings(options: argparse.Namespace) -> list[SamplingParams]:

@@ -28,11 +28,11 @@ from bench.headline.tables import check_writable, print_rows, warn_if_busy, writ
 from bench.quantized.level import BANDWIDTH, ROWS, SHAPES, bytes_of_level, time_level
 from hivis.bundled import paths
 from hivis.cli.parser import Parser
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
+from hivis.policies.fixed import FixedPolicy
 
 #: Weights and head (``None``: all tokens) of each row.
 DRAFTERS: tuple[tuple[str, int | None], ...] = (
@@ -95,7 +95,7 @@ def texts(options: argparse.Namespace, console: Console) -> list[Row]:
         drafter.bind(target.embedding, target.head)
         name = name_of(weights, head, options.dtype)
         sizes[name] = drafter.level_bytes
-        methods.append(hivis_method(name, target, drafter, TreePolicy))
+        methods.append(hivis_method(name, target, drafter, FixedPolicy))
     chosen = argparse.Namespace(
         prompt=None, image=[], prompts=None, compare=False, count=options.count, quick=False
     )

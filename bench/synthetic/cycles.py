@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -13,13 +13,14 @@ import torch
 from rich.progress import Progress as Bar
 
 from bench.synthetic.accepted_lengths import mean_of
-from bench.synthetic.simulated_acceptance import Replay, TreeShape
+from bench.synthetic.simulated_acceptance import Replay, TreeForm
 from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.engine.running_batch import RunningBatch
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 
 PLAIN, DRAFTED = "plain", "drafted"
 EAGER, GRAPH = "eager", "graph"
@@ -33,18 +34,23 @@ class Pair:
 
     target: HuggingFaceTarget
     drafter: OneLayerDrafter
-    shape: TreeShape
+    form: TreeForm
     replay: Replay
 
     @property
     def device(self) -> torch.device:
         return self.target.device
 
+    @property
+    def policy(self) -> FixedPolicy:
+        """Grows trees of this form's shape."""
+        return FixedPolicy(**asdict(self.form.shape))
+
     def loop(self, kind: str, mode: str) -> RunningBatch:
         """A new loop; a drafted one begins the list of accepted lengths anew."""
         drafted = kind == DRAFTED
         loop = RunningBatch(
-            self.target, self.drafter if drafted else None, self.shape.policy, **MODES[mode]
+            self.target, self.drafter if drafted else None, self.policy, **MODES[mode]
         )
         if drafted:
             self.replay.restart()

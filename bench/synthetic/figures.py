@@ -15,7 +15,7 @@ from bench.quantized.level import Shape as Level
 from bench.quantized.level import bytes_of_level
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
 from bench.synthetic.phases import PASS
-from hivis.core.policy import TreePolicy
+from hivis.core.tree_shape import TreeShape
 from hivis.drafters.config import LayerConfig
 
 CPU_COPY_BYTES = 2**27
@@ -44,7 +44,7 @@ def copy_gb_per_s(device: torch.device, dtype: torch.dtype) -> float:
 def streamed_bytes(
     config: Any,
     drafter: LayerConfig,
-    policy: TreePolicy,
+    tree: TreeShape,
     rows: int,
     accepted: float,
     dtype: torch.dtype,
@@ -59,7 +59,7 @@ def streamed_bytes(
     Args:
         config: of the target.
         drafter: of its drafter.
-        policy: the trees.
+        tree: the shape of the trees.
         rows: in the target's cache.
         accepted: the mean accepted length.
         dtype: of all that is not quantized.
@@ -74,7 +74,7 @@ def streamed_bytes(
     row = 2 * text.num_hidden_layers * keys
     numbers = {
         "verify": text.num_hidden_layers * layer + e + text.vocab_size * e + rows * row,
-        "accept": policy.nodes * text.vocab_size,
+        "accept": tree.nodes * text.vocab_size,
         "compact": 2 * (accepted + 1) * row,
     }
     width = drafter.head_dim
@@ -87,7 +87,7 @@ def streamed_bytes(
     )
     own = bytes_of_level(shape, weights, 0, dtype)
     level = bytes_of_level(shape, weights, head, dtype)
-    drafting = {"draft": (policy.depth - 1) * level + level - own, "commit": own}
+    drafting = {"draft": (tree.depth - 1) * level + level - own, "commit": own}
     return {phase: dtype.itemsize * count for phase, count in numbers.items()} | drafting
 
 

@@ -9,7 +9,7 @@ from bench.synthetic.accepted_lengths import parse_accepted
 from bench.synthetic.configs import SCALES, SHAPES, shape_of
 from bench.synthetic.random_models import LEAST_ROWS, drafter_config, random_head
 from bench.synthetic.simulated_acceptance import rank_parents
-from hivis.core.policy import TreePolicy
+from hivis.core.tree_shape import TreeShape
 from hivis.errors import HivisError
 
 DRAFTERS = ("hivis", "vispec")
@@ -93,7 +93,7 @@ def check_shape(options: argparse.Namespace) -> None:
     # What can be said of these before anything is made is said here.
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise HivisError(f"--max-new-tokens: wanted at least 1, got {options.max_new_tokens}")
-    TreePolicy(options.nodes, options.depth, options.tree_top_k)
+    TreeShape(options.nodes, options.depth, options.tree_top_k)
     rank_parents(options.nodes, options.depth, options.tree_top_k)
     shape = shape_of(options.shape, options.scale, options.layers)
     if options.draft_vocab is not None and options.draft_vocab < options.tree_top_k:

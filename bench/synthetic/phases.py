@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bench.common.timing import Call, time_graphs, time_together
 from bench.synthetic.cycles import EAGER, GRAPH, Running
-from bench.synthetic.simulated_acceptance import TreeShape
-from hivis.core.policy import TreePolicy
+from bench.synthetic.simulated_acceptance import TreeForm
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.errors import first_line
 
@@ -24,9 +24,9 @@ DEPTH, TOP_K = 6, 10
 PASS = "verify {}"
 
 
-def shape_with(nodes: int, device: torch.device) -> TreeShape:
+def shape_with(nodes: int, device: torch.device) -> TreeForm:
     """A tree of this many nodes, whatever its depth."""
-    return TreeShape.of(TreePolicy(nodes, min(DEPTH, nodes - 1), TOP_K), device)
+    return TreeForm.of(TreeShape(nodes, min(DEPTH, nodes - 1), TOP_K), device)
 
 
 def phase_calls(running: Running) -> dict[str, Call]:
@@ -39,18 +39,19 @@ def phase_calls(running: Running) -> dict[str, Call]:
     assert loop.drafter is not None
     running.back()
     accept = running.pair.replay.accept
-    drafter, policy, cache = loop.drafter, running.pair.shape.policy, target.cache
+    drafter, shape, cache = loop.drafter, running.pair.form.shape, target.cache
+    plan = GrowthPlan(shape)
     sampling, lengths, drafted = loop._sampling, cache.kv_len, drafter.cache.kv_len
     token, position = cache.entries["token"].clone(), lengths.long() + 1
     kept, drafter_kept = lengths.clone(), drafter.cache.kv_len.clone()
-    tree = drafter.grow(token, position, sampling, policy)
+    tree = drafter.grow(token, position, sampling, plan)
     verify = target.verify(tree)
     acceptance = accept(verify, tree, position, sampling)
 
-    grower = Grower(policy, 1, target.device)
-    logits = verify.logits[:, :1].expand(-1, policy.top_k, -1).contiguous()
-    output = verify.hidden[:, :1].expand(-1, policy.top_k, -1).contiguous()
-    scores = NodeScores.of(sampling, position, policy)
+    grower = Grower(plan, 1, target.device)
+    logits = verify.logits[:, :1].expand(-1, shape.top_k, -1).contiguous()
+    output = verify.hidden[:, :1].expand(-1, shape.top_k, -1).contiguous()
+    scores = NodeScores.of(sampling, position, shape)
 
     def answer(*_: object) -> tuple[Tensor, Tensor]:
         return logits, output
@@ -64,8 +65,8 @@ def phase_calls(running: Running) -> dict[str, Call]:
         drafted.copy_(drafter_kept)
 
     return {
-        "draft": lambda: drafter.grow(token, position, sampling, policy),
-        "growth": lambda: grower(token, logits[:, 0], output[:, 0], scores, answer),
+        "draft": lambda: drafter.grow(token, position, sampling, plan),
+        "growth": lambda: grower(plan, token, logits[:, 0], output[:, 0], scores, answer),
         "accept": lambda: accept(verify, tree, position, sampling),
         "compact": compact,
         "commit": commit,

@@ -34,11 +34,11 @@ from bench.synthetic.random_models import (
     random_target,
     random_tensors,
 )
-from bench.synthetic.simulated_acceptance import CYCLES, LABEL, Replay, TreeShape, shaped_drafter
+from bench.synthetic.simulated_acceptance import CYCLES, LABEL, Replay, TreeForm, shaped_drafter
 from bench.synthetic.tables import print_prompt, print_run
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
+from hivis.core.tree_shape import TreeShape
 from hivis.drafters.config import LayerConfig
 from hivis.engine.running_batch import check_context
 
@@ -91,7 +91,7 @@ def make_pair(
     target = random_target(shape, dtype, device)
     if options.compile:
         target.compile()
-    form = TreeShape.of(TreePolicy(options.nodes, options.depth, options.tree_top_k), device)
+    form = TreeForm.of(TreeShape(options.nodes, options.depth, options.tree_top_k), device)
     config = drafter_config(shape, options.drafter)
     drafter = shaped_drafter(config, random_tensors(config, dtype, device), form)
     drafter.quantize(options.drafter_weights, random_head(config, options.draft_vocab))
@@ -127,7 +127,7 @@ def measure_prompt(
     streamed = streamed_bytes(
         pair.target.model.config,
         config,
-        pair.shape.policy,
+        pair.form.shape,
         inputs.length,
         mean,
         pair.target.dtype,

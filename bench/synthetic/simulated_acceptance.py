@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from hivis.core.handoff import Acceptance, VerifyResult
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.one_layer import OneLayerDrafter
@@ -81,25 +81,25 @@ def paths_by_depth(parents: Sequence[int], depth: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class TreeShape:
+class TreeForm:
     """Trees of one form on a device; fields as of :class:`hivis.core.tree.DraftTree`, B = 1."""
 
-    policy: TreePolicy
+    shape: TreeShape
     parents: Tensor
     depths: Tensor
     ancestors: Tensor
 
     @classmethod
-    def of(cls, policy: TreePolicy, device: torch.device) -> TreeShape:
-        parents = torch.tensor([rank_parents(policy.nodes, policy.depth, policy.top_k)])
-        tree = DraftTree.from_parents(torch.zeros_like(parents), parents, policy.depth)
+    def of(cls, shape: TreeShape, device: torch.device) -> TreeForm:
+        parents = torch.tensor([rank_parents(shape.nodes, shape.depth, shape.top_k)])
+        tree = DraftTree.from_parents(torch.zeros_like(parents), parents, shape.depth)
         return cls(
-            policy, tree.parents.to(device), tree.depths.to(device), tree.ancestors.to(device)
+            shape, tree.parents.to(device), tree.depths.to(device), tree.ancestors.to(device)
         )
 
     def carrying(self, tokens: Tensor) -> DraftTree:
         """The tree of this form with ``tokens`` ``[1, N]``."""
-        return DraftTree(tokens, self.parents, self.depths, self.ancestors, self.policy.depth)
+        return DraftTree(tokens, self.parents, self.depths, self.ancestors, self.shape.depth)
 
 
 class Replay:
@@ -109,9 +109,9 @@ class Replay:
         lengths: accepted lengths of the cycles to come, each at most the depth of the trees.
     """
 
-    def __init__(self, lengths: Sequence[int], shape: TreeShape) -> None:
-        device, depth, nodes = shape.parents.device, shape.policy.depth, shape.policy.nodes
-        paths = paths_by_depth(shape.parents[0].tolist(), depth)
+    def __init__(self, lengths: Sequence[int], form: TreeForm) -> None:
+        device, depth, nodes = form.parents.device, form.shape.depth, form.shape.nodes
+        paths = paths_by_depth(form.parents[0].tolist(), depth)
         # Of every length the path and how long it is, and where what follows each of its nodes
         # stands among the tree's tokens and the one that is drawn behind them.
         found = [[*path, length + 1] for length, path in enumerate(paths)]
@@ -147,15 +147,15 @@ class Replay:
 
 
 class _Shaped(OneLayerDrafter):
-    """Mixed in before a drafter: its trees get their fixed shape."""
+    """Mixed in before a drafter: its trees get their fixed form."""
 
-    shape: TreeShape
+    form: TreeForm
 
     @torch.inference_mode()
     def grow(
-        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+        self, token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
     ) -> DraftTree:
-        return self.shape.carrying(super().grow(token, position, sampling, policy).tokens)
+        return self.form.carrying(super().grow(token, position, sampling, plan).tokens)
 
 
 class ShapedHiViS(_Shaped, HiViSDrafter):
@@ -167,14 +167,14 @@ class ShapedViSpec(_Shaped, ViSpecDrafter):
 
 
 def shaped_drafter(
-    config: LayerConfig, tensors: dict[str, Tensor], shape: TreeShape
+    config: LayerConfig, tensors: dict[str, Tensor], form: TreeForm
 ) -> ShapedHiViS | ShapedViSpec:
-    """The drafter of this configuration with trees of this shape."""
+    """The drafter of this configuration with trees of this form."""
     made: Any
     if isinstance(config, HiViSConfig):
         made = ShapedHiViS(config, tensors)
     else:
         assert isinstance(config, ViSpecConfig)
         made = ShapedViSpec(config, tensors)
-    made.shape = shape
+    made.form = form
     return made

@@ -14,7 +14,6 @@ from transformers import AutoProcessor, TextIteratorStreamer, TextStreamer
 import hivis
 from hivis.api.model import Model
 from hivis.bundled import paths
-from hivis.core.policy import TreePolicy
 from hivis.drafters.checkpoint import HiViSConfig, LayerConfig, ViSpecConfig, random_tensors, save
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
@@ -22,6 +21,7 @@ from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
 from hivis.models.load import load_model
 from hivis.policies.confidence import ConfidencePolicy
+from hivis.policies.fixed import FixedPolicy
 from recipes.tiny.draft import write_draft
 from tests.helpers.guessers import KnowsTheText
 from tests.helpers.models import VOCAB, random_llava
@@ -121,7 +121,7 @@ def test_a_text_without_the_stop_string_is_whole(model):
     assert model.generate(QUESTION, IMAGE, stop=last + "!").text == whole.text
 
 
-class OutOfMemory(TreePolicy):
+class OutOfMemory(FixedPolicy):
     """Raises in the middle of a text, as a device does that has no memory left."""
 
     def planner(self, *args, **kwargs):

@@ -10,7 +10,6 @@ import torch
 import hivis
 from hivis.api.chat import Chat
 from hivis.bundled import paths
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
@@ -20,6 +19,7 @@ from hivis.errors import HivisError
 from hivis.models.load import load_target
 from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import images, save_checkpoint
 from tests.helpers.models import IMAGE_TOKEN, random_inputs, random_target
 from tests.models.test_families import drafters as family_drafters
@@ -114,7 +114,7 @@ def test_rows_are_kept_wherever_the_prompts_part(new, rows, chunk):
     )
     drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     drafter = None if rows == "none" else drafter
-    continued, policy = ContinuedTarget(random_target()), TreePolicy(8, 3, 3)
+    continued, policy = ContinuedTarget(random_target()), FixedPolicy(8, 3, 3)
     continued.target.chunk = chunk
     make = torch.Generator().manual_seed(new)
     inputs = random_inputs(2, text=8)
@@ -190,7 +190,7 @@ def test_the_positions_of_every_family_go_on(kind, tmp_path):
         for question in ("What is it?", "Why?", "And then?"):
             turns += [("user", question)]
             inputs = processor.conversation(turns, images(2))
-            ours = generate(continued, inputs, params, drafter, TreePolicy(8, 3, 3))
+            ours = generate(continued, inputs, params, drafter, FixedPolicy(8, 3, 3))
             assert bool(continued.kept) == (len(turns) > 1)
             plain = generate(other, inputs, params)
             assert ours.tokens == plain.tokens, name

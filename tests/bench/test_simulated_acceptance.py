@@ -13,14 +13,14 @@ from bench.synthetic.configs import SHAPES, shape_of
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Running
 from bench.synthetic.generations import own_text
 from bench.synthetic.random_models import random_prompt
-from bench.synthetic.simulated_acceptance import Replay, TreeShape, paths_by_depth, rank_parents
+from bench.synthetic.simulated_acceptance import Replay, TreeForm, paths_by_depth, rank_parents
 from hivis import ops
 from hivis.core.handoff import Acceptance
 from hivis.core.sampling import SamplingParams
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError
 from tests.helpers.captured_graphs import CpuCapturer
-from tests.helpers.random_pairs import CPU, LENGTHS, POLICY, pair_of
+from tests.helpers.random_pairs import CPU, LENGTHS, SHAPE, pair_of
 
 # --- accepted lengths
 
@@ -129,16 +129,16 @@ def test_a_tree_too_small_for_its_depth_is_refused():
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.integers(0, 2**16))
 def test_a_replayed_verdict_is_one_that_the_walk_could_have_given(lengths, seed):
     """The real walk, over logits that ask for the tokens of the replayed path, gives the same."""
-    form = TreeShape.of(POLICY, CPU)
+    form = TreeForm.of(SHAPE, CPU)
     replay = Replay(lengths, form)
     make = torch.Generator().manual_seed(seed)
-    tree = form.carrying(torch.randperm(97, generator=make)[None, : POLICY.nodes])
+    tree = form.carrying(torch.randperm(97, generator=make)[None, : SHAPE.nodes])
     next_token = torch.randint(97, (1,), generator=make)
     for length in [*lengths, *lengths[:2]]:  # then the list begins again
         nowhere = torch.zeros(1, 7)
         made = replay.instead_of(Acceptance(nowhere, nowhere, next_token, nowhere), tree)
         assert made.path_len.tolist() == [length + 1] and made.next_token is next_token
-        logits = torch.zeros(1, POLICY.nodes, 97)
+        logits = torch.zeros(1, SHAPE.nodes, 97)
         for place, node in enumerate(made.path[0, : length + 1].tolist()):
             logits[0, node, made.emitted[0, place]] = 1.0
         one = torch.ones(1)
@@ -196,7 +196,7 @@ def test_a_replayed_cycle_waits_for_nothing_and_hardly_costs_more(kind):
     found = []
     for make in (RunningBatch, lambda *args: pair.loop(DRAFTED, EAGER)):
         pair.park()
-        loop = make(pair.target, pair.drafter, POLICY)
+        loop = make(pair.target, pair.drafter, SHAPE)
         loop.add(inputs, params, ())
         loop.cycle()
         counted = OperationCounter()

@@ -30,11 +30,11 @@ from bench.synthetic.random_models import (
 )
 from bench.synthetic.simulated_acceptance import LABEL
 from bench.synthetic.tables import print_prompt, print_run
-from hivis.core.policy import TreePolicy
+from hivis.core.tree_shape import TreeShape
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from tests.helpers.captured_graphs import CpuCapturer
-from tests.helpers.random_pairs import CPU, POLICY, pair_of
+from tests.helpers.random_pairs import CPU, SHAPE, pair_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,7 +140,7 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
     pair, shape = pair_of(name, kind), shape_of(name, "tiny")
     config = drafter_config(shape, kind)
     pair.target.prefill(random_prompt(shape, pair.target, 40), "none", 50)
-    found = streamed_bytes(shape.config, config, POLICY, 40, 3.0, torch.float32, *quantized)
+    found = streamed_bytes(shape.config, config, SHAPE, 40, 3.0, torch.float32, *quantized)
     model = pair.target.model
     read = [
         *model.model.language_model.layers.parameters(),
@@ -150,7 +150,7 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
     row = pair.target.cache.kv[..., 0, :].numel()
     assert found["verify"] == 4 * (sum(w.numel() for w in read) + 40 * row)
     assert found["compact"] == 4 * 2 * 4 * row
-    assert found["accept"] == 4 * POLICY.nodes * len(pair.target.head)
+    assert found["accept"] == 4 * SHAPE.nodes * len(pair.target.head)
     pair.drafter.quantize(quantized[0], random_head(config, quantized[1]))
     pair.drafter.bind(pair.target.embedding, pair.target.head)
     head = pair.drafter._m["head"].nbytes
@@ -161,14 +161,14 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
 def test_the_floors_in_the_documents_are_those_of_the_configurations():
     """H100: 3.35 TB/s. The gains are at accepted length 3, with drafters of four kinds."""
     page = (ROOT / "docs" / "performance.md").read_text()
-    policy = TreePolicy(NODES, DEPTH, TOP_K)
+    tree = TreeShape(NODES, DEPTH, TOP_K)
     kinds = (("full", None), ("int8", None), ("int4", None), ("int8", 16384))
     for name in SHAPES:
         shape = shape_of(name)
         for rows in PROMPT_ROWS:
             times, gains = {}, []
             for kind in kinds:
-                about = (shape.config, drafter_config(shape, "hivis"), policy, rows, 3.0)
+                about = (shape.config, drafter_config(shape, "hivis"), tree, rows, 3.0)
                 streamed = streamed_bytes(*about, torch.bfloat16, *kind)
                 ms = {phase: size / 3.35e9 for phase, size in streamed.items()}
                 gains.append(f"{4 * ms['verify'] / sum(ms.values()):.2f}x")

@@ -10,9 +10,9 @@ import pytest
 
 from bench import overhead, throughput
 from bench.headline.methods import HIVIS, PLAIN
-from hivis.core.policy import TreePolicy
 from hivis.engine.results import Generation, Statistics
 from hivis.errors import HivisError
+from hivis.policies.fixed import FixedPolicy
 
 QUICK = ["--count", "1", "--repeat", "1", "--max-new-tokens", "8", "--dtype", "float32"]
 
@@ -23,7 +23,7 @@ def text(tokens: tuple[int, ...], accepted: tuple[int, ...]) -> Generation:
 
 def method(name: str, texts: int, times: list[float], tokens: int) -> throughput.Method:
     made = {0: text(tuple(range(tokens)), (2, 0)), 1: text((7,), ())}
-    return throughput.Method(name, texts, None, TreePolicy(), times, made)
+    return throughput.Method(name, texts, None, FixedPolicy(), times, made)
 
 
 def test_rows_compare_like_with_like() -> None:

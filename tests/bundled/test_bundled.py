@@ -7,11 +7,11 @@ import torch
 
 from hivis.bundled import paths
 from hivis.bundled.prompts import heldout
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
 from hivis.engine.generate import generate
 from hivis.models.load import load_target
+from hivis.policies.fixed import FixedPolicy
 
 SETTINGS = [
     {},
@@ -37,7 +37,7 @@ def test_whole_answers_are_those_of_plain_decoding(embedded, folder, settings):
         inputs = processor(item.prompt, [item.image])
         params = SamplingParams(max_new_tokens=160, seed=seed, **settings)
         plain = generate(target, inputs, params)
-        drafted = generate(target, inputs, params, drafter, TreePolicy())
+        drafted = generate(target, inputs, params, drafter, FixedPolicy())
         assert drafted.tokens == plain.tokens
         assert drafted.statistics.cycles < plain.statistics.cycles
 

@@ -13,25 +13,26 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
 from hivis.core.handoff import DrafterPrompt
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.target import Inputs
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.draft_model import HuggingFaceDraft, TextModel
 from hivis.models.families.llava import Llava
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.acceptances import acceptance_of
 from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
 
 TEMPERATURES = [0.0, 0.7, 1.0]
 POLICIES = [
-    TreePolicy(2, 1, 1),
-    TreePolicy(16, 5, 4),
-    TreePolicy(7, 6, 1),
-    TreePolicy(6, 2, 3),
-    TreePolicy(70, 9, 10),
+    FixedPolicy(2, 1, 1),
+    FixedPolicy(16, 5, 4),
+    FixedPolicy(7, 6, 1),
+    FixedPolicy(6, 2, 3),
+    FixedPolicy(70, 9, 10),
 ]
 CAPACITY = 220
 # fp32, sums in another order, three layers deep.
@@ -163,11 +164,12 @@ class Watched:
     def close(self, got: Tensor, wanted: Tensor) -> None:
         assert (got - wanted).norm() <= TOLERANCE * wanted.norm()
 
-    def grow(self, policy: TreePolicy, temperature: float = 0.0) -> DraftTree:
+    def grow(self, plan: GrowthPlan | TreeShape, temperature: float = 0.0) -> DraftTree:
         self.pieces.clear()
+        plan = GrowthPlan(plan) if isinstance(plan, TreeShape) else plan
         at = torch.tensor([len(text) for text in self.texts])
         sampling = state(temperature, self.batch)
-        tree = self.drafter.grow(self.root, at, sampling, policy)
+        tree = self.drafter.grow(self.root, at, sampling, plan)
         assert len(self.pieces) == tree.max_depth - 1
         return tree
 
@@ -214,17 +216,17 @@ def test_every_drafted_row_is_the_models_own_answer(kind, images, temperature):
     """Trees of several kinds one after another, each behind paths of other lengths."""
     text = watched(kind, images)
     text.check_root()
-    policies = [
-        TreePolicy(14, 5, 3),
-        TreePolicy(16, 1, 20),
-        TreePolicy(9, 2, 4),
-        TreePolicy(6, 5, 1),
-        TreePolicy(14, 5, 3),
-        TreePolicy(14, 5, 3),
+    shapes = [
+        TreeShape(14, 5, 3),
+        TreeShape(16, 1, 20),
+        TreeShape(9, 2, 4),
+        TreeShape(6, 5, 1),
+        TreeShape(14, 5, 3),
+        TreeShape(14, 5, 3),
     ]
-    for cycle, policy in enumerate(policies):
-        tree = text.grow(policy, temperature)
-        assert text.check_tree(tree) == text.batch * (policy.depth - 1) * policy.top_k
+    for cycle, shape in enumerate(shapes):
+        tree = text.grow(shape, temperature)
+        assert text.check_tree(tree) == text.batch * (shape.depth - 1) * shape.top_k
         deepest = [int(depths.argmax()) for depths in tree.depths]
         # The deepest node of all is a leaf that was never run; the root alone; and others.
         kinds = [deepest, [0] * text.batch, [1 + cycle % 4] * text.batch, [tree.nodes - 1] * 3]
@@ -234,9 +236,9 @@ def test_every_drafted_row_is_the_models_own_answer(kind, images, temperature):
 
 def test_more_than_one_word_of_rows():
     text = watched("text", 0)
-    policy = TreePolicy(100, 12, 15)
+    shape = TreeShape(100, 12, 15)
     for _ in range(2):
-        tree = text.grow(policy)
+        tree = text.grow(shape)
         assert text.check_tree(tree) == text.batch * 165
         text.accept(tree, [int(depths.argmax()) for depths in tree.depths])
         text.check_root()
@@ -248,7 +250,7 @@ def test_the_same_token_under_several_parents_of_a_level():
     prompts = [Inputs(torch.randint(3, 8, (1, 9), generator=make), {}) for _ in range(3)]
     text = Watched(HuggingFaceDraft(small_llama(8), TextModel()), prompts)
     for cycle in range(6):
-        tree = text.grow(TreePolicy(187, 6, 6))  # all candidates
+        tree = text.grow(TreeShape(187, 6, 6))  # all candidates
         deep = [int((depths >= 4).nonzero()[9 * cycle]) for depths in tree.depths]
         text.accept(tree, deep)
         text.check_root()
@@ -258,7 +260,7 @@ def test_the_same_token_under_several_parents_of_a_level():
 def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
     text = watched(kind, 1)
     for cycle in range(4):
-        tree = text.grow(TreePolicy(20, 6, 4))
+        tree = text.grow(TreeShape(20, 6, 4))
         text.accept(tree, [int(depths.argmax()) - cycle % 2 for depths in tree.depths])
     model = draft_model(kind)
     for b, whole in enumerate(text.texts):
@@ -280,8 +282,6 @@ def test_the_cache_after_commits_is_that_of_a_fresh_prefill(kind):
 class Until:
     """A governor that ends every tree at one level and one size."""
 
-    plan = None
-
     def __init__(self, depth: int, nodes: int) -> None:
         self.depth, self.nodes = depth, nodes
 
@@ -295,10 +295,10 @@ class Until:
 @pytest.mark.parametrize("depth, nodes", [(1, 3), (2, 12), (4, 30)])
 def test_trees_that_end_early_and_trees_that_are_thrown_away(depth, nodes):
     text = watched("text", 0)
-    policy = TreePolicy(60, 7, 4, governor=Until(depth, nodes))
+    plan = GrowthPlan(TreeShape(60, 7, 4), governor=Until(depth, nodes))
     for _ in range(3):
-        text.grow(TreePolicy(16, 5, 3))  # never committed
-        tree = text.grow(policy)
+        text.grow(TreeShape(16, 5, 3))  # never committed
+        tree = text.grow(plan)
         assert (tree.max_depth, tree.nodes) == (depth, nodes)
         text.check_tree(tree)
         text.accept(tree, [int(depths.argmax()) for depths in tree.depths])
@@ -308,7 +308,7 @@ def test_trees_that_end_early_and_trees_that_are_thrown_away(depth, nodes):
 def test_a_commit_runs_two_rows_whatever_was_accepted():
     text = watched("text", 0)
     for node in range(6):
-        tree = text.grow(TreePolicy(6, 3, 3))
+        tree = text.grow(TreeShape(6, 3, 3))
         text.pieces.clear()
         text.accept(tree, [node] * 3)
         assert [tuple(tokens.shape) for tokens, _, _ in text.pieces] == [(3, 2)]
@@ -347,7 +347,7 @@ def test_the_target_as_its_own_draft_model_is_always_right(target, temperature, 
     inputs = random_inputs(4, images=images)
     params = SamplingParams(temperature=temperature, max_new_tokens=60)
     drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
-    chain = TreePolicy(depth + 1, depth, 1)
+    chain = FixedPolicy(depth + 1, depth, 1)
     found = generate(target, inputs, params, drafter, chain)
     assert found.tokens == generate(target, inputs, params).tokens
     assert set(found.statistics.accepted_lengths[:-1]) == {depth}
@@ -358,7 +358,7 @@ def test_a_sharp_tree_of_the_target_itself_is_accepted_to_its_depth(target, temp
     inputs = random_inputs(4, images=1)
     params = SamplingParams(temperature=temperature, max_new_tokens=60)
     drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
-    policy = TreePolicy(40, 6, 4, sharpness=100.0)
+    policy = FixedPolicy(40, 6, 4, sharpness=100.0)
     found = generate(target, inputs, params, drafter, policy)
     assert set(found.statistics.accepted_lengths[:-1]) == {6}
 
@@ -390,7 +390,7 @@ def test_a_broken_draft_model_costs_speed_alone(target):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_no_value_is_read_on_the_host(batch, temperature):
     """Fake tensors raise when a value, or a shape that depends on one, is asked for."""
-    policy = TreePolicy(12, 5, 3)
+    shape = TreeShape(12, 5, 3)
     with FakeTensorMode():
         drafter = bound(HuggingFaceDraft(small_llama(), TextModel()))
         rows, token = torch.empty(batch, 7, 1), torch.empty(batch, dtype=torch.int64)
@@ -398,10 +398,10 @@ def test_no_value_is_read_on_the_host(batch, temperature):
         drafter.prefill(DrafterPrompt(rows, rows, 7, tokens), token, CAPACITY)
         sampling = state(temperature, batch)
         for _ in range(2):
-            tree = drafter.grow(token, token, sampling, policy)
-            path = torch.empty(batch, policy.depth + 1, dtype=torch.int32)
+            tree = drafter.grow(token, token, sampling, GrowthPlan(shape))
+            path = torch.empty(batch, shape.depth + 1, dtype=torch.int32)
             acceptance = acceptance_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
-            drafter.commit(torch.empty(batch, policy.nodes, 1), tree, acceptance)
+            drafter.commit(torch.empty(batch, shape.nodes, 1), tree, acceptance)
 
 
 # Vocabularies and limits
@@ -416,7 +416,8 @@ def test_padding_of_the_draft_vocabulary_is_never_drafted(target):
     inputs = random_inputs(2, images=0)
     drafter.prefill(prompt_of(inputs, "text"), torch.tensor([9]), CAPACITY)
     for temperature in TEMPERATURES:
-        tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), POLICIES[1])
+        plan = GrowthPlan(POLICIES[1].shape)
+        tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), plan)
         assert int(tree.tokens.max()) < VOCAB
     params = SamplingParams(temperature=1.0, max_new_tokens=20)
     drafted = generate(target, inputs, params, drafter)
@@ -435,7 +436,8 @@ def test_ids_that_the_draft_model_does_not_know(target):
         plain = generate(target, inputs, params)
         assert generate(target, inputs, params, drafter).tokens == plain.tokens
         assert max(plain.tokens) >= known
-        tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), POLICIES[1])
+        plan = GrowthPlan(POLICIES[1].shape)
+        tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), plan)
         assert int(tree.tokens.max()) < known
 
 
@@ -452,7 +454,7 @@ def test_another_device_is_refused():
 
 def test_a_text_longer_than_the_draft_models_positions_is_refused(target):
     drafter = DraftVLM(HuggingFaceDraft(small_llama(positions=64), TextModel()))
-    inputs, policy = random_inputs(2, text=12, images=1), TreePolicy(16, 5, 4)
+    inputs, policy = random_inputs(2, text=12, images=1), FixedPolicy(16, 5, 4)
     params = SamplingParams(max_new_tokens=33)
     with pytest.raises(HivisError, match="at most its 64 positions, got 65"):
         generate(target, inputs, params, drafter, policy)
@@ -468,9 +470,9 @@ def test_limits_of_the_tree():
     token = torch.tensor([9])
     drafter.prefill(prompt_of(inputs, "text"), token, CAPACITY)
     with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary"):
-        drafter.grow(token, token, state(), TreePolicy(4, 1, VOCAB + 1))
+        drafter.grow(token, token, state(), GrowthPlan(TreeShape(4, 1, VOCAB + 1)))
     with pytest.raises(HivisError, match="at most 256, got 260"):
-        drafter.grow(token, token, state(), TreePolicy(4, 14, 20))
+        drafter.grow(token, token, state(), GrowthPlan(TreeShape(4, 14, 20)))
 
 
 def test_a_prompt_of_images_alone_leaves_a_text_model_the_first_token(target):

@@ -16,8 +16,8 @@ from hivis.bundled import paths
 from hivis.cli.main import main
 from hivis.core.handoff import DrafterPrompt
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.draft_vocab import HEAD_FILE, DraftVocab, read_head_ids, save_head_ids
 from hivis.drafters.hivis import HiViSDrafter
@@ -26,6 +26,7 @@ from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.engine.batch import Batch
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
+from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Columns, save_shard
 from hivis.training.data.token_counts import count_tokens, rank_tokens
@@ -60,7 +61,7 @@ def test_so_is_that_of_three_side_by_side() -> None:
     target, drafter = pair("hivis")
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(40))
-    policy = TreePolicy(nodes=10, depth=4, top_k=3)
+    policy = FixedPolicy(nodes=10, depth=4, top_k=3)
     for number, generation in Batch(target, map(wanted, range(9)), 3, drafter, policy):
         assert generation.tokens == alone(number), number
 
@@ -95,9 +96,9 @@ def grown(drafter: OneLayerDrafter, temperature: float) -> Any:
     drafter.prefill(DrafterPrompt(hidden, hidden, 8), torch.tensor([4, 9, 200]), 90)
     params = SamplingParams(temperature=temperature, seed=3)
     sampling = SamplingState.of(params, 3, "cpu")
-    policy = TreePolicy(nodes=24, depth=4, top_k=5)
+    plan = GrowthPlan(TreeShape(nodes=24, depth=4, top_k=5))
     token, position = torch.tensor([4, 9, 200]), torch.tensor([8, 8, 8])
-    return [drafter.grow(token + step, position + step, sampling, policy) for step in (0, 1)]
+    return [drafter.grow(token + step, position + step, sampling, plan) for step in (0, 1)]
 
 
 class Masked(HiViSDrafter):
@@ -298,7 +299,7 @@ def test_a_tree_wider_than_the_head_is_refused() -> None:
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(3))
     with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary, 3"):
-        generate(target, random_inputs(0), SamplingParams(), drafter, TreePolicy(8, 2, 4))
+        generate(target, random_inputs(0), SamplingParams(), drafter, FixedPolicy(8, 2, 4))
 
 
 @pytest.mark.parametrize(

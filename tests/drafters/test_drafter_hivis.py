@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hivis import ops
 from hivis.core.handoff import DrafterPrompt
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters import checkpoint
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
@@ -160,16 +160,16 @@ class Text:
             assert close(self.drafter.cache.entries["output"][b], out[-1])
 
 
-POLICY = TreePolicy(nodes=12, depth=5, top_k=3)
+SHAPE = TreeShape(nodes=12, depth=5, top_k=3)
 
 
 def greedy(batch: int) -> SamplingState:
     return SamplingState.of(SamplingParams(), batch, "cpu")
 
 
-def grow(text: Text, policy: TreePolicy = POLICY) -> DraftTree:
+def grow(text: Text, shape: TreeShape = SHAPE) -> DraftTree:
     position = torch.zeros(text.batch, dtype=torch.int64)
-    return text.drafter.grow(text.root, position, greedy(text.batch), policy)
+    return text.drafter.grow(text.root, position, greedy(text.batch), GrowthPlan(shape))
 
 
 def path_to(tree: DraftTree, b: int, node: int) -> list[int]:
@@ -204,17 +204,17 @@ def test_prefill_and_commits_equal_a_recompute(batch: int) -> None:
         text.check()
 
 
-def dense_tree(text: Text, b: int, policy: TreePolicy) -> set[tuple[int, ...]]:
+def dense_tree(text: Text, b: int, shape: TreeShape) -> set[tuple[int, ...]]:
     """The tree by EAGLE-2's definition, every level recomputed from scratch under a mask."""
     dense, head = Dense(text.drafter), text.drafter._head
     following, hidden = text.rows[b]
-    n, k = len(following), policy.top_k
+    n, k = len(following), shape.top_k
     steps, positions, mask = [0] * n, torch.arange(n), causal(n)
     root = (int(text.root[b]),)
     outputs = dense(following, hidden, steps, positions, mask)
     frontier = [(root, 0.0, n - 1)]  # path, score, row whose output predicts its children
     pool: dict[tuple[int, ...], float] = {}
-    for level in range(1, policy.depth + 1):
+    for level in range(1, shape.depth + 1):
         found = []
         for path, total, row in frontier:
             gain = torch.log_softmax(outputs[row] @ head.T, -1)
@@ -234,20 +234,20 @@ def dense_tree(text: Text, b: int, policy: TreePolicy) -> set[tuple[int, ...]]:
             mask = torch.cat([F.pad(mask, (0, 1)), seen[None]])
             frontier.append((path, total, row))
         outputs = dense(following, hidden, steps, positions, mask)
-    kept = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+    kept = sorted(pool, key=lambda path: -pool[path])[: shape.nodes - 1]
     return {root, *kept}
 
 
-@pytest.mark.parametrize("policy", [POLICY, TreePolicy(nodes=40, depth=11, top_k=8)], ids=str)
-def test_cached_tree_levels_equal_a_dense_recompute(policy: TreePolicy) -> None:
+@pytest.mark.parametrize("shape", [SHAPE, TreeShape(nodes=40, depth=11, top_k=8)], ids=str)
+def test_cached_tree_levels_equal_a_dense_recompute(shape: TreeShape) -> None:
     text = Text(make_drafter(), 2)
     for cycle in range(2):
-        tree = grow(text, policy)
+        tree = grow(text, shape)
         for b in range(2):
             paths = [
                 tuple(tree.tokens[b][path_to(tree, b, node)].tolist()) for node in range(tree.nodes)
             ]
-            assert set(paths) == dense_tree(text, b, policy)
+            assert set(paths) == dense_tree(text, b, shape)
         text.commit(tree, [path_to(tree, b, 5 + cycle) for b in range(2)])
 
 
@@ -258,16 +258,18 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
     following, hidden = text.rows[1]
     embeddings = torch.cat([torch.zeros(1, CONFIG.hidden_size), alone._embedding[following[:-1]]])
     alone.prefill(DrafterPrompt(embeddings[None], hidden[None], 7), text.root[1:], MAX_ROWS)
-    single = alone.grow(text.root[1:], torch.zeros(1, dtype=torch.int64), greedy(1), POLICY)
+    single = alone.grow(
+        text.root[1:], torch.zeros(1, dtype=torch.int64), greedy(1), GrowthPlan(SHAPE)
+    )
     assert torch.equal(tree.tokens[1], single.tokens[0])
     assert torch.equal(tree.parents[1], single.parents[0])
 
 
 def test_noise_is_drawn_at_the_positions_of_the_children() -> None:
     text = Text(make_drafter(), 1)
-    policy = TreePolicy(nodes=4, depth=3, top_k=1)
+    plan = GrowthPlan(TreeShape(nodes=4, depth=3, top_k=1))
     sampling = SamplingState.of(SamplingParams(temperature=0.8, seed=9), 1, "cpu")
-    tree = text.drafter.grow(text.root, torch.tensor([50]), sampling, policy)
+    tree = text.drafter.grow(text.root, torch.tensor([50]), sampling, plan)
     dense, (following, hidden) = Dense(text.drafter), text.rows[0]
     for level in range(1, 4):
         rows = len(following)
@@ -295,10 +297,10 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
         drafter.prefill(DrafterPrompt(rows, rows, 7), token, MAX_ROWS)
         sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
         for _ in range(2):
-            tree = drafter.grow(token, token, sampling, POLICY)
-            path = torch.empty(batch, POLICY.depth + 1, dtype=torch.int32)
+            tree = drafter.grow(token, token, sampling, GrowthPlan(SHAPE))
+            path = torch.empty(batch, SHAPE.depth + 1, dtype=torch.int32)
             acceptance = acceptance_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
-            drafter.commit(torch.empty(batch, POLICY.nodes, CONFIG.hidden_size), tree, acceptance)
+            drafter.commit(torch.empty(batch, SHAPE.nodes, CONFIG.hidden_size), tree, acceptance)
         with pytest.raises(Exception, match="_local_scalar_dense"):
             token[0].item()
 
@@ -315,8 +317,8 @@ def test_bfloat16_runs_and_stays_close() -> None:
     said, wanted = low.cache.entries["output"], exact.cache.entries["output"]
     assert said.dtype == torch.bfloat16
     assert (said.float() - wanted).norm() < 0.03 * wanted.norm()
-    tree = low.grow(token, token, greedy(1), POLICY)
-    assert tree.tokens.shape == (1, POLICY.nodes)
+    tree = low.grow(token, token, greedy(1), GrowthPlan(SHAPE))
+    assert tree.tokens.shape == (1, SHAPE.nodes)
 
 
 # Checkpoints
@@ -422,8 +424,8 @@ def test_limits_are_checked() -> None:
         drafter.prefill(DrafterPrompt(rows[:, :0], rows[:, :0], 7), torch.tensor([1]), 6)
     drafter.prefill(DrafterPrompt(rows, rows, 7), torch.tensor([1]), 400)
     with pytest.raises(HivisError, match="at most the vocabulary"):
-        policy = TreePolicy(nodes=4, depth=1, top_k=102)
-        drafter.grow(torch.tensor([1]), torch.tensor([7]), greedy(1), policy)
+        plan = GrowthPlan(TreeShape(nodes=4, depth=1, top_k=102))
+        drafter.grow(torch.tensor([1]), torch.tensor([7]), greedy(1), plan)
     with pytest.raises(HivisError, match="at most 256, got 260"):
-        policy = TreePolicy(nodes=4, depth=14, top_k=20)
-        drafter.grow(torch.tensor([1]), torch.tensor([7]), greedy(1), policy)
+        plan = GrowthPlan(TreeShape(nodes=4, depth=14, top_k=20))
+        drafter.grow(torch.tensor([1]), torch.tensor([7]), greedy(1), plan)

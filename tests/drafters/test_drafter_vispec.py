@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hivis.core.handoff import DrafterPrompt
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.load import load_drafter
@@ -24,6 +24,7 @@ from hivis.drafters.quantized_linear import Dense
 from hivis.drafters.vispec import ViSpecDrafter, image_spans
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.acceptances import acceptance_of
 from tests.helpers.models import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_target
 from tests.helpers.papers import Paper
@@ -38,7 +39,7 @@ CONFIG = ViSpecConfig(
     attention_bias=True,
     queries=3,
 )
-POLICY = TreePolicy(nodes=12, depth=5, top_k=3)
+SHAPE = TreeShape(nodes=12, depth=5, top_k=3)
 MAX_ROWS = 160
 # fp32 against float64: measured about 5e-7 of the norm.
 TOLERANCE = 5e-6
@@ -116,9 +117,9 @@ class Text:
     def states(self, *shape: int) -> Tensor:
         return torch.randn(*shape, self.drafter.config.hidden_size, generator=self.make)
 
-    def grow(self, policy: TreePolicy = POLICY) -> DraftTree:
+    def grow(self, shape: TreeShape = SHAPE) -> DraftTree:
         position = torch.zeros(self.batch, dtype=torch.int64)
-        return self.drafter.grow(self.root, position, greedy(self.batch), policy)
+        return self.drafter.grow(self.root, position, greedy(self.batch), GrowthPlan(shape))
 
     def commit(self, tree: DraftTree, nodes: list[int]) -> None:
         """Accept the paths to these nodes, with garbage where nothing may be read."""
@@ -285,7 +286,7 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
     # One more cycle makes the tables of the tree, constants that come from the host.
     sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
     token = torch.zeros(batch, dtype=torch.int64)
-    drafter.grow(token, token, sampling, POLICY)
+    drafter.grow(token, token, sampling, GrowthPlan(SHAPE))
     with FakeTensorMode() as mode:
         for state in (drafter.__dict__, drafter._rotations.__dict__):
             for name, value in state.items():
@@ -301,10 +302,10 @@ def test_no_value_is_read_on_the_host(batch: int, temperature: float) -> None:
         token = torch.empty(batch, dtype=torch.int64)
         sampling = SamplingState.of(SamplingParams(temperature=temperature), batch, "cpu")
         for _ in range(2):
-            tree = drafter.grow(token, token, sampling, POLICY)
-            path = torch.empty(batch, POLICY.depth + 1, dtype=torch.int32)
+            tree = drafter.grow(token, token, sampling, GrowthPlan(SHAPE))
+            path = torch.empty(batch, SHAPE.depth + 1, dtype=torch.int32)
             acceptance = acceptance_of(tree, path, torch.empty(batch, dtype=torch.int32), token)
-            drafter.commit(torch.empty(batch, POLICY.nodes, 48), tree, acceptance)
+            drafter.commit(torch.empty(batch, SHAPE.nodes, 48), tree, acceptance)
 
 
 def test_bfloat16_runs_and_stays_close() -> None:
@@ -405,7 +406,7 @@ def test_the_text_is_that_of_plain_decoding(target, temperature: float, queries:
         queries=queries,
     )
     drafter = ViSpecDrafter(config, random_tensors(config, seed=1, scale=0.2))
-    policies = [TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(60, 5, 10)]
+    policies = [FixedPolicy(2, 1, 1), FixedPolicy(16, 5, 4), FixedPolicy(60, 5, 10)]
     for seed in range(6):
         inputs = random_inputs(seed, text=5 + 3 * seed, images=seed % 3)
         sampling = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=30)

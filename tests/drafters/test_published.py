@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hivis.core.handoff import DrafterPrompt
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.inspect import inspect
 from hivis.drafters.load import load_drafter
@@ -187,13 +187,13 @@ def prepare(name: str, folder: Path) -> tuple[Any, Paper, DrafterPrompt, Tensor]
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_outputs_and_trees_are_those_of_the_paper(tmp_path: Path, name: str) -> None:
     drafter, paper, _, token = prepare(name, tmp_path)
-    policy = TreePolicy(nodes=16, depth=5, top_k=4)
+    plan = GrowthPlan(TreeShape(nodes=16, depth=5, top_k=4))
     make = torch.Generator().manual_seed(9)
     for cycle in range(3):
         assert int(drafter.cache.kv_len) == len(paper.rows)
         wanted = paper.output()
         assert (drafter.cache.entries["output"][0] - wanted).norm() <= 5e-6 * wanted.norm()
-        tree = drafter.grow(token, token, greedy(1), policy)
+        tree = drafter.grow(token, token, greedy(1), plan)
         assert token_paths(tree) == paper.tree(int(token), 16, 5, 4)
         path = path_to(tree, 0, 5 + 2 * cycle)
         token = torch.tensor([40 + cycle])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hivis import ops
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree import DraftTree, ancestor_words
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.tree_growth import Grower, NodeScores
 from tests.emulation.library import emulated_ops
 
@@ -66,25 +66,29 @@ class PathDrafter:
         return logits, output
 
 
-def grow(policy: TreePolicy, token: Tensor, kind: str, scores: NodeScores = GREEDY) -> DraftTree:
+def grow(
+    plan: GrowthPlan | TreeShape, token: Tensor, kind: str, scores: NodeScores = GREEDY
+) -> DraftTree:
+    if isinstance(plan, TreeShape):
+        plan = GrowthPlan(plan)
     drafter = PathDrafter(token, kind)
     logits, output = drafter.root()
-    grower = Grower(policy, token.shape[0], "cpu")
-    return grower(token, logits, output, scores, drafter.step)
+    grower = Grower(plan, token.shape[0], "cpu")
+    return grower(plan, token, logits, output, scores, drafter.step)
 
 
-def oracle(policy: TreePolicy, root: int, kind: str, score) -> dict[tuple[int, ...], float]:
+def oracle(shape: TreeShape, root: int, kind: str, score) -> dict[tuple[int, ...], float]:
     """All candidates of one sequence: path -> score. ``score(logits, path)`` ranks children."""
     frontier = {(root,): 0.0}
     pool: dict[tuple[int, ...], float] = {}
-    for _ in range(policy.depth):
+    for _ in range(shape.depth):
         level = {}
         for path, total in frontier.items():
             gains = score(path_logits(path, kind), path)
-            for token in gains.topk(policy.top_k).indices.tolist():
+            for token in gains.topk(shape.top_k).indices.tolist():
                 level[(*path, token)] = total + float(gains[token])
         pool |= level
-        frontier = dict(sorted(level.items(), key=lambda item: -item[1])[: policy.top_k])
+        frontier = dict(sorted(level.items(), key=lambda item: -item[1])[: shape.top_k])
     return pool
 
 
@@ -95,9 +99,9 @@ def paths(tree: DraftTree, b: int) -> list[tuple[int, ...]]:
     return out
 
 
-def check_valid(tree: DraftTree, policy: TreePolicy) -> None:
+def check_valid(tree: DraftTree, shape: TreeShape) -> None:
     batch, nodes = tree.tokens.shape
-    assert nodes == policy.nodes and tree.max_depth == policy.depth
+    assert nodes == shape.nodes and tree.max_depth == shape.depth
     assert tree.parents.dtype == torch.int32
     assert torch.equal(tree.ancestors, ancestor_words(tree.parents))
     for b in range(batch):
@@ -108,40 +112,40 @@ def check_valid(tree: DraftTree, policy: TreePolicy) -> None:
         assert all(0 <= int(p) < n for n, p in enumerate(tree.parents[b]) if n)
 
 
-POLICIES = [
-    TreePolicy(nodes=16, depth=5, top_k=4),
-    TreePolicy(nodes=2, depth=1, top_k=1),
-    TreePolicy(nodes=4, depth=1, top_k=5),
-    TreePolicy(nodes=6, depth=5, top_k=1),
-    TreePolicy(nodes=7, depth=2, top_k=3),
-    TreePolicy(nodes=70, depth=6, top_k=5),
-    TreePolicy(nodes=60, depth=8, top_k=10),
+SHAPES = [
+    TreeShape(nodes=16, depth=5, top_k=4),
+    TreeShape(nodes=2, depth=1, top_k=1),
+    TreeShape(nodes=4, depth=1, top_k=5),
+    TreeShape(nodes=6, depth=5, top_k=1),
+    TreeShape(nodes=7, depth=2, top_k=3),
+    TreeShape(nodes=70, depth=6, top_k=5),
+    TreeShape(nodes=60, depth=8, top_k=10),
 ]
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_grows_the_best_nodes_of_the_pool(policy: TreePolicy) -> None:
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_grows_the_best_nodes_of_the_pool(shape: TreeShape) -> None:
     token = torch.tensor([3, 20])
-    tree = grow(policy, token, "random")
-    check_valid(tree, policy)
+    tree = grow(shape, token, "random")
+    check_valid(tree, shape)
     for b in range(2):
-        pool = oracle(policy, int(token[b]), "random", lambda x, path: torch.log_softmax(x, -1))
-        best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+        pool = oracle(shape, int(token[b]), "random", lambda x, path: torch.log_softmax(x, -1))
+        best = sorted(pool, key=lambda path: -pool[path])[: shape.nodes - 1]
         assert set(paths(tree, b)) == {(int(token[b]),), *best}
 
 
 @pytest.mark.parametrize("kind", ["certain", "flat", "broken"])
-@pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_tree_is_valid_on_ties_and_nan(policy: TreePolicy, kind: str) -> None:
-    check_valid(grow(policy, torch.tensor([3, 20]), kind), policy)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_tree_is_valid_on_ties_and_nan(shape: TreeShape, kind: str) -> None:
+    check_valid(grow(shape, torch.tensor([3, 20]), kind), shape)
 
 
 def test_scores_use_the_noise_of_the_depth() -> None:
-    policy = TreePolicy(nodes=12, depth=4, top_k=3, sharpness=1.5)
+    shape = TreeShape(nodes=12, depth=4, top_k=3, sharpness=1.5)
     token, position = torch.tensor([3, 20]), torch.tensor([17, 4])
     sampling = SamplingState.of(SamplingParams(temperature=0.7, seed=11), 2, "cpu")
-    tree = grow(policy, token, "random", NodeScores.of(sampling, position, policy))
-    check_valid(tree, policy)
+    tree = grow(shape, token, "random", NodeScores.of(sampling, position, shape))
+    check_valid(tree, shape)
     for b in range(2):
 
         def score(logits: Tensor, path: tuple[int, ...], b: int = b) -> Tensor:
@@ -149,21 +153,21 @@ def test_scores_use_the_noise_of_the_depth() -> None:
             noise = ops.shared_noise(sampling.seed[b : b + 1], at, 1, VOCAB)[0, 0]
             return torch.log_softmax(1.5 * (logits / 0.7 + noise), -1)
 
-        pool = oracle(policy, int(token[b]), "random", score)
-        best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+        pool = oracle(shape, int(token[b]), "random", score)
+        best = sorted(pool, key=lambda path: -pool[path])[: shape.nodes - 1]
         assert set(paths(tree, b)) == {(int(token[b]),), *best}
 
 
 def test_scores_know_of_repetitions_in_text_and_path() -> None:
-    policy = TreePolicy(nodes=30, depth=5, top_k=4)
+    shape = TreeShape(nodes=30, depth=5, top_k=4)
     token = torch.tensor([3, 20, 8, 14])
     seen = torch.rand(4, VOCAB, generator=torch.Generator().manual_seed(5)) < 0.1
     seen.scatter_(1, token.unsqueeze(1), True)
     penalties = [3.0, 0.3, 4.0, 0.2]
     params = [SamplingParams(repetition_penalty=penalty) for penalty in penalties]
     sampling = SamplingState.of_each(params, "cpu", seen)
-    tree = grow(policy, token, "random", NodeScores.of(sampling, token, policy))
-    check_valid(tree, policy)
+    tree = grow(shape, token, "random", NodeScores.of(sampling, token, shape))
+    check_valid(tree, shape)
     for b, penalty in enumerate(penalties):
 
         def score(
@@ -173,44 +177,45 @@ def test_scores_know_of_repetitions_in_text_and_path() -> None:
                 logits[said] *= penalty if logits[said] < 0 else 1 / penalty
             return torch.log_softmax(logits, -1)
 
-        pool = oracle(policy, int(token[b]), "random", score)
-        best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+        pool = oracle(shape, int(token[b]), "random", score)
+        best = sorted(pool, key=lambda path: -pool[path])[: shape.nodes - 1]
         assert set(paths(tree, b)) == {(int(token[b]),), *best}
 
 
 def test_a_greedy_sequence_among_sampled_ones_gets_no_noise() -> None:
-    policy = TreePolicy(nodes=12, depth=4, top_k=3)
+    shape = TreeShape(nodes=12, depth=4, top_k=3)
     token, position = torch.tensor([3, 20]), torch.tensor([17, 4])
     state = SamplingState.of(SamplingParams(temperature=1.0, seed=11), 2, "cpu")
     state.temperature[1] = 0
-    mixed = grow(policy, token, "random", NodeScores.of(state, position, policy))
-    plain = grow(policy, token, "random")
+    mixed = grow(shape, token, "random", NodeScores.of(state, position, shape))
+    plain = grow(shape, token, "random")
     assert torch.equal(mixed.tokens[1], plain.tokens[1])
     assert not torch.equal(mixed.tokens[0], plain.tokens[0])
 
 
-def scored(scores: NodeScores, logits: Tensor, policy: TreePolicy) -> Tensor:
+def scored(scores: NodeScores, logits: Tensor, shape: TreeShape) -> Tensor:
     """The scores of all tokens as children of the root, in the order of their ids."""
 
     def step(*_: object) -> tuple[Tensor, Tensor]:
         raise AssertionError("one level asks for no pass")
 
-    tree = Grower(policy, 1, "cpu")(torch.tensor([3]), logits, torch.zeros(1, 1), scores, step)
+    plan = GrowthPlan(shape)
+    tree = Grower(plan, 1, "cpu")(plan, torch.tensor([3]), logits, torch.zeros(1, 1), scores, step)
     assert tree.scores is not None
     return tree.scores[0, 1:][tree.tokens[0, 1:].argsort()]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scores_of_low_precision_logits_are_fp32(dtype: torch.dtype) -> None:
-    policy = TreePolicy(nodes=VOCAB + 1, depth=1, top_k=VOCAB)
+    shape = TreeShape(nodes=VOCAB + 1, depth=1, top_k=VOCAB)
     state = SamplingState.of(SamplingParams(temperature=0.8), 1, "cpu")
     logits, position = torch.randn(1, VOCAB).to(dtype), torch.tensor([5])
     noise = ops.shared_noise(state.seed, position, 1, VOCAB)[0, 0]
     for scores, exact in (
         (GREEDY, logits[0].float()),
-        (NodeScores.of(state, position, policy), logits[0].float() / 0.8 + noise),
+        (NodeScores.of(state, position, shape), logits[0].float() / 0.8 + noise),
     ):
-        found = scored(scores, logits, policy)
+        found = scored(scores, logits, shape)
         assert found.dtype == torch.float32
         assert torch.allclose(found.exp().sum(), torch.ones(()), atol=1e-5)
         torch.testing.assert_close(found, exact.log_softmax(0))
@@ -218,25 +223,25 @@ def test_scores_of_low_precision_logits_are_fp32(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("ends", [(5,), (5, 11, 30)])
 def test_nothing_is_expanded_after_an_end(ends: tuple[int, ...]) -> None:
-    policy = TreePolicy(nodes=30, depth=6, top_k=5, ends=ends)
+    shape = TreeShape(nodes=30, depth=6, top_k=5)
     seen = 0
     for root in range(0, VOCAB, 2):
         token = torch.tensor([root, (root + 17) % VOCAB])
-        tree = grow(policy, token, "random")
-        check_valid(tree, policy)
+        tree = grow(GrowthPlan(shape, ends), token, "random")
+        check_valid(tree, shape)
         for b in range(2):
             # The oracle: the frontier is chosen among the paths that go on.
             frontier, pool = {(int(token[b]),): 0.0}, {}
-            for _ in range(policy.depth):
+            for _ in range(shape.depth):
                 level = {}
                 for path, total in frontier.items():
                     gains = torch.log_softmax(path_logits(path, "random"), -1)
-                    for child in gains.topk(policy.top_k).indices.tolist():
+                    for child in gains.topk(shape.top_k).indices.tolist():
                         level[(*path, child)] = total + float(gains[child])
                 pool |= level
                 going = {path: s for path, s in level.items() if path[-1] not in ends}
-                frontier = dict(sorted(going.items(), key=lambda x: -x[1])[: policy.top_k])
-            best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+                frontier = dict(sorted(going.items(), key=lambda x: -x[1])[: shape.top_k])
+            best = sorted(pool, key=lambda path: -pool[path])[: shape.nodes - 1]
             found = paths(tree, b)
             assert set(found) == {(int(token[b]),), *best}
             seen += sum(path[-1] in ends for path in found[1:])
@@ -248,8 +253,6 @@ def test_nothing_is_expanded_after_an_end(ends: tuple[int, ...]) -> None:
 
 def test_a_governor_ends_growth_and_sets_n() -> None:
     class Stops:
-        plan = None
-
         def deeper(self, level: int, best: Tensor) -> bool:
             assert best.shape == (2, 4)
             return level < 3
@@ -259,19 +262,19 @@ def test_a_governor_ends_growth_and_sets_n() -> None:
             return 9
 
     token = torch.tensor([3, 20])
-    mine = grow(TreePolicy(40, 9, 4, governor=Stops()), token, "random")
-    check_valid(mine, TreePolicy(9, 3, 4))
-    theirs = grow(TreePolicy(9, 3, 4), token, "random")
+    mine = grow(GrowthPlan(TreeShape(40, 9, 4), governor=Stops()), token, "random")
+    check_valid(mine, TreeShape(9, 3, 4))
+    theirs = grow(TreeShape(9, 3, 4), token, "random")
     assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.parents, theirs.parents)
 
 
 @pytest.mark.parametrize("kind", ["random", "flat", "broken"])
 def test_the_cuda_kernels_grow_the_same_trees(kind: str) -> None:
-    policy, token = TreePolicy(20, 5, 4, ends=(5,)), torch.tensor([3, 20])
+    plan, token = GrowthPlan(TreeShape(20, 5, 4), ends=(5,)), torch.tensor([3, 20])
     state = SamplingState.of(SamplingParams(temperature=0.9, seed=2), 2, "cpu")
-    scores = NodeScores.of(state, torch.tensor([17, 4]), policy)
-    wanted = grow(policy, token, kind, scores)
+    scores = NodeScores.of(state, torch.tensor([17, 4]), plan.shape)
+    wanted = grow(plan, token, kind, scores)
     with emulated_ops(seed=len(kind)):
-        found = grow(policy, token, kind, scores)
+        found = grow(plan, token, kind, scores)
     for name in ("tokens", "parents", "depths", "ancestors", "scores"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name

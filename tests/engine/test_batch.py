@@ -14,7 +14,6 @@ import hivis
 from hivis.api.model import Model, Request
 from hivis.bundled import paths
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
@@ -25,10 +24,11 @@ from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
+from hivis.policies.fixed import FixedPolicy
 from tests.drafters.test_draft_vlm import bound, draft_model
 from tests.helpers.models import VOCAB, random_inputs, random_target
 
-POLICY = TreePolicy(nodes=10, depth=4, top_k=3)
+POLICY = FixedPolicy(nodes=10, depth=4, top_k=3)
 DRAFTERS = ["none", "hivis", "original", "eagle", "vispec", "draft vlm", "draft text"]
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.generate import Stream, generate
@@ -21,6 +20,7 @@ from hivis.models.load import load_target
 from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import CostPolicy
+from hivis.policies.fixed import FixedPolicy
 from tests.engine.test_batch import POLICY, alone, drafter, target, wanted
 from tests.helpers.families import RECIPES, save_checkpoint
 from tests.helpers.models import random_inputs, random_llava, random_target
@@ -188,10 +188,10 @@ def test_planners_learn_on_whatever_ends_a_text() -> None:
     seen = []
 
     class Noted(CostPolicy):
-        def planner(self, one: Any, two: Any, device: Any, ends: Any = (), texts: int = 1) -> Any:
-            seen.append((ends, texts))
-            planner = policy.planner(one, two, device, ends, texts)
-            assert planner.shape.ends == planner.fallback.ends == ends
+        def planner(self, one: Any, two: Any, device: Any, ends: Any = (), count: int = 1) -> Any:
+            seen.append((ends, count))
+            planner = policy.planner(one, two, device, ends, count)
+            assert planner.plan.ends == planner.fallback.ends == ends
             return planner
 
     params = [
@@ -211,7 +211,7 @@ def test_a_text_may_just_fit() -> None:
     new = target().max_positions - inputs.length
     fits = SamplingParams(max_new_tokens=new, eos_token_ids=())
     ((_, text),) = Batch(
-        target(), [BatchRequest(inputs, fits, 0)], 2, drafter("hivis"), TreePolicy()
+        target(), [BatchRequest(inputs, fits, 0)], 2, drafter("hivis"), FixedPolicy()
     )
     assert len(text.tokens) == new
     with pytest.raises(HivisError, match="context: wanted at most"):
@@ -250,6 +250,6 @@ def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyP
     for guesser in (None, KnowsTheText(VOCAB, inputs.length, plain, right=True)):
         got: list[int] = []
         with pytest.raises(HivisError, match="logits: wanted a finite candidate"):
-            for new in Stream(one, inputs, params, guesser, TreePolicy(nodes=9, depth=8, top_k=2)):
+            for new in Stream(one, inputs, params, guesser, FixedPolicy(nodes=9, depth=8, top_k=2)):
                 got += new
         assert tuple(got) == plain[:13]

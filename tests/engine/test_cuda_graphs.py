@@ -14,7 +14,7 @@ from torch import Tensor
 import hivis
 from hivis.core.drafter import Drafter
 from hivis.core.kv_cache import row_multiple_of
-from hivis.core.policy import Policy, TreePolicy
+from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.cuda_graphs import MOST, CudaCapturer, Graphs, capturer_for, cycles_in_flight
@@ -25,13 +25,14 @@ from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
+from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
 from tests.helpers.captured_graphs import CpuCapturer
 from tests.helpers.guessers import Guesser
 from tests.helpers.models import VOCAB, random_inputs, random_target
 from tests.helpers.pairs import KINDS, pair
 
-TREE = TreePolicy(12, 4, 3)
+TREE = FixedPolicy(12, 4, 3)
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
 GREEDY = SamplingParams(max_new_tokens=24)
 SAMPLING = {
@@ -166,8 +167,8 @@ def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
         CostPolicy(times=TIMES, ahead=True),
         CostPolicy(times=TIMES),
         ConfidencePolicy(ahead=True),
-        TreePolicy(2, 1, 1),
-        TreePolicy(60, 6, 8),
+        FixedPolicy(2, 1, 1),
+        FixedPolicy(60, 6, 8),
     ],
 )
 def test_policies(gpu: OnGpu, policy: Policy) -> None:

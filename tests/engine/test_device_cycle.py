@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from hivis.core.clock import PhaseClock
-from hivis.core.policy import Policy, TreePolicy
+from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams, sampling_entries
 from hivis.drafters import quantized_linear as quantized
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
@@ -25,6 +25,7 @@ from hivis.models.families.registry import family_of
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
+from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
 from tests.helpers.fake_cuda import CUDA, fake_cuda, on_gpu
 from tests.helpers.families import RECIPES, config_of
@@ -131,7 +132,7 @@ def test_a_cycle_reads_nothing_on_the_host(kind: str, sampling: str, texts: int)
     with fake_cuda():
         target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
         drafter = None if kind == "none" else drafter_of(kind, target, small)
-        advance(loop_of(target, drafter, TreePolicy(), SAMPLING[sampling], texts))
+        advance(loop_of(target, drafter, FixedPolicy(), SAMPLING[sampling], texts))
 
 
 @pytest.mark.parametrize("short", [False, True])
@@ -149,7 +150,7 @@ def test_nor_does_a_quantized_drafter(
         used = {type(own).__name__ for own in drafter._m.values()}
         names = ("Packed8InPlanes", "Packed4") if packed else ("Dequantized8", "Dequantized4")
         assert used == {names[weights != "int8"]}
-        advance(loop_of(target, drafter, TreePolicy(), SAMPLING["sampled"], 2))
+        advance(loop_of(target, drafter, FixedPolicy(), SAMPLING["sampled"], 2))
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))
@@ -159,18 +160,18 @@ def test_nor_does_a_target_of_another_family(kind: str) -> None:
     with fake_cuda():
         model = on_gpu(model)
         target = HuggingFaceTarget(model, family_of(model.config.model_type))
-        advance(loop_of(target, drafter_of("hivis", target), TreePolicy(), SamplingParams(), 2))
+        advance(loop_of(target, drafter_of("hivis", target), FixedPolicy(), SamplingParams(), 2))
 
 
-@pytest.mark.parametrize("plan", [(8, 3), (16, 7), (32, 9), (60, 12)])
+@pytest.mark.parametrize("size", [(8, 3), (16, 7), (32, 9), (60, 12)])
 @pytest.mark.parametrize("policy", [CostPolicy(times=TIMES, ahead=True), ConfidencePolicy()])
-def test_nor_do_policies_on_a_gpu(policy: Any, plan: tuple[int, int]) -> None:
+def test_nor_do_policies_on_a_gpu(policy: Any, size: tuple[int, int]) -> None:
     model = small_llava()
     with fake_cuda():
         target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
         loop = loop_of(target, drafter_of("hivis", target), policy, SamplingParams(), 1)
-        loop.planner.plan = plan  # type: ignore[attr-defined]
-        loop.planner.choose = lambda: loop.planner.shape  # type: ignore[method-assign]
+        planned = loop.planner.sized(*size)  # type: ignore[attr-defined]
+        loop.planner.choose = lambda: planned  # type: ignore[method-assign]
         advance(loop)
 
 
@@ -192,7 +193,7 @@ def test_a_read_would_be_noticed() -> None:
     with fake_cuda():
         target = HuggingFaceTarget(on_gpu(model), family_of("llava"))
         drafter = drafter_of("hivis", target)
-        loop = loop_of(target, drafter, TreePolicy(), SamplingParams(), 1)
+        loop = loop_of(target, drafter, FixedPolicy(), SamplingParams(), 1)
         loop.cycles.drafter = Looks(drafter)
         with pytest.raises(Exception, match="_local_scalar_dense|support for cuda"):
             advance(loop)

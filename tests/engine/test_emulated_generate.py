@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.engine.generate import generate
+from hivis.policies.fixed import FixedPolicy
 from tests.emulation.library import emulated_ops
 from tests.helpers.guessers import KnowsTheText
 from tests.helpers.models import VOCAB, random_inputs, random_target
@@ -20,6 +20,6 @@ def test_the_cuda_kernels_give_the_plain_text(rule: dict[str, float]):
     drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
     with emulated_ops(seed=len(rule)):
         assert generate(target, inputs, sampling).tokens == plain.tokens
-        drafted = generate(target, inputs, sampling, drafter, TreePolicy(12, 5, 4))
+        drafted = generate(target, inputs, sampling, drafter, FixedPolicy(12, 5, 4))
     assert drafted.tokens == plain.tokens
     assert drafted.statistics.accepted_length > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
@@ -13,6 +12,7 @@ from hivis.drafters.hivis import HiViSDrafter
 from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.guessers import Guesser, KnowsTheText
 from tests.helpers.models import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
 
@@ -24,7 +24,12 @@ SETTINGS = {
     "top-p": {"temperature": 0.7, "top_p": 0.8},
     "all": {"temperature": 1.3, "top_k": 50, "top_p": 0.95, "min_p": 0.01},
 }
-POLICIES = [TreePolicy(2, 1, 1), TreePolicy(16, 5, 4), TreePolicy(60, 5, 10), TreePolicy(70, 9, 8)]
+POLICIES = [
+    FixedPolicy(2, 1, 1),
+    FixedPolicy(16, 5, 4),
+    FixedPolicy(60, 5, 10),
+    FixedPolicy(70, 9, 8),
+]
 
 
 pytestmark = pytest.mark.whole_models
@@ -90,8 +95,8 @@ def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
     plain = generate(target, inputs, params("T=1"))
     right = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
     wrong = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False)
-    lucky = generate(target, inputs, params("T=1"), right, TreePolicy(16, 5, 4)).statistics
-    unlucky = generate(target, inputs, params("T=1"), wrong, TreePolicy(16, 5, 4)).statistics
+    lucky = generate(target, inputs, params("T=1"), right, FixedPolicy(16, 5, 4)).statistics
+    unlucky = generate(target, inputs, params("T=1"), wrong, FixedPolicy(16, 5, 4)).statistics
     assert lucky.accepted_length > 1.0
     assert unlucky.accepted_length == 0.0
     assert unlucky.cycles == 39

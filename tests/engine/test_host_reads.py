@@ -13,20 +13,21 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hivis.core.policy import Policy, TreePolicy
+from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.engine.running_batch import RunningBatch
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
+from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
 from tests.helpers.models import random_inputs, random_target
 from tests.helpers.pairs import SIZES, pair
 
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
 POLICIES: dict[str, Policy] = {
-    "fixed": TreePolicy(12, 4, 3),
+    "fixed": FixedPolicy(12, 4, 3),
     "cost": CostPolicy(times=TIMES, ahead=True),
     "confidence": ConfidencePolicy(ahead=True),
 }

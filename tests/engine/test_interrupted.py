@@ -13,11 +13,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hivis.core.clock import PhaseClock
-from hivis.core.policy import Policy, TreePolicy
+from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.engine.generate import generate
 from hivis.engine.results import Generation
 from hivis.policies.cost import default_policy
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.models import random_inputs
 from tests.helpers.pairs import KINDS, pair
 
@@ -81,7 +82,7 @@ def stopped(target, drafter, policy: Policy, watch: Watch, watched: list[Watch],
 def test_stopped_in_each_phase(kind: str, error: type[BaseException], watched_phases: list[Watch]):
     """At the first and last operation of each and at some between; the prefill is the longest."""
     target, drafter = pair(kind)
-    policy = TreePolicy(12, 4, 3)
+    policy = FixedPolicy(12, 4, 3)
     wanted = text(target, None, policy).tokens
     for inputs in (OTHER, PROMPT):  # what is done once has been done
         text(target, drafter, policy, inputs)
@@ -100,7 +101,7 @@ def test_stopped_in_each_phase(kind: str, error: type[BaseException], watched_ph
 def test_a_policy_that_measures_is_stopped(kind: str, watched_phases: list[Watch]):
     """The cost model times the pair in the first texts; what it has learned by then stays good."""
     target, drafter = pair(kind)
-    wanted = text(target, None, TreePolicy()).tokens
+    wanted = text(target, None, FixedPolicy()).tokens
     for at in (0, 50, 500):
         policy = default_policy()
         watch = Watch("measure", at)
@@ -112,7 +113,7 @@ def test_a_policy_that_measures_is_stopped(kind: str, watched_phases: list[Watch
 def test_a_signal_at_any_time(kind: str):
     """Between any two steps of Python, as Ctrl-C comes."""
     target, drafter = pair(kind)
-    policy = TreePolicy(12, 4, 3)
+    policy = FixedPolicy(12, 4, 3)
     wanted = text(target, None, policy).tokens
     begun = time.perf_counter()
     text(target, drafter, policy, OTHER)

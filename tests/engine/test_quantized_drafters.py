@@ -11,7 +11,6 @@ from torch import Tensor
 
 import hivis
 from hivis.bundled import paths
-from hivis.core.policy import TreePolicy
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
@@ -19,13 +18,14 @@ from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.engine.batch import Batch
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from tests.engine.test_batch import alone, wanted
 from tests.helpers.guessers import Guesser
 from tests.helpers.models import VOCAB
 from tests.helpers.pairs import SIZES, check_texts, pair
 
 pytestmark = pytest.mark.whole_models
-POLICY = TreePolicy(nodes=10, depth=4, top_k=3)
+POLICY = FixedPolicy(nodes=10, depth=4, top_k=3)
 
 
 def quantized_pair(kind: str, weights: str) -> tuple[HuggingFaceTarget, OneLayerDrafter]:

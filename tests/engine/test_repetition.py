@@ -12,12 +12,12 @@ from transformers import RepetitionPenaltyLogitsProcessor
 import hivis
 from hivis.api.settings import resolve
 from hivis.bundled import paths
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState, seen_tokens
 from hivis.core.tree import DraftTree, pack_bits, unpack_bits
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_target
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import save_checkpoint
 from tests.helpers.guessers import Guesser, KnowsTheText, random_parents
 from tests.helpers.memory import peak_of
@@ -26,7 +26,7 @@ from tests.models.test_families import FAMILIES, ask, asked_of
 from tests.models.test_families import drafters as family_drafters
 
 PENALTIES = [0.6, 1.05, 1.8]
-POLICY = TreePolicy(nodes=14, depth=5, top_k=3)
+POLICY = FixedPolicy(nodes=14, depth=5, top_k=3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from hivis.core.handoff import Acceptance, DrafterPrompt
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan
 
 
 def random_parents(nodes: int, max_depth: int, make: torch.Generator) -> list[int]:
@@ -48,9 +48,9 @@ class Guesser:
         return [(token, False) for token in picks]
 
     def grow(
-        self, token: Tensor, position: Tensor, sampling: SamplingState, policy: TreePolicy
+        self, token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
     ) -> DraftTree:
-        parents = random_parents(policy.nodes, policy.depth, self.make)
+        parents = random_parents(plan.shape.nodes, plan.shape.depth, self.make)
         depths, tokens, truth = [0], [int(token)], [True]
         below: dict[int, list[int]] = {}
         for node, above in enumerate(parents[1:], start=1):
@@ -66,7 +66,7 @@ class Guesser:
         return DraftTree.from_parents(
             torch.tensor([tokens], device=token.device),
             torch.tensor([parents], dtype=torch.int32, device=token.device),
-            policy.depth,
+            plan.shape.depth,
         )
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hivis.core.handoff import DrafterPrompt
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.training.data.samples import Sample
 from hivis.training.learners.learner import Stage
@@ -104,7 +104,7 @@ def assert_passes_equal_inference(learner: Any, sample: Sample) -> None:
     levels: list[Tensor] = []
     drafter.prefill(prompt_of(sample, drafter), tokens[start : start + 1], len(sample) + 20)
     _watch(drafter, levels)
-    policy = TreePolicy(nodes=4, depth=3, top_k=1)
+    plan = GrowthPlan(TreeShape(nodes=4, depth=3, top_k=1))
     sampling = SamplingState.of(SamplingParams(), 1, "cpu")
     wanted: list[tuple[int, int, Tensor]] = []
 
@@ -112,7 +112,7 @@ def assert_passes_equal_inference(learner: Any, sample: Sample) -> None:
         wanted.append((0, root, drafter.cache.entries["output"][0].clone()))
         token = tokens[start + root : start + root + 1]
         levels.clear()
-        tree = drafter.grow(token, torch.zeros(1, dtype=torch.int64), sampling, policy)
+        tree = drafter.grow(token, torch.zeros(1, dtype=torch.int64), sampling, plan)
         wanted.extend((s, root + s, levels[s - 1]) for s in (1, 2))
         tokens[start + root + 1 : start + root + 3] = tree.tokens[0, 1:3]
         return tree

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 from hivis.core.drafter import Drafter
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.engine.generate import generate
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from tests.drafters.test_draft_vlm import bound, draft_model
 from tests.helpers.models import VOCAB, random_inputs, random_target
 
@@ -46,5 +46,5 @@ def check_texts(target: HuggingFaceTarget, drafter: Drafter, temperature: float,
         plain = generate(target, inputs, params)
         depth, top_k = make.randint(1, 7), make.randint(1, 8)
         most = 1 + top_k + (depth - 1) * top_k * top_k
-        policy = TreePolicy(make.randint(2, min(60, most)), depth, top_k)
+        policy = FixedPolicy(make.randint(2, min(60, most)), depth, top_k)
         assert generate(target, inputs, params, drafter, policy).tokens == plain.tokens, policy

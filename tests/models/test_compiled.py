@@ -11,18 +11,18 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import hivis
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.generate import generate
 from hivis.models.families.registry import family_of
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import RECIPES, config_of
 from tests.helpers.models import random_inputs, random_target
 from tests.helpers.pairs import pair
 
-TREE = TreePolicy(12, 4, 3)
+TREE = FixedPolicy(12, 4, 3)
 PROMPTS = [random_inputs(seed, text=7 + seed) for seed in range(4)]
 PARAMS = SamplingParams(temperature=0.9, seed=2, max_new_tokens=20)
 

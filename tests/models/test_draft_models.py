@@ -14,7 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGener
 
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.engine.generate import generate
@@ -22,6 +21,7 @@ from hivis.errors import HivisError
 from hivis.models.families.llava import Llava
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -79,7 +79,7 @@ def drafted(target: HuggingFaceTarget, drafter: DraftVLM, images: int = 1) -> No
     inputs = random_inputs(3, images=images)
     params = SamplingParams(temperature=0.7, max_new_tokens=20)
     plain = generate(target, inputs, params)
-    assert generate(target, inputs, params, drafter, TreePolicy(12, 4, 3)).tokens == plain.tokens
+    assert generate(target, inputs, params, drafter, FixedPolicy(12, 4, 3)).tokens == plain.tokens
 
 
 def looks(tower: Any, run: Any) -> int:
@@ -214,7 +214,7 @@ def test_the_targets_tokenizer_vouches_for_a_smaller_vocabulary(embedded, tmp_pa
     inputs = processor("What is in the image?")
     params = SamplingParams(temperature=1.0, max_new_tokens=12)
     plain = generate(target, inputs, params)
-    assert generate(target, inputs, params, drafter, TreePolicy(8, 3, 3)).tokens == plain.tokens
+    assert generate(target, inputs, params, drafter, FixedPolicy(8, 3, 3)).tokens == plain.tokens
     with pytest.raises(HivisError, match="vocabulary: wanted the target's 2688 .* got 2600"):
         generate(target, inputs, params, load_draft_vlm(folder, target))
 
@@ -245,6 +245,6 @@ def test_the_embedded_target_drafts_for_itself(embedded, temperature):
     assert tower_of(drafter.model) is tower_of(target)
     inputs = processor("What is in the image?", [Path(paths.EVAL) / "scene00.png"])
     params = SamplingParams(temperature=temperature, max_new_tokens=25, eos_token_ids=())
-    found = generate(target, inputs, params, drafter, TreePolicy(6, 5, 1))
+    found = generate(target, inputs, params, drafter, FixedPolicy(6, 5, 1))
     assert found.tokens == generate(target, inputs, params).tokens
     assert set(found.statistics.accepted_lengths[:-1]) == {5}

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from hivis.api.load_drafter import load_draft_vlm
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.checkpoint import random_tensors
@@ -24,6 +23,7 @@ from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
 from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.answers import Answerer, answer
 from hivis.training.data.samples import Columns
 from hivis.training.learners.vispec import cut_images, vispec_reading
@@ -40,7 +40,7 @@ TURNS = [
 ]
 #: What is asked, and how many images with it.
 PROMPTS = {"none": 0, "one": 1, "three": 3, "turns": 3, "side by side": 2}
-POLICY = TreePolicy(16, 4, 4)
+POLICY = FixedPolicy(16, 4, 4)
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +152,7 @@ def test_rows_and_positions_are_those_of_the_model_itself(loaded, kind, prompt):
     plain = generate(target, inputs, SamplingParams(max_new_tokens=12))
     with spy(ours):
         drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
-        generate(target, inputs, SamplingParams(max_new_tokens=12), drafter, TreePolicy(2, 1, 1))
+        generate(target, inputs, SamplingParams(max_new_tokens=12), drafter, FixedPolicy(2, 1, 1))
     with spy(theirs):
         target.model.generate(**asked_of(target, inputs), max_new_tokens=12, do_sample=False)
     # A tree of two: the root, and the token behind it. Each cycle but the last takes both.
@@ -198,7 +198,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(loaded, checkpoints, kin
     drafter = load_draft_vlm(checkpoints(kind), target, processor)
     assert drafter.model.shares_vision is (kind == "llava")
     params = SamplingParams(temperature=1.0, max_new_tokens=21, seed=5)
-    drafted = generate(target, inputs, params, drafter, TreePolicy(5, 4, 1))
+    drafted = generate(target, inputs, params, drafter, FixedPolicy(5, 4, 1))
     assert drafted.tokens == generate(target, inputs, params).tokens
     assert drafted.statistics.accepted_lengths == (4,) * 4
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.engine.generate import generate
 from hivis.models.load import load_target
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import RECIPES, config_of, sharp_model
 from tests.models.test_families import PROMPTS, ask, asked_of, drafters
 
@@ -27,7 +27,7 @@ from transformers import (  # noqa: E402 (not to be had without it)
 )
 
 KINDS = ["qwen2_5_vl", "qwen2_vl", "smolvlm"]
-POLICY = TreePolicy(nodes=12, depth=4, top_k=3)
+POLICY = FixedPolicy(nodes=12, depth=4, top_k=3)
 
 
 def own_processor(kind: str, tokenizer: Any) -> Any:

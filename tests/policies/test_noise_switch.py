@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams, SamplingState
+from hivis.core.tree_shape import TreeShape
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig
 from hivis.drafters.hivis import HiViSDrafter
@@ -15,6 +15,7 @@ from hivis.drafters.tree_growth import NodeScores
 from hivis.engine.generate import generate
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
+from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
 from tests.drafters.test_tree_growth import VOCAB, check_valid, grow, oracle, paths, scored
 from tests.helpers.models import random_inputs, random_target
@@ -45,22 +46,22 @@ def drafter(target):
 
 @pytest.mark.parametrize(("sharpness", "temperature"), [(1.0, 1.0), (1.5, 0.7)])
 def test_without_noise_a_tree_holds_the_most_probable_paths(sharpness, temperature):
-    policy = TreePolicy(12, 4, 3, sharpness, noise=False)
+    shape = TreeShape(12, 4, 3, sharpness, noise=False)
     token = torch.tensor([3, 20])
     state = SamplingState.of(SamplingParams(temperature=temperature, seed=11), 2, "cpu")
-    scores = NodeScores.of(state, POSITION, policy)
+    scores = NodeScores.of(state, POSITION, shape)
     assert scores.noise is None
-    tree = grow(policy, token, "random", scores)
-    check_valid(tree, policy)
+    tree = grow(shape, token, "random", scores)
+    check_valid(tree, shape)
 
     def score(logits: Tensor, depth: int) -> Tensor:
         return torch.log_softmax(logits * (sharpness / temperature), -1)
 
     for b in range(2):
-        pool = oracle(policy, int(token[b]), "random", score)
-        best = sorted(pool, key=lambda path: -pool[path])[: policy.nodes - 1]
+        pool = oracle(shape, int(token[b]), "random", score)
+        best = sorted(pool, key=lambda path: -pool[path])[: shape.nodes - 1]
         assert set(paths(tree, b)) == {(int(token[b]),), *best}
-    aware = TreePolicy(12, 4, 3, sharpness)
+    aware = TreeShape(12, 4, 3, sharpness)
     other = grow(aware, token, "random", NodeScores.of(state, POSITION, aware))
     assert not torch.equal(tree.tokens, other.tokens)
 
@@ -71,18 +72,18 @@ def test_a_greedy_sequence_is_ranked_alike_with_and_without():
     state.temperature[1] = 0
     trees = []
     for noise in (True, False):
-        policy = TreePolicy(12, 4, 3, 1.5, noise=noise)
-        trees.append(grow(policy, token, "random", NodeScores.of(state, POSITION, policy)))
+        shape = TreeShape(12, 4, 3, 1.5, noise=noise)
+        trees.append(grow(shape, token, "random", NodeScores.of(state, POSITION, shape)))
     assert torch.equal(trees[0].tokens[1], trees[1].tokens[1])
     assert not torch.equal(trees[0].tokens[0], trees[1].tokens[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_scores_without_noise_are_fp32_probabilities(dtype):
-    policy = TreePolicy(VOCAB + 1, 1, VOCAB, noise=False)
+    shape = TreeShape(VOCAB + 1, 1, VOCAB, noise=False)
     state = SamplingState.of(SamplingParams(temperature=0.8), 1, "cpu")
     logits = torch.randn(1, VOCAB).to(dtype)
-    found = scored(NodeScores.of(state, torch.tensor([5]), policy), logits, policy)
+    found = scored(NodeScores.of(state, torch.tensor([5]), shape), logits, shape)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.exp().sum(), torch.ones(()))
     torch.testing.assert_close(found, (logits[0].float() / 0.8).log_softmax(0))
@@ -91,7 +92,7 @@ def test_scores_without_noise_are_fp32_probabilities(dtype):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda noise: TreePolicy(12, 5, 3, noise=noise),
+        lambda noise: FixedPolicy(12, 5, 3, noise=noise),
         lambda noise: ConfidencePolicy(0.05, noise=noise),
         lambda noise: CostPolicy(times=TIMES, noise=noise),
         lambda noise: CostPolicy(noise=noise),  # the fallback's trees
@@ -102,9 +103,9 @@ def test_the_text_is_plain_decodings_either_way(target, drafter, make):
     seen: list[bool] = []
     grow_it = drafter.grow
 
-    def watched(token, position, sampling, policy):
-        seen.append(policy.noise)
-        return grow_it(token, position, sampling, policy)
+    def watched(token, position, sampling, plan):
+        seen.append(plan.shape.noise)
+        return grow_it(token, position, sampling, plan)
 
     drafter.grow = watched
     try:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hivis.core.policy import Outcome, Planner, TreePolicy
+from hivis.core.policy import Outcome, Planner
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree, ancestor_words
+from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.tree_growth import Grower, NodeScores
@@ -29,6 +30,7 @@ from hivis.policies.cost import (
     CostPolicy,
     default_policy,
 )
+from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times, convex
 from tests.helpers.guessers import Guesser, KnowsTheText
 from tests.helpers.models import VOCAB, random_inputs, random_target
@@ -49,7 +51,7 @@ def planner_of(policy: CostPolicy | ConfidencePolicy) -> Planner:
     return policy.planner(Owner(), Owner(), CPU)
 
 
-def grow(shape: TreePolicy, make: torch.Generator, spread: float, kind: str = "") -> DraftTree:
+def grow(plan: GrowthPlan, make: torch.Generator, spread: float, kind: str = "") -> DraftTree:
     """A tree over random logits; the larger ``spread``, the surer the drafter."""
 
     def logits(rows: int) -> Tensor:
@@ -65,9 +67,9 @@ def grow(shape: TreePolicy, make: torch.Generator, spread: float, kind: str = ""
     def step(level: int, tokens: Tensor, before: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         return logits(tokens.shape[1]), before
 
-    grower = Grower(shape, 1, "cpu")
+    grower = Grower(plan, 1, "cpu")
     root = torch.tensor([3])
-    return grower(root, logits(1)[:, 0], torch.zeros(1, 1), NodeScores(None, None), step)
+    return grower(plan, root, logits(1)[:, 0], torch.zeros(1, 1), NodeScores(None, None), step)
 
 
 def walk(tree: DraftTree, make: random.Random, honest: float = 1.0) -> Outcome:
@@ -234,15 +236,12 @@ def test_planning_ahead_looks_at_no_score_of_the_growing_tree():
 
     for policy in (CostPolicy(times=times(), ahead=True), ConfidencePolicy(ahead=True)):
         planner = planner_of(policy)
-        planner.go_on = planner.keep = unasked
+        planner.deeper = planner.go_on = planner.keep = unasked
         for _ in range(20):
-            shape = planner.choose()
-            nodes, depth = planner.plan
-            unreadable = torch.empty(1, 4, device="meta")
-            assert [shape.governor.deeper(level, unreadable) for level in range(1, 12)] == [
-                level < depth for level in range(1, 12)
-            ]
-            tree = grow(shape, torch.Generator().manual_seed(1), 5.0)
+            plan = planner.choose()
+            nodes, depth = plan.size
+            assert plan.governor is None
+            tree = grow(plan, torch.Generator().manual_seed(1), 5.0)
             assert (tree.nodes, tree.max_depth) == (nodes, depth)
             planner.learn(walk(tree, random.Random(1)))
     assert CostPolicy().planner(Owner(), Owner(), torch.device("cuda")).ahead
@@ -283,7 +282,7 @@ def test_a_governed_tree_is_the_fixed_tree_of_its_size():
     for seed in range(20):
         spread = 1.0 + seed % 7
         mine = grow(planner.choose(), torch.Generator().manual_seed(seed), spread)
-        fixed = TreePolicy(mine.nodes, mine.max_depth, 4)
+        fixed = GrowthPlan(TreeShape(mine.nodes, mine.max_depth, 4))
         theirs = grow(fixed, torch.Generator().manual_seed(seed), spread)
         for name in ("tokens", "parents", "depths", "ancestors", "scores"):
             assert torch.equal(getattr(mine, name), getattr(theirs, name))
@@ -316,8 +315,8 @@ def test_measured_times_are_those_of_the_calls():
     make = torch.Generator().manual_seed(0)
     busy = [0.03, 0.0, 0.0]
 
-    def draft(shape: TreePolicy) -> DraftTree:
-        tree = grow(shape, make, 3.0)
+    def draft(plan: GrowthPlan) -> DraftTree:
+        tree = grow(plan, make, 3.0)
         time.sleep(0.002 * tree.max_depth + busy[0])
         return tree
 
@@ -325,7 +324,7 @@ def test_measured_times_are_those_of_the_calls():
         assert (planner.times is None) == (round_ < LEAST_ROUNDS)
         planner.measure(draft, lambda tree: time.sleep(tree.nodes / 4000 + busy[0]), CPU)
         busy.pop(0)
-        assert planner.plan is None
+        assert planner.choose().size is None
     assert planner.times.level == pytest.approx(2, rel=0.5)
     for nodes in SIZES:
         assert planner.times.verify[nodes] == pytest.approx(nodes / 4, rel=0.5)
@@ -384,7 +383,7 @@ SETTINGS = [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}]
 
 def policies() -> list:
     return [
-        TreePolicy(),
+        FixedPolicy(),
         ConfidencePolicy(),
         ConfidencePolicy(1e-6),
         ConfidencePolicy(0.05, sizes=(2, 5, 70), depth=20, ahead=True),
@@ -437,7 +436,7 @@ def check_sizes(statistics, policy, drafter) -> None:
     found = statistics.tree_sizes
     assert len(found) == statistics.cycles
     assert all(a <= d for a, (_, d) in zip(statistics.accepted_lengths, found, strict=True))
-    if isinstance(policy, TreePolicy):
+    if isinstance(policy, FixedPolicy):
         assert set(found) == {(policy.nodes, policy.depth)}
     elif isinstance(drafter, HiViSDrafter) and getattr(policy, "times", True) is not None:
         assert {nodes for nodes, _ in found} <= set(policy.sizes)

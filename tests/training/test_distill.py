@@ -18,7 +18,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlavaForC
 
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.engine.generate import generate
@@ -28,6 +27,7 @@ from hivis.models.families.llava import Llava
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
 from hivis.models.trainable_draft import TrainableDraft, load_trainable_draft
+from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.distill import DraftLearner
 from hivis.training.learners.losses import TargetTables
@@ -36,7 +36,7 @@ from recipes.tiny import draft as tiny_draft
 from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 
 ANSWER = 14
-POLICY = TreePolicy(16, 5, 4)
+POLICY = FixedPolicy(16, 5, 4)
 
 
 def sharp_llava() -> LlavaForConditionalGeneration:

@@ -10,19 +10,20 @@ import torch
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
 from hivis.bundled.prompts import heldout
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
+from hivis.core.tree_shape import TreeShape
 from hivis.drafters.load import load_drafter
 from hivis.engine.generate import generate
 from hivis.models.families.llava import Llava
 from hivis.models.load import load_model
 from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
+from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.answers import Answerer, answer
 from hivis.training.data.samples import Columns
 from hivis.training.replay import accepted_lengths, mean_accepted_length
 
-TREE, NEW = TreePolicy(16, 5, 4), 40
+TREE, SHAPE, NEW = FixedPolicy(16, 5, 4), TreeShape(16, 5, 4), 40
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_replay_accepts_what_decoding_accepts(made, name: str) -> None:
     for inputs, sample in zip(prompts, samples, strict=True):
         text = generate(target, inputs, SamplingParams(max_new_tokens=NEW), drafter, TREE)
         assert torch.equal(torch.tensor(text.tokens), sample.tokens[sample.prompt_rows :])
-        replayed = accepted_lengths(drafter, target.embedding, sample, TREE)
+        replayed = accepted_lengths(drafter, target.embedding, sample, SHAPE)
         assert replayed == list(text.statistics.accepted_lengths)
         ended += len(text.tokens) < NEW
     assert 0 < ended < len(prompts)
@@ -62,7 +63,7 @@ def test_only_greedy_answers_are_replayed(made) -> None:
     drafter = load_drafter(paths.HIVIS)
     drafter.bind(target.embedding, target.head)
     drawn = [replace(sample, greedy=False) for sample in samples]
-    assert mean_accepted_length(drafter, target.embedding, drawn, TREE) is None
-    one = mean_accepted_length(drafter, target.embedding, [*drawn, samples[0]], TREE)
-    lengths = accepted_lengths(drafter, target.embedding, samples[0], TREE)
+    assert mean_accepted_length(drafter, target.embedding, drawn, SHAPE) is None
+    one = mean_accepted_length(drafter, target.embedding, [*drawn, samples[0]], SHAPE)
+    lengths = accepted_lengths(drafter, target.embedding, samples[0], SHAPE)
     assert one == pytest.approx(sum(lengths) / len(lengths))

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
 from hivis.cli.main import main
-from hivis.core.policy import TreePolicy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_target
+from hivis.policies.fixed import FixedPolicy
 from hivis.training import run_state as state
 from hivis.training.answer import columns_of
 from hivis.training.data.files import fingerprint
@@ -92,7 +92,7 @@ def test_from_conversations_to_a_drafter(
         params = SamplingParams(temperature=temperature, seed=5, max_new_tokens=24)
         plain = generate(target, inputs, params)
         assert (
-            generate(target, inputs, params, drafter, TreePolicy(12, 4, 3)).tokens == plain.tokens
+            generate(target, inputs, params, drafter, FixedPolicy(12, 4, 3)).tokens == plain.tokens
         )
 
 
