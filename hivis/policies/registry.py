@@ -1,9 +1,14 @@
-"""The policies that can be chosen by name. A new one is its file and one record here."""
+"""The policies that can be chosen by name, one record each.
+
+A new policy is its file and a record here. A package outside registers its own with
+:func:`register_policy`, or names its record as an entry point of the group ``hivis.policies``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, cast
 
 from hivis.core.policy import Policy
@@ -29,28 +34,34 @@ class PolicyRecord:
     summary: str
 
 
+ENTRY_POINTS = "hivis.policies"
 _RECORDS: dict[str, PolicyRecord] = {}
+_discovered = False
 
 
 def register_policy(record: PolicyRecord) -> None:
     """Let ``record`` be chosen by its name, in :func:`hivis.load` and on the command line.
 
     Raises:
-        HivisError: another policy has this name.
+        HivisError: there is another policy of this name.
     """
-    if _RECORDS.get(record.name, record) != record:
-        raise HivisError(f"policy: wanted a name that is free, got {record.name!r}")
-    _RECORDS[record.name] = record
+    if _RECORDS.setdefault(record.name, record) != record:
+        raise HivisError(f"policy: wanted a name of its own, got {record.name} again")
 
 
 def policy_records() -> tuple[PolicyRecord, ...]:
-    """All records; the first is the default."""
+    """All records, in the order that they were registered; the first is the default."""
+    global _discovered
+    if not _discovered:
+        _discovered = True
+        for point in entry_points(group=ENTRY_POINTS):
+            register_policy(point.load())
     return tuple(_RECORDS.values())
 
 
 def policy_names() -> tuple[str, ...]:
     """The names of all policies; the first is the default."""
-    return tuple(_RECORDS)
+    return tuple(record.name for record in policy_records())
 
 
 def policy_of(choice: Policy | str, **settings: Any) -> Policy:
@@ -61,8 +72,8 @@ def policy_of(choice: Policy | str, **settings: Any) -> Policy:
     """
     if callable(getattr(choice, "planner", None)):
         return cast(Policy, choice)
-    if not isinstance(choice, str) or choice not in _RECORDS:
-        raise HivisError(f"policy: wanted one of {', '.join(_RECORDS)}, got {choice!r}")
+    if not isinstance(choice, str) or choice not in policy_names():
+        raise HivisError(f"policy: wanted one of {', '.join(policy_names())}, got {choice!r}")
     return _RECORDS[choice].make(**settings)
 
 

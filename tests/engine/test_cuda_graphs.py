@@ -354,7 +354,7 @@ def test_the_emulation_is_hostile() -> None:
         state["x"] = state["x"] + 1
         return state["x"]
 
-    result, replay = capturer.record(moves)
+    result, replay = capturer.capture(moves)
     assert result.isnan().all()
     for _ in range(3):
         replay()
@@ -477,7 +477,7 @@ class FakeCuda:
 def test_each_gpu_captures_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, seen = FakeCuda(monkeypatch), []
     for place in (0, 1):
-        CudaCapturer(torch.device("cuda", place)).record(lambda: seen.append(cuda.current))
+        CudaCapturer(torch.device("cuda", place)).capture(lambda: seen.append(cuda.current))
     assert seen == ["side of 0", "side of 1"] and cuda.current == "main"
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hivis.core.handoff import Acceptance, DrafterPrompt
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
+from hivis.core.tree_shape import GrowthPlan
 from hivis.drafters.registry import DrafterMethod, LoadRequest
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
@@ -52,14 +53,14 @@ class BigramDrafter:
         """There is nothing to read."""
 
     def grow(
-        self, token: Tensor, position: Tensor, sampling: SamplingState, shape: Any
+        self, token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
     ) -> DraftTree:
-        tokens = [token]
-        for _ in range(shape.nodes - 1):
+        tokens, nodes = [token], plan.shape.nodes
+        for _ in range(nodes - 1):
             logits = F.linear(self.table[tokens[-1]], self.head)
             tokens.append(logits.argmax(-1))
-        parents = torch.arange(-1, shape.nodes - 1).expand(len(token), -1)
-        return DraftTree.from_parents(torch.stack(tokens, 1), parents, shape.nodes - 1)
+        parents = torch.arange(-1, nodes - 1).expand(len(token), -1)
+        return DraftTree.from_parents(torch.stack(tokens, 1), parents, nodes - 1)
 
     def commit(self, hidden: Tensor, tree: DraftTree, acceptance: Acceptance) -> None:
         """There is nothing to keep."""

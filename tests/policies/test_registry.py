@@ -63,7 +63,7 @@ def test_a_policy_of_a_third_party_is_used_by_its_name(own_records):
 
 
 def test_a_name_stands_for_one_policy(own_records):
-    with pytest.raises(HivisError, match="^policy: wanted a name that is free, got 'cost'"):
+    with pytest.raises(HivisError, match="^policy: wanted a name of its own, got cost again"):
         register_policy(PolicyRecord("cost", Alternating, "another"))
     with pytest.raises(HivisError, match="^policy: wanted one of cost, confidence, fixed, got 'x'"):
         policy_of("x")
