@@ -23,7 +23,6 @@ from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError
 from hivis.models.generation_config import generation_settings
 from hivis.models.processor import ImageSource, PromptProcessor
-from hivis.models.vocabulary import vocabulary
 
 #: A question; the turns of a conversation, ``(role, text)`` each; or inputs that are made already.
 Prompt = str | Sequence[tuple[str, str]] | Inputs
@@ -232,8 +231,8 @@ class Model:
         for end in settings.params.eos_token_ids or ():
             if not 0 <= end < vocab:
                 raise HivisError(f"eos_token_id: wanted ids from 0 to {vocab - 1}, got {end}")
-        words = vocabulary(self.processor.processor.tokenizer)
-        pieces = TextPieces(self.processor.decode, words.bytes, words.special, settings.stop)
+        kinds = self.processor.token_kinds
+        pieces = TextPieces(self.processor.decode, kinds.bytes, kinds.special, settings.stop)
         ends = settings.params.eos_token_ids
         return settings.params, Writer(pieces, self.target.eos_token_ids if ends is None else ends)
 

@@ -16,7 +16,6 @@ from hivis.core.sampling import SamplingParams
 from hivis.drafters.registry import title_of
 from hivis.engine.results import CycleTrace, Statistics
 from hivis.errors import HivisError
-from hivis.models.vocabulary import vocabulary
 from hivis.page.labels import token_texts
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def gather(model: Model, stream: TextStream, prompt: Prompt, images: ImageSource
         for cycle, chunk in zip(trace, with_tokens, strict=True)
     )
     tokenizer = model.processor.processor.tokenizer
-    special = vocabulary(tokenizer).special
+    special = model.processor.token_kinds.special
     shown = [token for cycle in trace for token in cycle.tokens if token >= 0]
     dtype = str(model.target.model.dtype).removeprefix("torch.")
     return Run(

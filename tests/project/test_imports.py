@@ -33,7 +33,6 @@ ALLOWED = {
         "api",
         "bundled",
         "drafters.registry",
-        "models.vocabulary",
         "__version__",
     },
     "cli": EVERYDAY
