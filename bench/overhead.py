@@ -28,6 +28,7 @@ from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
 from hivis.drafters.tree_growth import Grower
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
@@ -82,7 +83,7 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
             params = SamplingParams(
                 temperature=temperature, max_new_tokens=120, eos_token_ids=(), seed=1
             )
-            loop = RunningBatch(target, drafter, chosen)
+            loop = RunningBatch(Engine(target, drafter, chosen))
             inputs, tokens = processor(item.prompt, [item.image] if item.image else []), 1
             with torch.inference_mode():
                 loop.add(inputs, params, ())

@@ -24,6 +24,7 @@ from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.engine.batch import Batch
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.policies.fixed import FixedPolicy
@@ -62,7 +63,7 @@ def test_so_is_that_of_three_side_by_side() -> None:
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(40))
     policy = FixedPolicy(nodes=10, depth=4, top_k=3)
-    for number, generation in Batch(target, map(wanted, range(9)), 3, drafter, policy):
+    for number, generation in Batch(Engine(target, drafter, policy), map(wanted, range(9)), 3):
         assert generation.tokens == alone(number), number
 
 
@@ -80,7 +81,9 @@ def test_a_cycle_of_a_quantized_drafter_can_be_captured(
         assert isinstance(drafter, OneLayerDrafter)
         drafter.quantize(weights, some_ids(60))
         roomy(target, drafter)
-        return [parts(generate(target, inputs, params, drafter, TREE)) for inputs in PROMPTS]
+        return [
+            parts(generate(Engine(target, drafter, TREE), inputs, params)) for inputs in PROMPTS
+        ]
 
     before, wanted = texts(), all_plainly(params)
     gpu = OnGpu(monkeypatch)
@@ -299,7 +302,7 @@ def test_a_tree_wider_than_the_head_is_refused() -> None:
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(3))
     with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary, 3"):
-        generate(target, random_inputs(0), SamplingParams(), drafter, FixedPolicy(8, 2, 4))
+        generate(Engine(target, drafter, FixedPolicy(8, 2, 4)), random_inputs(0), SamplingParams())
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
@@ -103,7 +104,7 @@ def loop_of(kind: str, policy: str, sampling: str, texts: int) -> RunningBatch:
         drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
     else:
         target, drafter = pair(kind)
-    loop = RunningBatch(target, drafter, POLICIES[policy], slots=texts)
+    loop = RunningBatch(Engine(target, drafter, POLICIES[policy]), slots=texts)
     for text in range(texts):
         loop.add(random_inputs(text, text=7 + text, images=text % 2), SAMPLING[sampling], (2,))
     return loop

@@ -18,6 +18,7 @@ from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter, image_spans
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
@@ -108,7 +109,7 @@ def test_plain_greedy_is_generate(loaded, kind, prompt):
         theirs = target.model.generate(
             **asked_of(target, inputs), max_new_tokens=24, do_sample=False
         )
-        ours = generate(target, inputs, SamplingParams(max_new_tokens=24))
+        ours = generate(Engine(target), inputs, SamplingParams(max_new_tokens=24))
         assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
         said.update(ours.tokens)
     assert len(said) > 8  # texts that stand still would show nothing
@@ -121,13 +122,13 @@ def test_any_drafter_gives_the_plain_text(loaded, kind, prompt, temperature):
     target, processor = loaded(kind)
     inputs = ask(processor, prompt)
     params = SamplingParams(temperature=temperature, max_new_tokens=24, seed=3)
-    plain = generate(target, inputs, params)
+    plain = generate(Engine(target), inputs, params)
     guessers = {
         "random": Guesser(VOCAB),
         "right": KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
     }
     for name, drafter in (guessers | drafters()).items():
-        drafted = generate(target, inputs, params, drafter, POLICY)
+        drafted = generate(Engine(target, drafter, POLICY), inputs, params)
         assert drafted.tokens == plain.tokens, name
         if name == "right":
             assert drafted.statistics.accepted_length > 1
@@ -149,10 +150,12 @@ def test_rows_and_positions_are_those_of_the_model_itself(loaded, kind, prompt):
 
         return rotary.register_forward_pre_hook(hook, with_kwargs=True)
 
-    plain = generate(target, inputs, SamplingParams(max_new_tokens=12))
+    plain = generate(Engine(target), inputs, SamplingParams(max_new_tokens=12))
     with spy(ours):
         drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
-        generate(target, inputs, SamplingParams(max_new_tokens=12), drafter, FixedPolicy(2, 1, 1))
+        generate(
+            Engine(target, drafter, FixedPolicy(2, 1, 1)), inputs, SamplingParams(max_new_tokens=12)
+        )
     with spy(theirs):
         target.model.generate(**asked_of(target, inputs), max_new_tokens=12, do_sample=False)
     # A tree of two: the root, and the token behind it. Each cycle but the last takes both.
@@ -198,8 +201,8 @@ def test_a_model_that_drafts_for_itself_is_always_right(loaded, checkpoints, kin
     drafter = load_draft_vlm(checkpoints(kind), target, processor)
     assert drafter.model.shares_vision is (kind == "llava")
     params = SamplingParams(temperature=1.0, max_new_tokens=21, seed=5)
-    drafted = generate(target, inputs, params, drafter, FixedPolicy(5, 4, 1))
-    assert drafted.tokens == generate(target, inputs, params).tokens
+    drafted = generate(Engine(target, drafter, FixedPolicy(5, 4, 1)), inputs, params)
+    assert drafted.tokens == generate(Engine(target), inputs, params).tokens
     assert drafted.statistics.accepted_lengths == (4,) * 4
 
 
@@ -236,7 +239,7 @@ def test_half_precision_runs(checkpoints, kind, dtype):
     )
     params = SamplingParams(temperature=1.0, max_new_tokens=16)
     for drafter in drafters().values():
-        assert len(generate(target, inputs, params, drafter, POLICY).tokens) == 16
+        assert len(generate(Engine(target, drafter, POLICY), inputs, params).tokens) == 16
 
 
 def test_a_slot_in_a_qwen_question_has_its_markers(loaded):
@@ -335,7 +338,7 @@ def test_features_that_are_missing_are_named(loaded, kind, name):
     inputs = ask(processor, "one")
     features = {key: value for key, value in inputs.features.items() if key != name}
     with pytest.raises(HivisError, match=f"features: wanted {name}"):
-        generate(target, Inputs(inputs.tokens, features), SamplingParams(max_new_tokens=4))
+        generate(Engine(target), Inputs(inputs.tokens, features), SamplingParams(max_new_tokens=4))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -349,7 +352,7 @@ def test_placeholders_must_match_the_visual_rows(loaded, kind):
     )
     rows = int((more == token).sum())
     with pytest.raises(HivisError, match=f"visual rows, got {rows}"):
-        generate(target, Inputs(more, inputs.features), SamplingParams(max_new_tokens=4))
+        generate(Engine(target), Inputs(more, inputs.features), SamplingParams(max_new_tokens=4))
 
 
 @pytest.mark.parametrize("kind", ["llava_next", "qwen2_5_vl", "qwen2_vl", "idefics3", "smolvlm"])
@@ -361,7 +364,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
     columns = Columns("edges", images=True)
     together = answer(answerer, prompts, [0, 1, 2], columns, 8, greedy=True)
     for inputs, sample, count in zip(prompts, together, (1, 0, 3), strict=True):
-        said = generate(target, inputs, SamplingParams(max_new_tokens=8)).tokens
+        said = generate(Engine(target), inputs, SamplingParams(max_new_tokens=8)).tokens
         assert sample.tokens.tolist() == inputs.tokens[0].tolist() + list(said)
         shown = target.prefill(inputs, "all", inputs.length + 1).prompt
         assert [tuple(span) for span in sample.spans.tolist()] == list(shown.spans)

@@ -13,6 +13,7 @@ from hivis.bundled.prompts import heldout
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree_shape import TreeShape
 from hivis.drafters.load import load_drafter
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.families.llava import Llava
 from hivis.models.load import load_model
@@ -50,7 +51,7 @@ def test_a_replay_accepts_what_decoding_accepts(made, name: str) -> None:
     drafter.bind(target.embedding, target.head)
     ended = 0
     for inputs, sample in zip(prompts, samples, strict=True):
-        text = generate(target, inputs, SamplingParams(max_new_tokens=NEW), drafter, TREE)
+        text = generate(Engine(target, drafter, TREE), inputs, SamplingParams(max_new_tokens=NEW))
         assert torch.equal(torch.tensor(text.tokens), sample.tokens[sample.prompt_rows :])
         replayed = accepted_lengths(drafter, target.embedding, sample, SHAPE)
         assert replayed == list(text.statistics.accepted_lengths)
