@@ -11,7 +11,7 @@ from hivis.bundled.paths import EVAL
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutPrompt:
     """One held-out prompt. `facts` are the strings that a right answer contains."""
 
     id: str
@@ -22,7 +22,7 @@ class HeldOut:
     facts: tuple[str, ...]
 
 
-def heldout() -> list[HeldOut]:
+def held_out_prompts() -> list[HeldOutPrompt]:
     """The shipped prompts, in the order of their file.
 
     Raises:
@@ -31,6 +31,6 @@ def heldout() -> list[HeldOut]:
     lines = (EVAL / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return [
-        HeldOut(**record | {"image": EVAL / record["image"], "facts": tuple(record["facts"])})
+        HeldOutPrompt(**record | {"image": EVAL / record["image"], "facts": tuple(record["facts"])})
         for record in records
     ]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    given_settings,
     load_model,
-    memory_as_input,
+    report_out_of_memory,
     same_file,
-    settings_of,
 )
-from hivis.cli.parser import whole
+from hivis.cli.parser import whole_number
 from hivis.errors import HivisError
 
 if TYPE_CHECKING:
@@ -44,18 +44,18 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="the prompts, JSON Lines; - reads them from stdin")
     add("--out", type=Path, metavar="PATH", help="write the texts here (default: stdout)")
-    add("--slots", type=whole, default=4, metavar="B", help="texts at a time (default: 4)")
+    add("--slots", type=whole_number, default=4, metavar="B", help="texts at a time (default: 4)")
     add_model(parser)
     add_settings(parser)
 
 
 def batch(options: argparse.Namespace) -> None:
-    settings = settings_of(options)
+    settings = given_settings(options)
     if options.out is not None and (options.out.is_dir() or not options.out.parent.is_dir()):
         raise HivisError(f"--out: wanted a file in a folder that exists, got {options.out}")
     if options.out is not None and same_file(options.out, options.file):
         raise HivisError(f"--out: wanted another file than the prompts', got {options.out}")
-    with _opened(options.file) as lines, memory_as_input():
+    with _opened(options.file) as lines, report_out_of_memory():
         model = load_model(options)
         with _output(options.out) as out:
             requests = _requests(lines, options.file)
@@ -75,9 +75,9 @@ def batch(options: argparse.Namespace) -> None:
 
 
 def _write(out: TextIO, number: int, text: Any) -> None:
-    from hivis.cli import terminal as show
+    from hivis.cli import terminal
 
-    print(json.dumps({"number": number, **show.as_json(text)}), file=out, flush=True)
+    print(json.dumps({"number": number, **terminal.to_json(text)}), file=out, flush=True)
 
 
 @contextmanager

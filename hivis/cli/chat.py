@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    given_settings,
     images_of,
     load_model,
-    memory_as_input,
-    settings_of,
+    report_out_of_memory,
 )
 from hivis.errors import HivisError, printable
 
@@ -49,8 +49,8 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
 
 
 def chat(options: argparse.Namespace) -> None:
-    settings = settings_of(options)
-    with memory_as_input():
+    settings = given_settings(options)
+    with report_out_of_memory():
         model = load_model(options)
         from hivis.api.chat import Chat
         from hivis.models.processor import open_image
@@ -95,13 +95,13 @@ def _lines() -> Iterator[str]:
 
 
 def _answer(talk: Chat, question: str, images: list[Any], settings: dict[str, Any]) -> None:
-    from hivis.cli import terminal as show
+    from hivis.cli import terminal
 
     stream = talk.say(question, images, **settings)
     try:
-        show.show(stream)
+        terminal.print_stream(stream)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
         return  # what was said so far stays said
-    print(show.summary(stream.result), file=sys.stderr)
+    print(terminal.summary(stream.result), file=sys.stderr)

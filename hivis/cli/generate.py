@@ -9,15 +9,15 @@ import sys
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    given_settings,
     images_of,
     load_model,
-    memory_as_input,
+    report_out_of_memory,
     same_file,
-    settings_of,
 )
 from hivis.errors import HivisError
 from hivis.page import write_page
-from hivis.page.write import check_place
+from hivis.page.write import check_writable
 
 PROMPT = "Describe this image in detail and explain each thing."
 ABOUT = """Answer a prompt about images, the text as soon as it is accepted.
@@ -66,23 +66,23 @@ def generate(options: argparse.Namespace) -> None:
         raise HivisError("--show-tree: wanted a text to color, got --json")
     paged = options.html is not None
     if paged:
-        check_place(options.html, "--html")
-    settings = settings_of(options)
+        check_writable(options.html, "--html")
+    settings = given_settings(options)
     prompt, images = _prompt(options), images_of(options)
     if paged and any(same_file(options.html, image) for image in images):
         raise HivisError(f"--html: wanted another file than the image, got {options.html}")
-    with memory_as_input():
-        from hivis.cli import terminal as show
+    with report_out_of_memory():
+        from hivis.cli import terminal
 
         model = load_model(options)
         stream = model.stream(prompt, images, traced=paged, **settings)
         if options.json:
             for _ in stream:
                 pass
-            print(json.dumps(show.as_json(stream.result)))
+            print(json.dumps(terminal.to_json(stream.result)))
         else:
-            show.show(stream, options.show_tree)
-            print(show.summary(stream.result), file=sys.stderr)
+            terminal.print_stream(stream, options.show_tree)
+            print(terminal.summary(stream.result), file=sys.stderr)
         if paged:
             write_page(options.html, model, stream, prompt, images)
             print(f"page: {options.html}", file=sys.stderr)

@@ -14,7 +14,7 @@ import torch
 
 from hivis.api.settings import KNOWN, OWN
 from hivis.bundled import paths
-from hivis.cli.parser import number, one_of, whole
+from hivis.cli.parser import number, one_of, whole_number
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError, first_line
 from hivis.policies.registry import policy_names, policy_records
@@ -82,7 +82,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add("--temperature", type=number, metavar="T", help="0 is greedy")
-    add("--top-k", type=whole, metavar="K", help="draw from the K most probable tokens")
+    add("--top-k", type=whole_number, metavar="K", help="draw from the K most probable tokens")
     add("--top-p", type=number, metavar="P", help="from the most probable that hold this much")
     add("--min-p", type=number, metavar="P", help="from those this probable beside the first")
     add(
@@ -91,8 +91,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="lower tokens that prompt or text hold already; 1 does nothing",
     )
-    add("--seed", type=whole, default=0, help="the same seed gives the same text (default: 0)")
-    add("--max-new-tokens", type=whole, metavar="N", help="the limit")
+    add(
+        "--seed",
+        type=whole_number,
+        default=0,
+        help="the same seed gives the same text (default: 0)",
+    )
+    add("--max-new-tokens", type=whole_number, metavar="N", help="the limit")
     add("--stop", action="append", metavar="TEXT", help="end the text before this (repeatable)")
     add(
         "--set",
@@ -119,7 +124,7 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, as :meth:`hivis.Model.stream` takes them."""
     names = (
         "temperature",
@@ -187,7 +192,7 @@ def _note(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def memory_as_input(what: str = "model and text") -> Iterator[None]:
+def report_out_of_memory(what: str = "model and text") -> Iterator[None]:
     """Too little memory is said in one line like other input that does not fit the machine."""
     try:
         yield

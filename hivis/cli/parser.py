@@ -47,7 +47,7 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"wanted a number, got {text!r}") from None
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DRAFTED, OWN, RESET = "\x1b[32m", "\x1b[1;35m", "\x1b[0m"
 
 
-def show(stream: TextStream, tree: bool = False) -> None:
+def print_stream(stream: TextStream, tree: bool = False) -> None:
     """Print the pieces of a text. With ``tree``, and on a terminal, colored by how they came.
 
     What a model writes is not trusted with a terminal: its control characters are shown as such.
@@ -83,7 +83,7 @@ def tokens_per_second(result: TextGeneration) -> float:
     return 1e3 * len(result.tokens) / max(took.prepare_ms + took.total_ms, 1e-6)
 
 
-def as_json(result: TextGeneration) -> dict[str, Any]:
+def to_json(result: TextGeneration) -> dict[str, Any]:
     """Text, tokens and statistics as JSON takes them."""
     took: Statistics = result.statistics
     return {

@@ -19,7 +19,7 @@ from hivis.page.charts import cycle_chart, phase_bar
 from hivis.page.labels import escape
 from hivis.page.run import Cycle, Run
 from hivis.page.text import inner, prompt_html, text_html
-from hivis.page.tree import Drawing
+from hivis.page.tree import TreeDrawing
 
 #: The longest side of an image on the page, in pixels: twice what it is shown at.
 LONGEST_SIDE = 640
@@ -216,5 +216,5 @@ def _tree(place: int, cycle: Cycle, texts: dict[int, str]) -> str:
         f'<summary><b>{number}</b><span class="phrase" dir="auto">{phrase}</span>'
         f'<span class="meta">{meta}</span></summary>'
         f'<div class="tree" id="cycle-{number}" tabindex="0" role="group" aria-label="{about}">'
-        f"{Drawing(cycle.trace, texts).svg(about)}</div></details>"
+        f"{TreeDrawing(cycle.trace, texts).svg(about)}</div></details>"
     )

@@ -105,7 +105,7 @@ class Run:
         return "".join(piece.text for piece in pieces) + self.rest
 
 
-def gather(model: Model, stream: TextStream, prompt: Prompt, images: ImageSources = ()) -> Run:
+def collect_run(model: Model, stream: TextStream, prompt: Prompt, images: ImageSources = ()) -> Run:
     """A run of ``model``, from its stream that was read to the end.
 
     Raises:

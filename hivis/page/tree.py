@@ -24,7 +24,7 @@ OWN = -1
 
 
 @dataclass(frozen=True)
-class Layout:
+class TreeLayout:
     """Where the nodes of a tree stand.
 
     Attributes:
@@ -42,7 +42,7 @@ class Layout:
 
 def lay_out(
     tokens: Sequence[int], parents: Sequence[int], path: Sequence[int], own: bool
-) -> Layout:
+) -> TreeLayout:
     """Place the nodes that are no padding, and behind the path the target's ``own`` token."""
     accepted = set(path)
     children: dict[int, list[int]] = {0: []}
@@ -65,10 +65,10 @@ def lay_out(
         for child in reversed(children[node]):
             depth[child] = depth[node] + 1
             waiting.append(child)
-    return Layout(line, depth, children, lines)
+    return TreeLayout(line, depth, children, lines)
 
 
-class Drawing:
+class TreeDrawing:
     """One cycle's tree."""
 
     def __init__(self, trace: CycleTrace, texts: dict[int, str]) -> None:

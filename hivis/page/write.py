@@ -37,13 +37,13 @@ def write_page(
             can be no file at ``path``.
     """
     from hivis.page.assemble import page
-    from hivis.page.run import gather
+    from hivis.page.run import collect_run
 
-    check_place(path)
-    write_whole(Path(path), page(gather(model, stream, prompt, images)))
+    check_writable(path)
+    replace_file(Path(path), page(collect_run(model, stream, prompt, images)))
 
 
-def check_place(path: str | Path, name: str = "path") -> None:
+def check_writable(path: str | Path, name: str = "path") -> None:
     """HivisError unless a file can be written to ``path``. ``name`` is what the caller calls it."""
     place = Path(path)
     if not str(path) or place.is_dir():
@@ -62,7 +62,7 @@ def check_place(path: str | Path, name: str = "path") -> None:
         ) from None
 
 
-def write_whole(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Replace the file at ``path``: readers find the old one or the new one, nothing between."""
     path = path.resolve()  # a link stays one
     draft = path.parent / f".hivis-page-{os.getpid()}.part"

@@ -12,12 +12,12 @@ from hivis.drafters.draft_vocab import HEAD_FILE, save_head_ids
 from hivis.errors import HivisError, first_line
 from hivis.models.drafter_sizes import read_sizes
 from hivis.training.answer import local_model
-from hivis.training.data.files import fingerprint, settings_of
+from hivis.training.data.files import fingerprint, read_settings
 from hivis.training.data.samples import Capture, Columns
 from hivis.training.data.token_counts import count_tokens, rank_tokens
 
 
-def write_head_list(target: str, data: Path, out: Path) -> Path:
+def write_draft_vocab(target: str, data: Path, out: Path) -> Path:
     """Count the tokens of captured answers, write them, and say how much the first ones cover.
 
     Args:
@@ -33,12 +33,12 @@ def write_head_list(target: str, data: Path, out: Path) -> Path:
             early will do.
     """
     folder = local_model(target)
-    wanted, got = fingerprint(folder), settings_of(data)["sources"].get("target")
+    wanted, got = fingerprint(folder), read_settings(data)["sources"].get("target")
     if got != wanted:
         raise HivisError(f"--data {data}: wanted answers of the target {wanted}, got of {got}")
     capture = Capture(data, Columns())
     counts = count_tokens(capture, read_sizes(folder).layer["vocab_size"])
-    ids = rank_tokens(counts, ends_of(folder))
+    ids = rank_tokens(counts, read_eos_token_ids(folder))
     path = out / HEAD_FILE if out.is_dir() else out
     try:
         save_head_ids(path, ids)
@@ -57,7 +57,7 @@ def write_head_list(target: str, data: Path, out: Path) -> Path:
     return path
 
 
-def ends_of(folder: Path) -> list[int]:
+def read_eos_token_ids(folder: Path) -> list[int]:
     """The tokens that end a text, as the files of the model in ``folder`` say."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name

@@ -66,14 +66,14 @@ class Checkpoint:
                 f"--out {folder}: wanted a folder that can be written, got {error.strerror}"
             ) from None
 
-    def open(self, described: dict[str, Any], module: nn.Module) -> RunProgress:
+    def open(self, description: dict[str, Any], module: nn.Module) -> RunProgress:
         """The progress so far, with the weights of then put into ``module``.
 
-        ``described`` is everything that decides what comes out: the run that is resumed must have
+        ``description`` is everything that decides what comes out: the run that is resumed must have
         had the same.
         """
         # Through JSON and back, so that what was read compares equal to what is new.
-        self.recipe = json.loads(json.dumps(described))
+        self.recipe = json.loads(json.dumps(description))
         path = self.folder / STATE_FILE
         if not path.exists():
             if (self.folder / METRICS_FILE).exists():
@@ -112,7 +112,7 @@ class Checkpoint:
                 f"{path}: wanted the run that is to be resumed, with {name} {wanted!r}, got {got!r}"
             )
 
-    def save_now_and_then(
+    def save_if_due(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: RunProgress
     ) -> None:
         """Save if the last time is long enough ago."""

@@ -100,16 +100,16 @@ def run(
             "captured data: wanted at least 5 times as many answers as a conversation has, so that "
             f"one conversation can be held out, got {len(capture)}"
         )
-    described = {
+    description = {
         "recipe": recipe,
         "settings": asdict(settings),
         "stages": [asdict(stage) for stage in stages],
-        "drafter": learner.described(),
+        "drafter": learner.description(),
         "samples": len(training),
         "held_out": len(held_out),
         "data": fingerprint(capture.directory, pieces=4),
     }
-    progress = checkpoint.open(described, learner.module)
+    progress = checkpoint.open(description, learner.module)
     unseen = [capture[i] for i in held_out]
     while progress.stage < len(stages):
         stage = stages[progress.stage]
@@ -137,7 +137,7 @@ def run(
             },
         }
         checkpoint.finish_stage(learner, progress, last=progress.stage + 1 == len(stages))
-    return described | {"metrics": progress.metrics}
+    return description | {"metrics": progress.metrics}
 
 
 def _run_stage(
@@ -186,7 +186,7 @@ def _run_stage(
             state.accepted = mean_accepted_length(drafter, target.embedding, few, _QUICK)
             learner.module.train()
         report(state)
-        checkpoint.save_now_and_then(learner.module, optimizer, progress)
+        checkpoint.save_if_due(learner.module, optimizer, progress)
 
 
 def _batches(

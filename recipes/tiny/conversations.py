@@ -2,7 +2,7 @@
 
     python -m recipes.tiny.conversations --out DIR --count N --seed S
 
-Writes ``DIR/conversations.jsonl`` and ``DIR/pictures/*.png``. The answers are left to the target:
+Writes ``DIR/conversations.jsonl`` and ``DIR/images/*.png``. The answers are left to the target:
 a conversation is one human turn.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.progress import track
 
 from hivis.errors import HivisError, run_cli
-from hivis.training.data.conversations import MARKER
+from hivis.training.data.conversations import IMAGE_MARKER
 from recipes.tiny.prompts import training_prompts
 
 FILE = "conversations.jsonl"
@@ -30,15 +30,15 @@ def write_conversations(out: Path, count: int, seed: int, progress: bool = False
     """
     if count < 1:
         raise HivisError(f"count: wanted at least 1, got {count}")
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    (out / "images").mkdir(parents=True, exist_ok=True)
     lines = []
     asked = track(training_prompts(seed, count), "drawing", total=count, disable=not progress)
     for number, (picture, question) in enumerate(asked):
         record: dict[str, object] = {"id": f"{seed}-{number}"}
         if picture is not None:
-            record["image"] = f"pictures/{seed}-{number:06d}.png"
+            record["image"] = f"images/{seed}-{number:06d}.png"
             picture.save(out / str(record["image"]))
-            question = f"{MARKER}\n{question}"
+            question = f"{IMAGE_MARKER}\n{question}"
         record["conversations"] = [{"from": "human", "value": question}]
         lines.append(json.dumps(record) + "\n")
     draft = out / f"{FILE}.part"

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from hivis.bundled.paths import TARGET
-from hivis.bundled.prompts import HeldOut, heldout
+from hivis.bundled.prompts import HeldOutPrompt, held_out_prompts
 from hivis.errors import run_cli
 from hivis.models.load import load_model
 from recipes.tiny.data import IGNORE, Conversations, normalise
@@ -32,7 +32,7 @@ def contains(text: str, fact: str) -> bool:
     return re.search(rf"\b{re.escape(fact)}\b", text) is not None
 
 
-def score(prompt: HeldOut, answer: str, scores: Scores) -> None:
+def score(prompt: HeldOutPrompt, answer: str, scores: Scores) -> None:
     """Add the answer's marks to `scores`, by topic.
 
     A description's facts come in threes (noun, colour, place), perhaps with a sign's word last. The
@@ -100,7 +100,7 @@ def evaluate(target: Path, limit: int | None = None) -> dict[str, Any]:
     """Accuracy by topic with the right and with a swapped picture, and the perplexity."""
     model: Any = load_model(target, torch.float32)
     processor = AutoProcessor.from_pretrained(target)
-    prompts = heldout()[:limit]
+    prompts = held_out_prompts()[:limit]
     pictures = sorted({p.image for p in prompts})
     other = {a: b for a, b in zip(pictures, pictures[1:] + pictures[:1], strict=True)}
     result: dict[str, Any] = {"prompts": len(prompts), "dtype": str(model.dtype)}

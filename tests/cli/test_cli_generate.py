@@ -18,8 +18,7 @@ import pytest
 import hivis
 from hivis.api.stream import Chunk
 from hivis.bundled import paths
-from hivis.cli import bench
-from hivis.cli import terminal as show
+from hivis.cli import bench, terminal
 from hivis.cli.generate import PROMPT
 from hivis.cli.main import main
 from hivis.errors import HivisError
@@ -96,7 +95,7 @@ def test_generate_on_a_terminal(text):
     lines = shown.decode().replace("\r\n", "\n")
     assert lines.startswith("loading the bundled model ...\r\x1b[K")
     lines = lines.split("\x1b[K", 1)[1]
-    assert show.DRAFTED in lines and show.OWN in lines
+    assert terminal.DRAFTED in lines and terminal.OWN in lines
     plain, legend, line = re.sub(r"\x1b\[[\d;]*m", "", lines).splitlines()
     assert plain == text.lstrip() and LINE.match(line)
     assert legend == "drafted and accepted, the target's own"
@@ -121,7 +120,7 @@ def test_what_a_model_writes_does_not_command_the_terminal(monkeypatch, out, tre
         def chunks(self):
             yield Chunk((1, 2, 3), pieces)
 
-    show.show(Stream(), tree)
+    terminal.print_stream(Stream(), tree)
     shown = sys.stdout.getvalue()
     if out is Terminal:
         assert re.sub("\x1b\\[[0-9;]*m", "", shown) == "a\\x1b]0;evil\\x07\\x9b2J\tb\\x0d\n\n"

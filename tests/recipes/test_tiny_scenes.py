@@ -6,9 +6,9 @@ import random
 import pytest
 from PIL import Image
 
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from recipes.tiny.paths import ASSETS
-from recipes.tiny.prompts import heldout_scene, training_prompts
+from recipes.tiny.prompts import held_out_scene, training_prompts
 from recipes.tiny.questions import ABOUT, conversation, describe, long_turn
 from recipes.tiny.scenes import (
     CANVAS,
@@ -46,7 +46,7 @@ def test_reserved_pairs_tell_training_from_held_out_scenes() -> None:
 
     assert not any(reserved(seed) for seed in range(200))
     assert all(reserved(HELD_OUT_SEEDS + seed) for seed in range(200))
-    assert all(heldout_scene(n).seed >= HELD_OUT_SEEDS for n in range(50))
+    assert all(held_out_scene(n).seed >= HELD_OUT_SEEDS for n in range(50))
 
 
 def test_every_asset_has_its_attribution() -> None:
@@ -92,12 +92,12 @@ def test_prompts() -> None:
     again = list(training_prompts(seed=1, count=200))
     assert [q for _, q in some] == [q for _, q in again]
     assert 0 < sum(picture is None for picture, _ in some) < 30
-    kept = heldout()
+    kept = held_out_prompts()
     assert len({p.id for p in kept}) == len(kept) == 400
     assert {p.kind for p in kept} == {"long", "short"}
 
 
 def test_held_out_files_are_what_the_generator_draws() -> None:
-    for number, prompt in enumerate(p for p in heldout() if p.kind == "long"):
-        drawn = draw_scene(heldout_scene(number))
+    for number, prompt in enumerate(p for p in held_out_prompts() if p.kind == "long"):
+        drawn = draw_scene(held_out_scene(number))
         assert Image.open(prompt.image).convert("RGB").tobytes() == drawn.tobytes()

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hivis.errors import HivisError
 from hivis.training.data.answers import Answerer, P, PromptInputs, answer
-from hivis.training.data.files import agree, settings_of, write_json
+from hivis.training.data.files import check_settings, read_settings, write_json
 from hivis.training.data.samples import Columns, Sample, save_shard, shard_header, shard_paths
 
 #: Stands beside the shards once all prompts are done.
@@ -57,7 +57,7 @@ class CaptureSettings:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedPrompt:
     """A prompt that was left out: its index, and why."""
 
     prompt: int
@@ -71,7 +71,7 @@ class CaptureBatch:
     start: int
     end: int
     samples: list[Sample]
-    skipped: list[Skipped]
+    skipped: list[SkippedPrompt]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class CaptureReport:
     """What a capture holds: how many samples, and which prompts it lacks."""
 
     samples: int
-    skipped: list[Skipped]
+    skipped: list[SkippedPrompt]
 
 
 def capture(
@@ -101,7 +101,7 @@ def capture(
                 ready.append(_prepared(answerer, prompts[index], settings))
                 conversations.append(answerer.conversation(prompts[index]))
             except HivisError as error:
-                skipped.append(Skipped(index, str(error)))
+                skipped.append(SkippedPrompt(index, str(error)))
         chance = random.Random(f"hivis capture {settings.seed} {at // settings.batch}")
         greedy = chance.random() >= settings.sampled
         samples: list[Sample] = []
@@ -151,12 +151,12 @@ def write_capture(
             not readable; or no prompt could be answered.
     """
     directory = Path(directory)
-    agree(directory, _description(answerer, len(prompts), settings, sources))
+    check_settings(directory, _description(answerer, len(prompts), settings, sources))
     report, start, shards = _so_far(directory)
     held: list[Sample] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedPrompt] = []
     first = start
-    with _Bar(len(prompts), start, len(report.skipped), progress) as bar:
+    with _CaptureBar(len(prompts), start, len(report.skipped), progress) as bar:
         for batch in capture(answerer, prompts, settings, start):
             held += batch.samples
             skipped += batch.skipped
@@ -186,7 +186,7 @@ def check_finished(directory: Path, sources: Mapping[str, str]) -> None:
     Raises:
         HivisError: it was cut off, or made from something else.
     """
-    begun = settings_of(directory)
+    begun = read_settings(directory)
     if not (directory / REPORT_FILE).exists():
         _, done, _ = _so_far(directory)
         raise HivisError(
@@ -212,7 +212,7 @@ def _so_far(directory: Path) -> tuple[CaptureReport, int, int]:
                 f"{path}: wanted shard {number} with the prompts from {start} on, got those from "
                 f"{note.get('start')} on"
             )
-        skipped += [Skipped(**entry) for entry in note["skipped"]]
+        skipped += [SkippedPrompt(**entry) for entry in note["skipped"]]
         samples += note["next"] - start - len(note["skipped"])
         start = note["next"]
     return CaptureReport(samples, skipped), start, len(paths)
@@ -226,7 +226,7 @@ def _description(
     return {**own, **asdict(settings), "sources": dict(sources)}
 
 
-class _Bar:
+class _CaptureBar:
     """Prompts done, answered tokens per second, and prompts skipped."""
 
     def __init__(self, prompts: int, done: int, skipped: int, shown: bool) -> None:
@@ -245,7 +245,7 @@ class _Bar:
         )
         self._skipped, self._tokens, self._begun = skipped, 0, time.monotonic()
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _CaptureBar:
         self._progress.start()
         return self
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, TextIO
 from hivis.errors import HivisError
 
 #: Where an image goes, in human turns.
-MARKER = "<image>"
+IMAGE_MARKER = "<image>"
 Role = Literal["user", "assistant", "other"]
 _ROLES: dict[str, Role] = {
     "human": "user",
@@ -56,26 +56,27 @@ class Conversation:
     number: int
     where: str
 
-    def asked(self, count: int) -> list[Conversation]:
+    def prompts(self, count: int) -> list[Conversation]:
         """The first ``count`` questions as prompts, each behind all the turns before it."""
         prompts: list[Conversation] = []
-        markers, marked = 0, any(MARKER in turn.text for turn in self.turns if turn.role == "user")
+        marked = any(IMAGE_MARKER in turn.text for turn in self.turns if turn.role == "user")
+        markers = 0
         for i, turn in enumerate(self.turns):
             if turn.role == "assistant":
                 continue
             if len(prompts) == count:
                 break
-            markers += turn.text.count(MARKER)
+            markers += turn.text.count(IMAGE_MARKER)
             images = self.images[:markers] if marked else self.images
             prompts.append(replace(self, turns=self.turns[: i + 1], images=images))
         return prompts
 
 
-def asked(conversations: Iterable[Conversation], count: int = 1) -> list[Conversation]:
+def prompts_of(conversations: Iterable[Conversation], count: int = 1) -> list[Conversation]:
     """The prompts of all conversations: the first ``count`` questions of each, in order."""
     if count < 1:
         raise HivisError(f"turns: wanted at least 1, got {count}")
-    return [prompt for conversation in conversations for prompt in conversation.asked(count)]
+    return [prompt for conversation in conversations for prompt in conversation.prompts(count)]
 
 
 def read_conversations(
@@ -106,7 +107,7 @@ def read_conversations(
     folder = Path(images) if images is not None else path.parent
     if not folder.is_dir():
         raise HivisError(f"images: wanted a folder, got {folder}")
-    there = _Existing()
+    there = _FileListing()
     found = []
     for number, (where, record) in enumerate(islice(_records(path), count)):
         conversation = _conversation(record, folder, number, where)
@@ -117,7 +118,7 @@ def read_conversations(
         for image in conversation.images:
             if image not in there:
                 raise HivisError(f"{where}: image: wanted an image file, got no file {image}")
-        found.append(conversation if turns is None else conversation.asked(turns)[-1])
+        found.append(conversation if turns is None else conversation.prompts(turns)[-1])
     if not found:
         raise HivisError(f"{path}: wanted at least one conversation with a question, got none")
     return found
@@ -134,12 +135,12 @@ def _conversation(record: Any, folder: Path, number: int, where: str) -> Convers
     names = [] if images is None else images if isinstance(images, list) else [images]
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
         raise HivisError(f"{where}: image: wanted a path or a list of paths, got {_short(images)}")
-    markers = sum(turn.text.count(MARKER) for turn in turns if turn.role == "user")
+    markers = sum(turn.text.count(IMAGE_MARKER) for turn in turns if turn.role == "user")
     if images is None and markers:
         turns, markers = (), 0
     if markers not in (0, len(names)):
         raise HivisError(
-            f"{where}: wanted one {MARKER} per image ({len(names)}) or none, got {markers}"
+            f"{where}: wanted one {IMAGE_MARKER} per image ({len(names)}) or none, got {markers}"
         )
     return Conversation(turns, tuple(folder / name for name in names), number, where)
 
@@ -174,7 +175,7 @@ def _turn(record: Any, index: int, where: str) -> Turn:
     return Turn(role, text)
 
 
-class _Existing:
+class _FileListing:
     """Which files exist. Each folder is listed once: far cheaper than a look at every file."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ SETTINGS_FILE = "capture.json"
 _PIECE = 1 << 20  # bytes
 
 
-def agree(directory: Path, wanted: dict[str, Any]) -> None:
+def check_settings(directory: Path, wanted: dict[str, Any]) -> None:
     """Write a description beside the shards to come, or compare it with the one there.
 
     Raises:
@@ -28,7 +28,7 @@ def agree(directory: Path, wanted: dict[str, Any]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
         return
-    there, here = _flat(settings_of(directory)), _flat(wanted)
+    there, here = _flat(read_settings(directory)), _flat(wanted)
     for name in sorted({*there, *here}):
         if there.get(name) != here.get(name):
             raise HivisError(
@@ -37,7 +37,7 @@ def agree(directory: Path, wanted: dict[str, Any]) -> None:
             )
 
 
-def settings_of(directory: Path) -> dict[str, Any]:
+def read_settings(directory: Path) -> dict[str, Any]:
     """What a capture was begun with; HivisError if that cannot be read."""
     path = directory / SETTINGS_FILE
     try:

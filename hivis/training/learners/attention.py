@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Keys = tuple[Tensor, Tensor]  # keys and values, [B, Hkv, rows, D] each
-Turn = tuple[Tensor, Tensor]  # cosines and sines, [B, 1, rows, D / 2] each
+KeysAndValues = tuple[Tensor, Tensor]  # keys and values, [B, Hkv, rows, D] each
+RotaryFactors = tuple[Tensor, Tensor]  # cosines and sines, [B, 1, rows, D / 2] each
 
 
-def visible(rows: int, step: int, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
+def visible_keys(
+    rows: int, step: int, first: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
     """``[m, n + step * m]`` bool: which keys the m rows of ``step`` from row ``first`` on see.
 
     Step 0 has keys at all n ``rows``, the later ones at those from ``first`` on. At inference,
@@ -27,8 +29,8 @@ def visible(rows: int, step: int, first: int = 0, device: torch.device | str = "
     return torch.cat(blocks, 1)
 
 
-def aligned_attention(query: Tensor, steps: Sequence[Keys], scale: float) -> Tensor:
-    """Attention of the last step under :func:`visible`; ``[B, H, m, D]``.
+def aligned_attention(query: Tensor, steps: Sequence[KeysAndValues], scale: float) -> Tensor:
+    """Attention of the last step under :func:`visible_keys`; ``[B, H, m, D]``.
 
     Steps 1 and up contribute one diagonal each, so they cost m products instead of m * m.
     From step 1 on all m * n scores are held at once, a few times over for the way back.
@@ -37,7 +39,7 @@ def aligned_attention(query: Tensor, steps: Sequence[Keys], scale: float) -> Ten
     keys = [key.repeat_interleave(group, 1) for key, _ in steps]
     values = [value.repeat_interleave(group, 1) for _, value in steps]
     last, rows, own_rows = len(steps) - 1, keys[0].shape[2], query.shape[2]
-    seen = visible(rows, last, rows - own_rows, query.device)[:, :rows]
+    seen = visible_keys(rows, last, rows - own_rows, query.device)[:, :rows]
     mask = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, float("-inf"))
     if last == 0:
         return F.scaled_dot_product_attention(query, keys[0], values[0], mask, scale=scale)
@@ -60,7 +62,7 @@ def _later(x: Tensor, back: int) -> Tensor:
     return F.pad(x, (0, 0, back, 0))[..., : x.shape[-2], :] if back else x
 
 
-def rotation(positions: Tensor, head_dim: int, theta: float) -> Turn:
+def rotary_factors(positions: Tensor, head_dim: int, theta: float) -> RotaryFactors:
     """Rotary factors of ``positions`` ``[B, n]``."""
     half = head_dim // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float32) / half
@@ -68,7 +70,7 @@ def rotation(positions: Tensor, head_dim: int, theta: float) -> Turn:
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, turn: Turn) -> Tensor:
+def apply_rotary(x: Tensor, turn: RotaryFactors) -> Tensor:
     """Turn ``[B, heads, rows, D]``, in Llama's layout of halves; ``turn`` may have rows before."""
     cos, sin = (part[:, :, -x.shape[2] :].to(x.dtype) for part in turn)
     a, b = x.chunk(2, -1)

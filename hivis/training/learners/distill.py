@@ -115,7 +115,7 @@ class DraftLearner:
         """Whether it looks at images through a vision tower of its own."""
         return self.draft.own_tower
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         return {"rows": self.draft.rows, "own_tower": self.own_tower}
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> DistillBatch:

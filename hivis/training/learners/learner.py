@@ -78,7 +78,7 @@ class Learner(Protocol):
         """What to run, in order."""
         ...
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """What the drafter is, as JSON: a run is only resumed with the same."""
         ...
 

@@ -20,7 +20,7 @@ from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer_model import HiViSModel
-from hivis.training.learners.rows import RowBatch, collate, hivis_reading
+from hivis.training.learners.rows import RowBatch, collate, hivis_rows
 from hivis.training.learners.self_feedback import forward_steps, pass_losses
 
 
@@ -106,11 +106,11 @@ class LayerLearner:
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback),
         )
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         return asdict(self.config)
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> RowBatch:
-        return collate(samples, [hivis_reading(s, self.config) for s in samples], self.target)
+        return collate(samples, [hivis_rows(s, self.config) for s in samples], self.target)
 
     def outputs(self, batch: RowBatch, stage: Stage) -> Iterator[Tensor]:
         """Predicted hidden states of each pass; see :func:`forward_steps`."""

@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hivis.drafters.config import HiViSConfig, LayerConfig
-from hivis.training.learners.attention import Keys, Turn, aligned_attention, rotate
+from hivis.training.learners.attention import (
+    KeysAndValues,
+    RotaryFactors,
+    aligned_attention,
+    apply_rotary,
+)
 
 
 class Attention(nn.Module):
@@ -26,13 +31,13 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, c.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, turn: Turn, first: int, earlier: Sequence[Keys]
-    ) -> tuple[Tensor, Keys]:
+        self, x: Tensor, turn: RotaryFactors, first: int, earlier: Sequence[KeysAndValues]
+    ) -> tuple[Tensor, KeysAndValues]:
         def heads(part: nn.Linear, x: Tensor) -> Tensor:
             return part(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
 
-        query = rotate(heads(self.q_proj, x[:, first:]), turn)
-        keys = rotate(heads(self.k_proj, x), turn), heads(self.v_proj, x)
+        query = apply_rotary(heads(self.q_proj, x[:, first:]), turn)
+        keys = apply_rotary(heads(self.k_proj, x), turn), heads(self.v_proj, x)
         out = aligned_attention(query, [*earlier, keys], self.head_dim**-0.5)
         return self.o_proj(out.transpose(1, 2).flatten(2)), keys
 
@@ -58,8 +63,8 @@ class Layer(nn.Module):
         self.mlp = Mlp(c)
 
     def forward(
-        self, x: Tensor, turn: Turn, first: int, earlier: Sequence[Keys]
-    ) -> tuple[Tensor, Keys]:
+        self, x: Tensor, turn: RotaryFactors, first: int, earlier: Sequence[KeysAndValues]
+    ) -> tuple[Tensor, KeysAndValues]:
         """One pass over rows ``x`` ``[B, rows, E]``.
 
         ``earlier`` are keys and values of the passes before. The outputs are those of the rows

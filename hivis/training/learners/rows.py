@@ -18,7 +18,7 @@ from hivis.training.learners.losses import TargetTables
 
 
 @dataclass(frozen=True)
-class Reading:
+class DrafterRows:
     """The r rows that a drafter reads of one sample.
 
     Attributes:
@@ -34,7 +34,7 @@ class Reading:
     positions: Tensor
 
     @classmethod
-    def of(cls, kept: Tensor, positions: Tensor) -> Reading:
+    def of(cls, kept: Tensor, positions: Tensor) -> DrafterRows:
         """Of the ``kept`` rows ``[r + 1]`` of a sample; the last of them only follows."""
         return cls(kept[:-1], kept[1:], positions[:-1])
 
@@ -58,18 +58,18 @@ class RowBatch:
     real: Tensor
     positions: Tensor
     answer: Tensor
-    goal: Tensor
+    next_hidden: Tensor
     first: int
 
 
-def hivis_reading(sample: Sample, config: HiViSConfig) -> Reading:
+def hivis_rows(sample: Sample, config: HiViSConfig) -> DrafterRows:
     """The rows that :class:`hivis.drafters.hivis.HiViSDrafter` reads, and their positions.
 
     Nothing of the answer is hidden: at inference, only rows of the prompt are.
     """
     rows, prompt = torch.arange(len(sample)), sample.prompt_rows
     if config.rows == "all":
-        return Reading.of(rows, rows)
+        return DrafterRows.of(rows, rows)
     hide = rows_to_hide(sample.visual, config)
     hide[prompt:] = False
     kept = rows[~hide]
@@ -79,11 +79,11 @@ def hivis_reading(sample: Sample, config: HiViSConfig) -> Reading:
         read = int((~hide[:prompt]).sum())
         gap = int(kept[read - 1]) + 1 - read if read else 0
         positions = torch.cat([kept[:read], positions[read:] + gap])
-    return Reading.of(kept, positions)
+    return DrafterRows.of(kept, positions)
 
 
 def collate(
-    samples: Sequence[Sample], readings: Sequence[Reading], target: TargetTables
+    samples: Sequence[Sample], readings: Sequence[DrafterRows], target: TargetTables
 ) -> RowBatch:
     """Pad, move to the target's device, and look up embeddings.
 
@@ -91,7 +91,7 @@ def collate(
         HivisError: a sample is not of the target's sizes, or lacks embeddings of its images.
     """
     device, size = target.head.device, target.head.shape[1]
-    tokens, hidden, real, answer, goal, visual, images = [], [], [], [], [], [], []
+    tokens, hidden, real, answer, next_hidden, visual, images = [], [], [], [], [], [], []
     for sample, reading in zip(samples, readings, strict=True):
         if sample.hidden.shape[1] != size:
             raise HivisError(
@@ -104,7 +104,7 @@ def collate(
         tokens.append(sample.tokens[reading.following] * ~sample.visual[reading.following])
         states = sample.hidden_at(reading.source.clamp(min=0))
         hidden.append(states * real[-1].unsqueeze(1).to(states.dtype))
-        goal.append(sample.hidden_at(reading.following[answer[-1]]))
+        next_hidden.append(sample.hidden_at(reading.following[answer[-1]]))
         if bool(visual[-1].any()):
             images.append(_images(sample)[_rank(sample, reading.following[visual[-1]])])
     answers = padded(answer)
@@ -118,7 +118,7 @@ def collate(
         real=padded(real).to(device),
         positions=padded(r.positions for r in readings).to(device),
         answer=answers.to(device),
-        goal=torch.cat(goal).to(device).float(),
+        next_hidden=torch.cat(next_hidden).to(device).float(),
         first=int(columns[0]) if len(columns) else answers.shape[1] - 1,
     )
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hivis.training.learners.attention import rotation
+from hivis.training.learners.attention import rotary_factors
 from hivis.training.learners.losses import RowLosses, TargetRows, row_losses
 from hivis.training.learners.one_layer_model import OneLayerModel
 from hivis.training.learners.rows import RowBatch
@@ -36,7 +36,7 @@ def forward_steps(
     start = first_row(batch, steps)
     hidden = noisy(batch, noise) if noise else batch.hidden
     layer, c = model.layer, model.config
-    turn = rotation(batch.positions, c.head_dim, c.rope_theta)
+    turn = rotary_factors(batch.positions, c.head_dim, c.rope_theta)
     out, keys = layer(join(0, hidden, 0), turn, start, [])
     yield out
     earlier = [keys]
@@ -70,7 +70,7 @@ def pass_losses(
 ) -> list[tuple[RowLosses, Tensor]]:
     """Per pass: losses of the answer's rows ``[R]``, and which of these count ``[R]``."""
     rows = batch.answer[:, first_row(batch, steps) :]
-    wanted = TargetRows.of(batch.goal, head)
+    wanted = TargetRows.of(batch.next_hidden, head)
     kept, result = rows, []
     for step, out in enumerate(outs):
         losses = row_losses(out[rows], wanted, head)

@@ -17,7 +17,7 @@ from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer import LayerSettings, check_target, copy_tensors
-from hivis.training.learners.rows import Reading, RowBatch, collate, padded
+from hivis.training.learners.rows import DrafterRows, RowBatch, collate, padded
 from hivis.training.learners.self_feedback import forward_steps, pass_losses
 from hivis.training.learners.vispec_model import ViSpecModel
 
@@ -45,13 +45,13 @@ class ViSpecBatch:
     images: ImageBatch | None
 
 
-def text_reading(sample: Sample) -> Reading:
+def text_only_rows(sample: Sample) -> DrafterRows:
     """The text rows alone, at their positions in the prompt."""
     kept = (~sample.visual).nonzero()[:, 0]
-    return Reading.of(kept, kept)
+    return DrafterRows.of(kept, kept)
 
 
-def vispec_reading(sample: Sample, queries: int) -> tuple[Reading, Tensor, Tensor]:
+def vispec_rows(sample: Sample, queries: int) -> tuple[DrafterRows, Tensor, Tensor]:
     """The rows that :meth:`hivis.drafters.vispec.ViSpecDrafter.prefill` reads, in its order.
 
     Returns:
@@ -84,7 +84,7 @@ def vispec_reading(sample: Sample, queries: int) -> tuple[Reading, Tensor, Tenso
     read(start, len(sample) - 1, seen)
     rows = torch.tensor(source, dtype=torch.int64)
     following = torch.where(rows < 0, 0, rows + 1)
-    reading = Reading(rows, following, torch.tensor(positions, dtype=torch.int64))
+    reading = DrafterRows(rows, following, torch.tensor(positions, dtype=torch.int64))
     return reading, torch.tensor(slot, dtype=torch.int64), torch.tensor(feature, dtype=torch.int64)
 
 
@@ -118,20 +118,20 @@ class ViSpecLearner:
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback, s.noise),
         )
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         return asdict(self.config)
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> ViSpecBatch:
         if not stage.images:
             return ViSpecBatch(
-                collate(samples, [text_reading(s) for s in samples], self.target), None
+                collate(samples, [text_only_rows(s) for s in samples], self.target), None
             )
-        readings = [vispec_reading(s, self.config.queries) for s in samples]
+        readings = [vispec_rows(s, self.config.queries) for s in samples]
         rows = collate(samples, [reading for reading, _, _ in readings], self.target)
         return ViSpecBatch(rows, self._images(samples, readings))
 
     def _images(
-        self, samples: Sequence[Sample], readings: Sequence[tuple[Reading, Tensor, Tensor]]
+        self, samples: Sequence[Sample], readings: Sequence[tuple[DrafterRows, Tensor, Tensor]]
     ) -> ImageBatch | None:
         parts: list[Tensor] = []
         slots, features = [], []

@@ -15,7 +15,7 @@ from hivis.training.trainer import StageProgress
 LINE_SECONDS = 60.0
 
 
-class Bars:
+class ProgressBars:
     """A bar for each stage, with losses and accepted length; where there is no terminal, lines."""
 
     def __init__(self, console: Console) -> None:

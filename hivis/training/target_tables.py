@@ -14,7 +14,7 @@ from hivis.training.learners.losses import TargetTables
 EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
-def read_tables(target: Path, device: str | torch.device, tied: bool) -> TargetTables:
+def read_target_tables(target: Path, device: str | torch.device, tied: bool) -> TargetTables:
     """Both tables in fp32, from one safetensors file or many.
 
     Args:
