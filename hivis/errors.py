@@ -18,6 +18,12 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip() if lines else type(error).__name__
 
 
+def shorten(value: object) -> str:
+    """A value for a message: as Python writes it, ``none`` for ``None``, at most 60 characters."""
+    text = "none" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 #: What moves a terminal's cursor, changes its state or turns the order of what is read: all control
 #: characters but newline and tab, and Unicode's marks of direction.
 _CONTROLS = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hivis.core.sampling import SamplingParams, is_number
-from hivis.errors import HivisError
+from hivis.errors import HivisError, shorten
 
 #: New tokens of a text if neither the caller nor the model says how many.
 MAX_NEW_TOKENS = 512
@@ -145,7 +145,7 @@ def _refuse(
             advice = f"; give {name}={values[0] if values else '[]'} to do without it"
         raise HivisError(
             f"{name}: wanted {wanted}, for hivis cannot reproduce others, "
-            f"got {_short(value)}{where}{advice}"
+            f"got {shorten(value)}{where}{advice}"
         )
 
 
@@ -185,10 +185,5 @@ def _stop(model: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]
     if isinstance(stop, str):
         stop = (stop,)
     if not isinstance(stop, Sequence) or not all(isinstance(s, str) and s for s in stop):
-        raise HivisError(f"stop: wanted strings that are not empty, got {_short(stop)}")
+        raise HivisError(f"stop: wanted strings that are not empty, got {shorten(stop)}")
     return tuple(stop)
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

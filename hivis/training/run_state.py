@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hivis.errors import HivisError, first_line
+from hivis.training.data.atomic import replacing
 from hivis.training.data.files import write_json
 from hivis.training.learners.learner import Learner
 
@@ -143,9 +143,8 @@ class Checkpoint:
             "module": trained,
             "optimizer": optimizer,
         }
-        draft = self.folder / (STATE_FILE + ".part")
-        torch.save(state, draft)
-        os.replace(draft, self.folder / STATE_FILE)
+        with replacing(self.folder / STATE_FILE) as draft:
+            torch.save(state, draft)
         self._saved = time.monotonic()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hivis.drafters.checkpoint import read_safetensors
 from hivis.errors import HivisError
 from hivis.training.learners.losses import TargetTables
 
@@ -25,14 +25,9 @@ def read_target_tables(target: Path, device: str | torch.device, tied: bool) -> 
     """
     found: dict[str, Tensor] = {}
     for path in sorted(target.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():
-                    for end in (EMBEDDING, HEAD):
-                        if name.endswith(end):
-                            found[end] = file.get_tensor(name).to(device, torch.float32)
-        except (SafetensorError, OSError) as error:
-            raise HivisError(f"{path}: wanted a safetensors file, got {error}") from None
+        for name, tensor in read_safetensors(path, (EMBEDDING, HEAD)).items():
+            ending = EMBEDDING if name.endswith(EMBEDDING) else HEAD
+            found[ending] = tensor.to(device, torch.float32)
     if tied and EMBEDDING in found:
         found.setdefault(HEAD, found[EMBEDDING])
     for name in (EMBEDDING, HEAD):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from rich.progress import track
 
 from hivis.errors import HivisError, run_cli
+from hivis.training.data.atomic import replacing
 from hivis.training.data.conversations import IMAGE_MARKER
 from recipes.tiny.prompts import training_prompts
 
@@ -41,9 +41,8 @@ def write_conversations(out: Path, count: int, seed: int, progress: bool = False
             question = f"{IMAGE_MARKER}\n{question}"
         record["conversations"] = [{"from": "human", "value": question}]
         lines.append(json.dumps(record) + "\n")
-    draft = out / f"{FILE}.part"
-    draft.write_text("".join(lines), encoding="utf-8")
-    os.replace(draft, out / FILE)
+    with replacing(out / FILE) as draft:
+        draft.write_text("".join(lines), encoding="utf-8")
     return out / FILE
 
 

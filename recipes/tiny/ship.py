@@ -15,21 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hivis.bundled.paths import DRAFT_VLM, EAGLE, HIVIS, TARGET, VISPEC, WEIGHTS
+from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hivis.drafters.draft_vocab import HEAD_FILE
 from hivis.errors import HivisError, run_cli
 
 TARGET_FILES = (
-    "config.json",
+    CONFIG_FILE,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "processor_config.json",
     "chat_template.jinja",
 )
-WEIGHTS_FILE = "model.safetensors"
 DRAFTERS = {
-    **dict.fromkeys((HIVIS, VISPEC, EAGLE), ("config.json", HEAD_FILE)),
-    DRAFT_VLM: ("config.json", "tokenizer.json", "tokenizer_config.json"),
+    **dict.fromkeys((HIVIS, VISPEC, EAGLE), (CONFIG_FILE, HEAD_FILE)),
+    DRAFT_VLM: (CONFIG_FILE, "tokenizer.json", "tokenizer_config.json"),
 }
 #: Megabytes that all weights together may have.
 LIMIT = 40.0

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, shorten
 
 #: Where an image goes, in human turns.
 IMAGE_MARKER = "<image>"
@@ -126,15 +126,15 @@ def read_conversations(
 
 def _conversation(record: Any, folder: Path, number: int, where: str) -> Conversation:
     if not isinstance(record, dict):
-        raise HivisError(f"{where}: wanted an object, got {_short(record)}")
+        raise HivisError(f"{where}: wanted an object, got {shorten(record)}")
     said = record.get("conversations")
     if not isinstance(said, list) or not said:
-        raise HivisError(f"{where}: conversations: wanted a list of turns, got {_short(said)}")
+        raise HivisError(f"{where}: conversations: wanted a list of turns, got {shorten(said)}")
     turns = _in_turn([_turn(one, i, where) for i, one in enumerate(said)])
     images = record.get("image")
     names = [] if images is None else images if isinstance(images, list) else [images]
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
-        raise HivisError(f"{where}: image: wanted a path or a list of paths, got {_short(images)}")
+        raise HivisError(f"{where}: image: wanted a path or a list of paths, got {shorten(images)}")
     markers = sum(turn.text.count(IMAGE_MARKER) for turn in turns if turn.role == "user")
     if images is None and markers:
         turns, markers = (), 0
@@ -163,15 +163,15 @@ def _in_turn(said: Sequence[Turn]) -> tuple[Turn, ...]:
 def _turn(record: Any, index: int, where: str) -> Turn:
     at = f"{where}: turn {index + 1}"
     if not isinstance(record, dict):
-        raise HivisError(f"{at}: wanted an object with from and value, got {_short(record)}")
+        raise HivisError(f"{at}: wanted an object with from and value, got {shorten(record)}")
     speaker, text = record.get("from"), record.get("value")
     if not isinstance(speaker, str):
         wanted = ", ".join(_ROLES)
-        raise HivisError(f"{at}: from: wanted one of {wanted}, got {_short(speaker)}")
+        raise HivisError(f"{at}: from: wanted one of {wanted}, got {shorten(speaker)}")
     # ShareGPT also has system prompts, and other bots: nobody here takes their turn.
     role = _ROLES.get(speaker, "other")
     if not isinstance(text, str):
-        raise HivisError(f"{at}: value: wanted some text, got {_short(text)}")
+        raise HivisError(f"{at}: value: wanted some text, got {shorten(text)}")
     return Turn(role, text)
 
 
@@ -234,7 +234,7 @@ def _array(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
             return
         try:
             if index and start == at and at < len(buffer):
-                raise ValueError(f"{_short(buffer[at : at + 20])} where a comma or ] should be")
+                raise ValueError(f"{shorten(buffer[at : at + 20])} where a comma or ] should be")
             record, at = decode(buffer, start)
         except (ValueError, RecursionError) as error:
             if ended or len(buffer) - at > _LONGEST or isinstance(error, RecursionError):
@@ -252,8 +252,3 @@ def _past_space(text: str, at: int) -> int:
     while at < len(text) and text[at].isspace():
         at += 1
     return at
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hivis.errors import HivisError
+from hivis.training.data.atomic import replacing
 from hivis.training.data.samples import shard_paths
 
 SETTINGS_FILE = "capture.json"
@@ -51,9 +52,8 @@ def read_settings(directory: Path) -> dict[str, Any]:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a file that is there whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _flat(entries: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ column, and are read one by one when they are asked for: a capture may be larger
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hivis.errors import HivisError
+from hivis.training.data.atomic import replacing
 
 HiddenRows = Literal["text", "edges", "all"]
 _HIDDEN_ORDER: tuple[HiddenRows, ...] = ("text", "edges", "all")
@@ -149,10 +149,9 @@ def save_shard(
         if wanted and parts:
             tensors[name] = torch.cat(parts).bfloat16()
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
     text = json.dumps({"columns": asdict(columns), "note": note or {}})
-    save_file(tensors, draft, metadata={"capture": text})
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        save_file(tensors, draft, metadata={"capture": text})
 
 
 class Capture(Sequence[Sample]):

@@ -106,7 +106,7 @@ def collate(
         hidden.append(states * real[-1].unsqueeze(1).to(states.dtype))
         next_hidden.append(sample.hidden_at(reading.following[answer[-1]]))
         if bool(visual[-1].any()):
-            images.append(_images(sample)[_rank(sample, reading.following[visual[-1]])])
+            images.append(image_embeddings(sample)[_rank(sample, reading.following[visual[-1]])])
     answers = padded(answer)
     embeddings = F.embedding(padded(tokens).to(device), target.embedding)
     if images:
@@ -131,7 +131,8 @@ def padded(parts: Iterable[Tensor]) -> Tensor:
     return stacked.new_zeros(stacked.shape[0], 1, *stacked.shape[2:])
 
 
-def _images(sample: Sample) -> Tensor:
+def image_embeddings(sample: Sample) -> Tensor:
+    """``[visual rows, E]``; HivisError if the capture did not keep them."""
     if sample.images is None:
         raise HivisError("captured data: wanted embeddings of the visual rows, got none")
     return sample.images

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer import LayerSettings, check_target, copy_tensors
-from hivis.training.learners.rows import DrafterRows, RowBatch, collate, padded
+from hivis.training.learners.rows import DrafterRows, RowBatch, collate, image_embeddings, padded
 from hivis.training.learners.self_feedback import forward_steps, pass_losses
 from hivis.training.learners.vispec_model import ViSpecModel
 
@@ -179,11 +178,9 @@ def cut_images(sample: Sample) -> list[Tensor]:
     """``[m, E]`` embeddings of each image of a sample; HivisError if they were not captured."""
     if not len(sample.spans):
         return []
-    if sample.images is None:
-        raise HivisError("captured data: wanted embeddings of the visual rows, got none")
     # Markers between an image's tiles are not of it.
     counts = [int(sample.visual[begin:end].sum()) for begin, end in sample.spans.tolist()]
-    return list(sample.images.split(counts))
+    return list(image_embeddings(sample).split(counts))
 
 
 def make_vispec(request: LearnerRequest) -> ViSpecLearner:
