@@ -447,7 +447,7 @@ def test_a_capture_of_nothing_is_an_error(tmp_path: Path) -> None:
     def prepare(seed: int) -> Inputs:
         raise HivisError("no image")
 
-    with pytest.raises(HivisError, match=r"got 11 not \(prompt 0: no image\)"):
+    with pytest.raises(HivisError, match=r"got none among 11 \(prompt 0: no image\)"):
         run(tmp_path, prepare=prepare)
     with pytest.raises(HivisError, match="prompts: wanted one that can be answered"):
         write_capture(tmp_path / "x", answerer(), [], SMALL, SOURCES, progress=False)
