@@ -1,4 +1,4 @@
-"""What a training run shows while it runs."""
+"""The progress display of a training run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hivis.training.trainer import StageProgress
 
-#: Between two lines where there is no terminal.
+#: Seconds between two lines of output where there is no terminal.
 LINE_SECONDS = 60.0
 
 
 class ProgressBars:
-    """A bar for each stage, with losses and accepted length; where there is no terminal, lines."""
+    """A bar for each stage, with losses and accepted length; without a terminal, lines of text."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -30,7 +30,7 @@ class ProgressBars:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, Any] = {}
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def __enter__(self) -> Callable[[StageProgress], None]:
         self._progress.start()
@@ -39,21 +39,23 @@ class ProgressBars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def _show(self, now: StageProgress) -> None:
-        text = _described(now)
-        if now.stage not in self._tasks:
-            self._tasks[now.stage] = self._progress.add_task("", total=now.total, stage=now.stage)
-        self._progress.update(self._tasks[now.stage], completed=now.updates, description=text)
-        last = now.updates == now.total
-        if not self._console.is_terminal and (last or time.monotonic() - self._said > LINE_SECONDS):
-            self._console.print(f"{now.stage} {now.updates}/{now.total} {text}", soft_wrap=True)
-            self._said = time.monotonic()
+    def _show(self, state: StageProgress) -> None:
+        text = _summary(state)
+        if state.stage not in self._tasks:
+            task = self._progress.add_task("", total=state.total, stage=state.stage)
+            self._tasks[state.stage] = task
+        self._progress.update(self._tasks[state.stage], completed=state.updates, description=text)
+        due = time.monotonic() - self._printed_at > LINE_SECONDS or state.updates == state.total
+        if due and not self._console.is_terminal:
+            line = f"{state.stage} {state.updates}/{state.total} {text}"
+            self._console.print(line, soft_wrap=True)
+            self._printed_at = time.monotonic()
 
 
-def _described(now: StageProgress) -> str:
+def _summary(state: StageProgress) -> str:
     """Losses of the first pass, top-1 of every pass, accepted length: short, for 80 columns."""
-    if not now.losses:
+    if not state.losses:
         return ""
-    first = " ".join(f"{one['first']:.2f}" for one in now.losses)
-    text = f"feature {now.losses[0]['feature']:.2f} ce {now.losses[0]['soft']:.2f} top-1 {first}"
-    return text if now.accepted is None else f"{text} accepted {now.accepted:.2f}"
+    first, top_1 = state.losses[0], " ".join(f"{means['first']:.2f}" for means in state.losses)
+    text = f"feature {first['feature']:.2f} ce {first['soft']:.2f} top-1 {top_1}"
+    return text if state.accepted is None else f"{text} accepted {state.accepted:.2f}"

@@ -1,4 +1,4 @@
-"""A target's embedding and head, from its files: one-layer drafters are trained with no more."""
+"""A target's embedding and head, read from its files; training needs no other weights of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 
 def read_target_tables(target: Path, device: str | torch.device, tied: bool) -> TargetTables:
-    """Both tables in fp32, from one safetensors file or many.
+    """The embedding and the head in fp32, from one or more safetensors files.
 
     Args:
-        tied: whether the embedding is the head where there is no other.
+        tied: whether the head is the embedding if the files have no head.
 
     Raises:
-        HivisError: no readable safetensors, or a table is not among them.
+        HivisError: a file is not readable, or the embedding or head is not in any.
     """
     found: dict[str, Tensor] = {}
     for path in sorted(target.glob("*.safetensors")):

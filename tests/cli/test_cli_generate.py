@@ -273,7 +273,7 @@ def test_bench_is_that_of_the_checkout(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "generate", "chat", "info", "train", "capture", "head", "bench"]
+    "command", ["", "generate", "chat", "info", "train", "capture", "draft-vocab", "bench"]
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -218,19 +218,20 @@ def test_the_command_writes_a_list(tmp_path: Path, capsys: pytest.CaptureFixture
     drafter = tmp_path / "drafter"
     drafter.mkdir()
     for out in (drafter, tmp_path / "ids.safetensors"):
-        main(["head", "--target", str(paths.TARGET), "--data", str(data), "--out", str(out)])
+        main(["draft-vocab", "--target", str(paths.TARGET), "--data", str(data), "--out", str(out)])
     ids = read_head_ids(drafter / HEAD_FILE)
     assert torch.equal(ids, read_head_ids(tmp_path / "ids.safetensors"))
     counts = count_tokens(toy_samples(6), TOY_VOCAB)
     assert torch.equal(ids, rank_tokens(counts, [2]))
-    assert f"6 answers, {int(counts.sum())} tokens, {len(ids)} of them" in capsys.readouterr().out
+    wanted = f"{len(ids)} different tokens, counted in 6 answers of {int(counts.sum())} tokens"
+    assert wanted in capsys.readouterr().out
 
 
 def test_what_the_command_refuses(tmp_path: Path) -> None:
     other = captured(tmp_path / "other", "another")
     ours = captured(tmp_path / "ours", fingerprint(paths.TARGET))
-    command = ["head", "--target", str(paths.TARGET), "--out"]
-    with pytest.raises(HivisError, match="wanted answers of the target .*, got of another"):
+    command = ["draft-vocab", "--target", str(paths.TARGET), "--out"]
+    with pytest.raises(HivisError, match="wanted answers of the target .*, got answers of another"):
         main([*command, str(tmp_path), "--data", str(other)])
     with pytest.raises(HivisError, match="wanted the settings of a capture"):
         main([*command, str(tmp_path), "--data", str(tmp_path)])

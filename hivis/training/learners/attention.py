@@ -1,4 +1,4 @@
-"""Attention of the self-feedback passes: which keys a row sees, and at what cost."""
+"""Attention of the self-feedback passes, over the keys of all passes so far."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ RotaryFactors = tuple[Tensor, Tensor]  # cosines and sines, [B, 1, rows, D / 2] 
 def visible_keys(
     rows: int, step: int, first: int = 0, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """``[m, n + step * m]`` bool: which keys the m rows of ``step`` from row ``first`` on see.
+    """The keys that the m rows of pass ``step`` from row ``first`` on attend to.
 
-    Step 0 has keys at all n ``rows``, the later ones at those from ``first`` on. At inference,
-    step s of a tree is s rows behind the last row that the target has confirmed. So row t sees
-    step 0, whose features are the target's, up to row t - s, and of each step i >= 1 the single
-    row t - (s - i) that lies on its own path (HASS, arXiv 2408.15766, section 3.2).
+    Pass 0 has keys at all n ``rows``, later passes at the rows from ``first`` on. At inference,
+    step s of a tree is s rows after the last row that the target has confirmed. So row t attends to
+    the rows of pass 0, whose features are the target's, up to t - s, and in each pass i >= 1 to the
+    single row t - (s - i) that lies on its own path (HASS, arXiv 2408.15766, section 3.2).
+
+    Returns:
+        ``[m, n + step * m]`` bool.
     """
     key = torch.arange(rows, device=device)
     query = key[first:].unsqueeze(1)
@@ -30,10 +33,17 @@ def visible_keys(
 
 
 def aligned_attention(query: Tensor, steps: Sequence[KeysAndValues], scale: float) -> Tensor:
-    """Attention of the last step under :func:`visible_keys`; ``[B, H, m, D]``.
+    """Attention of the last pass with the mask of :func:`visible_keys`.
 
-    Steps 1 and up contribute one diagonal each, so they cost m products instead of m * m.
-    From step 1 on all m * n scores are held at once, a few times over for the way back.
+    Passes 1 and later contribute one diagonal each, which costs m products instead of m * m. From
+    pass 1 on, all m * n scores are in memory at once, several times for the backward pass.
+
+    Args:
+        query: ``[B, H, m, D]`` of the last pass.
+        steps: keys and values of each pass, the last included.
+
+    Returns:
+        ``[B, H, m, D]``.
     """
     group = query.shape[1] // steps[0][0].shape[1]
     keys = [key.repeat_interleave(group, 1) for key, _ in steps]
@@ -58,20 +68,20 @@ def aligned_attention(query: Tensor, steps: Sequence[KeysAndValues], scale: floa
 
 
 def _later(x: Tensor, back: int) -> Tensor:
-    """``[.., m, D]`` with row t holding what was at row t - back, and zeros before."""
+    """``[.., m, D]`` shifted by ``back`` rows: row t has the values of row t - back, or zeros."""
     return F.pad(x, (0, 0, back, 0))[..., : x.shape[-2], :] if back else x
 
 
 def rotary_factors(positions: Tensor, head_dim: int, theta: float) -> RotaryFactors:
-    """Rotary factors of ``positions`` ``[B, n]``."""
+    """Rotary factors of ``positions`` ``[B, n]`` int64."""
     half = head_dim // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float32) / half
     angle = (positions.float().unsqueeze(-1) * theta**-exponent).unsqueeze(1)
     return angle.cos(), angle.sin()
 
 
-def apply_rotary(x: Tensor, turn: RotaryFactors) -> Tensor:
-    """Turn ``[B, heads, rows, D]``, in Llama's layout of halves; ``turn`` may have rows before."""
-    cos, sin = (part[:, :, -x.shape[2] :].to(x.dtype) for part in turn)
+def apply_rotary(x: Tensor, factors: RotaryFactors) -> Tensor:
+    """Rotate ``[B, heads, rows, D]`` in Llama's layout of halves, by the last of the factors."""
+    cos, sin = (part[:, :, -x.shape[2] :].to(x.dtype) for part in factors)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
