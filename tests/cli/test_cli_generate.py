@@ -203,7 +203,7 @@ def test_exit_status_2(command):
         (["capture", "--count", "x"], "--count: wanted int, got 'x'"),
         (["generat"], "COMMAND: wanted one of generate, chat, .*, got 'generat'"),
         (["generate", "--image"], "--image: wanted at least one argument, got none"),
-        (["info", "--x"], "python -m hivis: wanted options that it knows, got --x"),
+        (["info", "--x"], "python -m hivis: wanted known options, got --x"),
     ],
 )
 def test_what_argparse_says_is_said_in_our_words(command, message):

@@ -19,7 +19,6 @@ from PIL import Image
 import hivis
 from hivis.bundled import paths
 from hivis.cli import generate as command
-from hivis.cli import terminal
 from hivis.cli.main import main
 from hivis.core.sampling import SamplingParams
 from hivis.engine.results import CycleTrace, Statistics
@@ -368,7 +367,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         (".", "^--html: wanted the path of a file, got '.'$"),
         ("no/where.html", "^--html no/where.html: wanted a folder that exists, got no$"),
         ("/dev/null", "^--html /dev/null: wanted a file, got a device or a pipe$"),
-        ("/proc/run.html", "^--html /proc/run.html: wanted a folder that may be written to, got: "),
+        ("/proc/run.html", "^--html /proc/run.html: wanted a folder that can be written to, got: "),
     ],
 )
 def test_refused_before_the_model_loads(place, message, monkeypatch, tmp_path):
@@ -471,7 +470,7 @@ def test_streams_that_have_no_page(model, tmp_path):
         write_page(place, model, stream, "Explain it.", [IMAGE])
     stream = model.stream("Explain it.", [IMAGE], max_new_tokens=4, traced=True)
     list(stream)
-    with pytest.raises(HivisError, match="^image nowhere.png: wanted one to put on the page"):
+    with pytest.raises(HivisError, match="^image nowhere.png: wanted one that can be read"):
         write_page(place, model, stream, "Explain it.", ["nowhere.png"])
     assert not list(tmp_path.iterdir())
 
@@ -496,7 +495,7 @@ def test_an_interrupted_text_has_no_page(model, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "load_model", lambda options: model)
-    monkeypatch.setattr(terminal, "print_stream", interrupted)
+    monkeypatch.setattr(command, "print_stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main(["generate", *QUICK, "--html", str(tmp_path / "run.html")])
     assert not list(tmp_path.iterdir())
