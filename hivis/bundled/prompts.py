@@ -1,4 +1,4 @@
-"""The held-out prompts that ship with hivis."""
+"""The held-out prompts that are bundled with hivis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hivis.bundled.paths import EVAL
 
 @dataclass(frozen=True)
 class HeldOutPrompt:
-    """One held-out prompt. `facts` are the strings that a right answer contains."""
+    """One held-out prompt. `facts` are the strings that a correct answer contains."""
 
     id: str
     image: Path
@@ -23,7 +23,7 @@ class HeldOutPrompt:
 
 
 def held_out_prompts() -> list[HeldOutPrompt]:
-    """The shipped prompts, in the order of their file.
+    """The bundled prompts, in the order of their file.
 
     Raises:
         FileNotFoundError: the package was installed without `eval/`.

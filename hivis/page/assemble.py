@@ -128,7 +128,7 @@ def _facts(run: Run) -> str:
         ("sampling", _drawn(run)),
         ("prompt rows read", f"{read}, drafter {took.drafter_rows}" if run.drafter else read),
         ("ended by", f"{run.finish}: {FINISH.get(run.finish, '')}"),
-        ("made with", f"hivis {__version__}"),
+        ("generated with", f"hivis {__version__}"),
     ]
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(said)}</dd></div>" for name, said in facts)
     return f'<dl class="facts">{rows}</dl>'
@@ -206,7 +206,7 @@ def _tree(place: int, cycle: Cycle, texts: dict[int, str]) -> str:
         for piece in cycle.pieces
     )
     nodes = cycle.nodes - 1
-    meta = f"{cycle.drafted} of {nodes} drafted" if nodes else "nothing drafted"
+    meta = f"{cycle.drafted} of {nodes} accepted" if nodes else "nothing drafted"
     about = f"Draft tree of cycle {number}: {_count(cycle.nodes, 'node')}, {cycle.drafted} accepted"
     return (
         f'<details class="k{place % 5}" data-c="{number}"{" open" if place == 0 else ""}>'

@@ -1,9 +1,9 @@
-"""Questions about generated pictures, as LLaVA keeps its data.
+"""Questions about generated images, in LLaVA's data format.
 
     python -m recipes.tiny.conversations --out DIR --count N --seed S
 
-Writes ``DIR/conversations.jsonl`` and ``DIR/images/*.png``. The answers are left to the target:
-a conversation is one human turn.
+Writes ``DIR/conversations.jsonl`` and ``DIR/images/*.png``. Each conversation
+is one human turn, since the target writes the answers.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ FILE = "conversations.jsonl"
 
 
 def write_conversations(out: Path, count: int, seed: int, progress: bool = False) -> Path:
-    """Write ``count`` conversations over training scenes, always the same for a seed.
+    """Write ``count`` conversations about training scenes, the same for the same seed.
 
     Returns:
-        The file, which appears when all its pictures are there.
+        The file, which appears when all images are written.
     """
     if count < 1:
         raise HivisError(f"count: wanted at least 1, got {count}")
     (out / "images").mkdir(parents=True, exist_ok=True)
     lines = []
     asked = track(training_prompts(seed, count), "drawing", total=count, disable=not progress)
-    for number, (picture, question) in enumerate(asked):
+    for number, (image, question) in enumerate(asked):
         record: dict[str, object] = {"id": f"{seed}-{number}"}
-        if picture is not None:
+        if image is not None:
             record["image"] = f"images/{seed}-{number:06d}.png"
-            picture.save(out / str(record["image"]))
+            image.save(out / str(record["image"]))
             question = f"{IMAGE_MARKER}\n{question}"
         record["conversations"] = [{"from": "human", "value": question}]
         lines.append(json.dumps(record) + "\n")

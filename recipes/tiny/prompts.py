@@ -1,4 +1,4 @@
-"""Prompts: endless ones over training scenes, and how the shipped held-out ones were made."""
+"""Prompts about training scenes, and the held-out prompts that are bundled with hivis."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ HELD_OUT_COUNT = 50
 
 
 def training_prompts(seed: int, count: int) -> Iterator[tuple[Image.Image | None, str]]:
-    """`count` pairs (picture or None, question) over scenes that training may see.
+    """`count` pairs (image or None, question) about training scenes.
 
-    Six in ten ask for a description, one in twenty has no picture, the rest are short questions.
+    Six in ten ask for a description, one in twenty has no image, the rest are short questions.
     """
     rng = random.Random(f"hivis prompts {seed}")
     for _ in range(count):
@@ -37,12 +37,12 @@ def training_prompts(seed: int, count: int) -> Iterator[tuple[Image.Image | None
 
 
 def held_out_scene(number: int) -> Scene:
-    """The scene of picture `number`; its seed is outside the range of training seeds."""
+    """The scene of held-out image `number`; its seed is outside the range of training seeds."""
     return make_scene(HELD_OUT_SEEDS + 1000 + number)
 
 
 def held_out_turns(scene: Scene) -> Iterator[tuple[str, Turn]]:
-    """(topic, turn): one long question about a held-out scene and one short one of every kind."""
+    """(topic, turn): one long question about a held-out scene, and a short one on every topic."""
     rng = random.Random(f"hivis held out {scene.seed}")
     yield "long", long_turn(scene, rng)
     for topic, ask in ABOUT.items():
@@ -50,7 +50,7 @@ def held_out_turns(scene: Scene) -> Iterator[tuple[str, Turn]]:
 
 
 def write_held_out(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
-    """Write the pictures and `prompts.jsonl`; return the number of prompts."""
+    """Write the images and `prompts.jsonl`; return the number of prompts."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(count):
@@ -74,7 +74,7 @@ def write_held_out(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the held-out pictures and prompts.")
+    parser = argparse.ArgumentParser(description="Write the held-out images and prompts.")
     parser.add_argument("--out", type=Path, default=EVAL)
     parser.add_argument("--count", type=int, default=HELD_OUT_COUNT)
     args = parser.parse_args()
