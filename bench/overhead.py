@@ -23,7 +23,7 @@ from bench.common.environment import commit, device_name, set_up
 from bench.headline.tables import check_writable, write_json
 from hivis import ops
 from hivis.bundled import paths
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
@@ -79,7 +79,7 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
     for name, op in native.items():
         setattr(ops, name, watch.wrap("ops", op))
     try:
-        for item in [item for item in heldout() if item.kind == "long"][:texts]:
+        for item in [item for item in held_out_prompts() if item.kind == "long"][:texts]:
             params = SamplingParams(
                 temperature=temperature, max_new_tokens=120, eos_token_ids=(), seed=1
             )

@@ -31,7 +31,7 @@ from bench.headline.prompts import Case, mixed
 from bench.headline.tables import check_writable, write_json
 from hivis.api.load_drafter import load_any_drafter
 from hivis.bundled import paths
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.cli.parser import Parser
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     target, processor = load_target(path, DTYPES[dtype], options.device)
     chosen = options.drafter or (None if options.model else paths.HIVIS)
     drafter = None if chosen is None else load_any_drafter(chosen, target, processor)
-    items = mixed(heldout(), options.count, 1)
+    items = mixed(held_out_prompts(), options.count, 1)
     cases = [
         Case(item.id, processor(item.prompt, [item.image] if item.image else []), item.kind)
         for item in items

@@ -27,7 +27,7 @@ from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.answers import Answerer, answer
 from hivis.training.data.samples import Columns
-from hivis.training.learners.vispec import cut_images, vispec_reading
+from hivis.training.learners.vispec import cut_images, vispec_rows
 from hivis.training.options import TrainOptions
 from hivis.training.train import make_learner
 from tests.helpers.families import HEAD_DIM, HEADS, HIDDEN, RECIPES, VOCAB, images, save_checkpoint
@@ -383,7 +383,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
         vispec = drafters()["vispec"]
         vispec.bind(target.embedding, target.head)
         vispec.prefill(shown, torch.tensor([said[0]]), len(sample) + 1)
-        reading, _, _ = vispec_reading(sample, vispec.config.queries)
+        reading, _, _ = vispec_rows(sample, vispec.config.queries)
         answered = len(sample) - inputs.length
         assert vispec.rows_read == len(reading.source) - answered + 1
 

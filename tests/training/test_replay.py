@@ -9,7 +9,7 @@ import torch
 
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree_shape import TreeShape
 from hivis.drafters.load import load_drafter
@@ -32,8 +32,8 @@ def made():
     """The bundled target, and prompts with its own answers: some end, some are cut off."""
     model = load_model(paths.TARGET)
     processor = PromptProcessor.load(paths.TARGET, model)
-    asked = [p for p in heldout() if p.kind == "short"][:4]
-    asked += [p for p in heldout() if p.kind == "long"][:2]
+    asked = [p for p in held_out_prompts() if p.kind == "short"][:4]
+    asked += [p for p in held_out_prompts() if p.kind == "long"][:2]
     prompts = [processor(p.prompt, [p.image]) for p in asked]
     answerer = Answerer(model, Llava(), lambda prompt: prompt, lambda prompt: 0)
     columns = Columns("all", images=True, seen=True)
