@@ -1,4 +1,4 @@
-"""``hivis info``: versions, devices, the features of this build, and the bundled models."""
+"""``hivis info``: versions, devices, the features of this build; or what a checkpoint is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from hivis.bundled import paths
+from hivis.drafters.registry import methods, recognize
 from hivis.errors import HivisError
 
-ABOUT = "show versions, devices, the features of this build, and the bundled models"
+ABOUT = "show versions, devices, the features of this build; or what a drafter's checkpoint is"
 EXAMPLES = """examples:
   python -m hivis info
-  python -m hivis info --json | jq .build"""
+  python -m hivis info --json | jq .build
+  python -m hivis info path/to/drafter"""
+#: Entries of a drafter's config by which it fits a target or not.
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 #: Packages that other engines use. hivis needs none of them.
 OTHER_PACKAGES = (
     "accelerate",
@@ -29,11 +39,19 @@ OTHER_PACKAGES = (
 def add_info(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=info)
     parser.epilog = EXAMPLES
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    add("checkpoint", nargs="?", help="folder or hub name of a drafter, to be described")
+    add("--drafter-config", metavar="FILE", help="config.json of a checkpoint without one")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def info(options: argparse.Namespace) -> None:
-    found = collect()
+    if options.checkpoint is not None:
+        found = describe(options.checkpoint, options.drafter_config)
+    elif options.drafter_config is not None:
+        raise HivisError("--drafter-config: wanted a checkpoint that it belongs to, got none")
+    else:
+        found = collect()
     if options.json:
         print(json.dumps(found))
         return
@@ -71,12 +89,40 @@ def collect() -> dict[str, dict[str, Any]]:
         "quantized drafters": {
             str(device): quantized.products(torch.device(device)) for device in ("cpu", chosen)
         },
+        "drafting methods": {method.name: method.summary for method in methods()},
         "other packages (not needed)": {name: _version(name) for name in OTHER_PACKAGES},
         "bundled models": {
             folder.name: _size(folder)
             for folder in (paths.TARGET, paths.HIVIS, paths.EAGLE, paths.VISPEC, paths.DRAFT_VLM)
         },
     }
+
+
+def describe(path: str, config: str | None = None) -> dict[str, dict[str, Any]]:
+    """What the drafter's checkpoint at ``path`` is, by heading.
+
+    Raises:
+        HivisError: nothing there, damaged, or of no known method.
+    """
+    from hivis.drafters.inspect import inspect
+    from hivis.drafters.published import ignored_tensors
+
+    found = inspect(path, config=config)
+    method = recognize(found)
+    published = found.declared is None and not found.is_whole_model
+    checkpoint = {
+        "folder": str(found.folder),
+        "config": str(found.config_file),
+        "method": f"{method.title} ({method.name})",
+        "format": "as published by its authors" if published else "written by hivis",
+    }
+    if found.is_whole_model:
+        checkpoint["format"] = f"Hugging Face model, {found.config['model_type']}"
+        return {"checkpoint": checkpoint}
+    checkpoint["tensors"] = str(len(found.tensor_names))
+    checkpoint["ignored tensors"] = ", ".join(ignored_tensors(found) if published else []) or "none"
+    sizes = {name: found.config[name] for name in SIZES if name in found.config}
+    return {"checkpoint": checkpoint} | ({"sizes": sizes} if sizes else {})
 
 
 def _version(package: str) -> str | None:

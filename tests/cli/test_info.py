@@ -1,0 +1,54 @@
+"""``python -m hivis info CHECKPOINT``: what a drafter's files are, and what of them is not used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hivis.bundled import paths
+from hivis.cli.main import main
+from hivis.drafters.registry import method_of, methods
+from hivis.errors import HivisError
+from tests.helpers.published_checkpoints import write
+
+
+@pytest.mark.parametrize("name", ["hivis", "vispec", "eagle", "draft-vlm"])
+def test_a_bundled_drafter_is_described(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    method = method_of(name)
+    assert method.bundled is not None
+    main(["info", str(paths.WEIGHTS / method.bundled), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["checkpoint"]["method"] == f"{method.title} ({name})"
+    assert found.get("sizes", {}).get("vocab_size") == (None if method.needs_draft else 2688)
+
+
+def test_ignored_tensors_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = write(tmp_path, "EAGLE-LLaMA3")
+    more = {"lm_head.weight": torch.ones(2), "fc.bias": torch.ones(2)}
+    torch.save(tensors | more, tmp_path / "pytorch_model.bin")
+    main(["info", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "EAGLE-2 (eagle)" in shown and "as published by its authors" in shown
+    assert "embed_tokens.weight, fc.bias, lm_head.weight" in shown
+
+
+def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", "--json"])
+    found = json.loads(capsys.readouterr().out)["drafting methods"]
+    assert found == {method.name: method.summary for method in methods()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere"], "drafter: wanted a folder or a hub name, got /nowhere"),
+        ([str(paths.EVAL)], "config.json: wanted a drafter's config, got no such file"),
+        (["--drafter-config", "x"], "--drafter-config: wanted a checkpoint that it belongs to"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(HivisError, match=message):
+        main(["info", *arguments])
