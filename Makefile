@@ -40,8 +40,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation \
-	  --config-settings editable_mode=compat -e '.[bench,dev]'
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[bench,dev]'
 	touch $@
 
 lint: venv

@@ -14,7 +14,7 @@ from hivis.bundled import paths
 from hivis.cli.parser import number, one_of, whole_number
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError, first_line
-from hivis.policies.registry import policy_names, policy_records
+from hivis.policies.registry import POLICIES, policy_names
 
 if TYPE_CHECKING:
     from hivis.api.model import Model
@@ -65,7 +65,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         type=one_of(*policy_names()),
         default=policy_names()[0],
         help="how the size of draft trees is chosen: "
-        + ", ".join(f"{record.name} {record.summary}" for record in policy_records())
+        + ", ".join(f"{record.name} {record.summary}" for record in POLICIES.records())
         + f" (default: {policy_names()[0]}); the output is the same",
     )
     add("--no-graphs", action="store_true", help="use no CUDA graphs on a GPU")

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hivis.core.registry import Registry
 from hivis.errors import HivisError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 #: so that the names of the methods can be listed without loading any model code, and a record may
 #: name what lies in another layer.
 Reference = str | Callable[..., Any]
-
-ENTRY_POINTS = "hivis.drafters"
 
 
 @dataclass(frozen=True)
@@ -105,36 +103,22 @@ def call(reference: Reference, *arguments: Any) -> Any:
 
 
 _LAYER_OPTIONS = frozenset({"soft", "noise"})
-_METHODS: dict[str, DrafterMethod] = {}
-_discovered = False
+METHODS: Registry[DrafterMethod] = Registry("method", "hivis.drafters")
 
 
 def register_drafter(method: DrafterMethod) -> None:
-    """Make a method known; a second one of the same name is refused.
-
-    Raises:
-        HivisError: there is another method of this name.
-    """
-    if _METHODS.setdefault(method.name, method) != method:
-        raise HivisError(f"drafter method: wanted a name of its own, got {method.name} again")
+    """Make a method known; HivisError if there is another one of its name."""
+    METHODS.register(method)
 
 
 def methods() -> tuple[DrafterMethod, ...]:
-    """All methods, in the order that they were registered: our own, then those of packages."""
-    global _discovered
-    if not _discovered:
-        _discovered = True
-        for point in entry_points(group=ENTRY_POINTS):
-            register_drafter(point.load())
-    return tuple(_METHODS.values())
+    """All methods: our own, then those of packages."""
+    return METHODS.records()
 
 
 def method_of(name: str) -> DrafterMethod:
     """The method of this name; HivisError lists those that there are."""
-    known = {method.name: method for method in methods()}
-    if name not in known:
-        raise HivisError(f"method: wanted one of {', '.join(known)}, got {name}")
-    return known[name]
+    return METHODS.get(name)
 
 
 def recognize(info: CheckpointInfo) -> DrafterMethod:
@@ -156,7 +140,7 @@ def recognize(info: CheckpointInfo) -> DrafterMethod:
 def title_of(drafter: Drafter) -> str:
     """What tables and pages call a drafter: its method's title, else its class's name."""
     name = getattr(drafter, "method", None)
-    return _METHODS[name].title if name in _METHODS else type(drafter).__name__
+    return next((each.title for each in methods() if each.name == name), type(drafter).__name__)
 
 
 def bundled_folder(method: DrafterMethod, weights: Path) -> Path | None:

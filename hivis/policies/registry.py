@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, cast
 
 from hivis.core.policy import Policy
-from hivis.errors import HivisError
+from hivis.core.registry import Registry
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
@@ -34,9 +33,7 @@ class PolicyRecord:
     summary: str
 
 
-ENTRY_POINTS = "hivis.policies"
-_RECORDS: dict[str, PolicyRecord] = {}
-_discovered = False
+POLICIES: Registry[PolicyRecord] = Registry("policy", "hivis.policies")
 
 
 def register_policy(record: PolicyRecord) -> None:
@@ -45,23 +42,12 @@ def register_policy(record: PolicyRecord) -> None:
     Raises:
         HivisError: there is another policy of this name.
     """
-    if _RECORDS.setdefault(record.name, record) != record:
-        raise HivisError(f"policy: wanted a name of its own, got {record.name} again")
-
-
-def policy_records() -> tuple[PolicyRecord, ...]:
-    """All records, in the order that they were registered; the first is the default."""
-    global _discovered
-    if not _discovered:
-        _discovered = True
-        for point in entry_points(group=ENTRY_POINTS):
-            register_policy(point.load())
-    return tuple(_RECORDS.values())
+    POLICIES.register(record)
 
 
 def policy_names() -> tuple[str, ...]:
     """The names of all policies; the first is the default."""
-    return tuple(record.name for record in policy_records())
+    return POLICIES.names()
 
 
 def policy_of(choice: Policy | str, **settings: Any) -> Policy:
@@ -72,9 +58,7 @@ def policy_of(choice: Policy | str, **settings: Any) -> Policy:
     """
     if callable(getattr(choice, "planner", None)):
         return cast(Policy, choice)
-    if not isinstance(choice, str) or choice not in policy_names():
-        raise HivisError(f"policy: wanted one of {', '.join(policy_names())}, got {choice!r}")
-    return _RECORDS[choice].make(**settings)
+    return POLICIES.get(choice).make(**settings)
 
 
 register_policy(PolicyRecord("cost", CostPolicy, "grows what is worth its time"))

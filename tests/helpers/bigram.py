@@ -87,7 +87,7 @@ class BigramLearner:
     def stages(self) -> Sequence[Stage]:
         return (Stage("pairs", self.updates, self.lr, LossWeights(feature=0.0, soft=1.0)),)
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         return {"width": WIDTH}
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,7 @@ from hivis.bundled import paths
 from hivis.core.policy import Planner
 from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.errors import HivisError
-from hivis.policies import registry
-from hivis.policies.registry import PolicyRecord, policy_names, policy_of, register_policy
+from hivis.policies.registry import POLICIES, PolicyRecord, policy_names, policy_of, register_policy
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Alternating:
 
 @pytest.fixture
 def own_records(monkeypatch):
-    monkeypatch.setattr(registry, "_RECORDS", dict(registry._RECORDS))
+    monkeypatch.setattr(POLICIES, "_records", dict(POLICIES._records))
 
 
 def test_a_policy_of_a_third_party_is_used_by_its_name(own_records):
