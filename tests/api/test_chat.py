@@ -21,7 +21,7 @@ from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import images, save_checkpoint
-from tests.helpers.models import IMAGE_TOKEN, random_inputs, random_target
+from tests.helpers.small_llava import IMAGE_TOKEN, random_inputs, random_target
 from tests.models.test_families import drafters as family_drafters
 
 IMAGES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]

@@ -24,7 +24,7 @@ from hivis.models.draft_model import HuggingFaceDraft, TextModel
 from hivis.models.families.llava import Llava
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.acceptances import acceptance_of
-from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
+from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
 
 TEMPERATURES = [0.0, 0.7, 1.0]
 POLICIES = [

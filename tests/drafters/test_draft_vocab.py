@@ -34,10 +34,10 @@ from hivis.training.draft_vocab import ends_of
 from tests.engine.test_batch import alone, wanted
 from tests.engine.test_cuda_graphs import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
 from tests.engine.test_cuda_graphs import SAMPLING as GRAPHED
-from tests.helpers.captures import VOCAB as TOY_VOCAB
-from tests.helpers.captures import toy_samples
-from tests.helpers.models import VOCAB, random_inputs
-from tests.helpers.pairs import SIZES, check_texts, pair
+from tests.helpers.small_drafters import SIZES, check_texts, pair
+from tests.helpers.small_llava import VOCAB, random_inputs
+from tests.helpers.training_samples import VOCAB as TOY_VOCAB
+from tests.helpers.training_samples import toy_samples
 
 pytestmark = pytest.mark.whole_models
 

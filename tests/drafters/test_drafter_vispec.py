@@ -26,8 +26,8 @@ from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.acceptances import acceptance_of
-from tests.helpers.models import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_target
-from tests.helpers.papers import Paper
+from tests.helpers.reference_drafters import ReferenceDrafter
+from tests.helpers.small_llava import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_target
 
 CONFIG = ViSpecConfig(
     hidden_size=48,
@@ -101,7 +101,7 @@ class Text:
         drafter.prefill(self.prompt, self.root, MAX_ROWS)
         self.papers = []
         for b in range(batch):
-            paper = Paper(
+            paper = ReferenceDrafter(
                 "vispec",
                 drafter.tensors,
                 c.num_attention_heads,

@@ -32,8 +32,8 @@ from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from tests.drafters.test_drafter_vispec import greedy, path_to, token_paths
 from tests.helpers.acceptances import acceptance_of
-from tests.helpers.models import VOCAB, random_inputs, random_target
-from tests.helpers.papers import Paper
+from tests.helpers.reference_drafters import ReferenceDrafter
+from tests.helpers.small_llava import VOCAB, random_inputs, random_target
 
 E, HEADS, INNER = 64, 4, 96
 LLAVA = {
@@ -148,7 +148,7 @@ def test_kinds_and_what_their_configs_mean(tmp_path: Path) -> None:
     assert not drafters["EAGLE-LLaMA3"].tensors["fc.bias"].any()
 
 
-def prepare(name: str, folder: Path) -> tuple[Any, Paper, DrafterPrompt, Tensor]:
+def prepare(name: str, folder: Path) -> tuple[Any, ReferenceDrafter, DrafterPrompt, Tensor]:
     """A published drafter that has read a prompt with an image, and its paper's formula of it."""
     kind, config, _, _ = PUBLISHED[name]
     tensors = write(folder, name)
@@ -169,7 +169,7 @@ def prepare(name: str, folder: Path) -> tuple[Any, Paper, DrafterPrompt, Tensor]
             embeddings[:, text], hidden[:, text], len(images), visual=visual[:, text]
         )
     drafter.prefill(prompt, token, 120)
-    paper = Paper(
+    paper = ReferenceDrafter(
         kind,
         tensors,
         HEADS,

@@ -26,7 +26,7 @@ from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from tests.drafters.test_draft_vlm import bound, draft_model
-from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.helpers.small_llava import VOCAB, random_inputs, random_target
 
 POLICY = FixedPolicy(nodes=10, depth=4, top_k=3)
 DRAFTERS = ["none", "hivis", "original", "eagle", "vispec", "draft vlm", "draft text"]

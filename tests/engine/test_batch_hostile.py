@@ -23,7 +23,7 @@ from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from tests.engine.test_batch import POLICY, alone, drafter, target, wanted
 from tests.helpers.families import RECIPES, save_checkpoint
-from tests.helpers.models import random_inputs, random_llava, random_target
+from tests.helpers.small_llava import random_inputs, random_llava, random_target
 from tests.models.test_families import PROMPTS, ask
 from tests.models.test_families import drafters as family_drafters
 
@@ -232,8 +232,8 @@ def test_memory_stays_flat() -> None:
 
 def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cycle may accept tokens before the one that cannot be drawn: they are good."""
-    from tests.helpers.guessers import KnowsTheText
-    from tests.helpers.models import VOCAB
+    from tests.helpers.small_llava import VOCAB
+    from tests.helpers.toy_drafters import OracleDrafter
 
     one, inputs = random_target(), random_inputs(7)
     params = SamplingParams(max_new_tokens=30)
@@ -247,7 +247,7 @@ def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyP
         return result
 
     monkeypatch.setattr(one, "verify", verify)
-    for guesser in (None, KnowsTheText(VOCAB, inputs.length, plain, right=True)):
+    for guesser in (None, OracleDrafter(VOCAB, inputs.length, plain, right=True)):
         got: list[int] = []
         with pytest.raises(HivisError, match="logits: wanted a finite candidate"):
             for new in Stream(one, inputs, params, guesser, FixedPolicy(nodes=9, depth=8, top_k=2)):

@@ -28,9 +28,9 @@ from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
 from tests.helpers.captured_graphs import CpuCapturer
-from tests.helpers.guessers import Guesser
-from tests.helpers.models import VOCAB, random_inputs, random_target
-from tests.helpers.pairs import KINDS, pair
+from tests.helpers.small_drafters import KINDS, pair
+from tests.helpers.small_llava import VOCAB, random_inputs, random_target
+from tests.helpers.toy_drafters import RandomDrafter
 
 TREE = FixedPolicy(12, 4, 3)
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
@@ -278,7 +278,7 @@ def test_a_drafter_that_reads_on_the_host_is_not_captured(gpu: OnGpu) -> None:
     assert not gpu.capturer.captured
 
 
-class Peeks(Guesser):
+class Peeks(RandomDrafter):
     """Reads the root on the host; its cache has nothing in it."""
 
     def __init__(self) -> None:
@@ -405,7 +405,7 @@ def test_a_draft_model_for_targets_of_two_vocabularies(gpu: OnGpu) -> None:
 
 
 def test_a_drafter_without_a_cache_is_not_captured(gpu: OnGpu) -> None:
-    made = generate(random_target(), PROMPTS[0], GREEDY, Guesser(VOCAB), TREE)
+    made = generate(random_target(), PROMPTS[0], GREEDY, RandomDrafter(VOCAB), TREE)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
     assert not gpu.capturer.captured
 

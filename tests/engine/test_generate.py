@@ -13,8 +13,8 @@ from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.guessers import Guesser, KnowsTheText
-from tests.helpers.models import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
+from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
+from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
 SETTINGS = {
     "greedy": {},
@@ -56,9 +56,9 @@ def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
     plain = generate(target, inputs, sampling)
     assert len(plain.tokens) == 40
     drafters = [
-        Guesser(VOCAB, seed),
-        KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False),
-        KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
+        RandomDrafter(VOCAB, seed),
+        OracleDrafter(VOCAB, inputs.length, plain.tokens, right=False),
+        OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True),
     ]
     for drafter in drafters:
         for policy in POLICIES:
@@ -93,8 +93,8 @@ def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target
 def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
     inputs = inputs_for(target, 0)
     plain = generate(target, inputs, params("T=1"))
-    right = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
-    wrong = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False)
+    right = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
+    wrong = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=False)
     lucky = generate(target, inputs, params("T=1"), right, FixedPolicy(16, 5, 4)).statistics
     unlucky = generate(target, inputs, params("T=1"), wrong, FixedPolicy(16, 5, 4)).statistics
     assert lucky.accepted_length > 1.0
@@ -121,7 +121,7 @@ def test_grouped_heads(device: torch.device, setting: str = "T=1"):
     grouped = random_target(seed=3, kv_heads=2, device=device)
     inputs = inputs_for(grouped, 1)
     plain = generate(grouped, inputs, params(setting))
-    drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
     assert generate(grouped, inputs, params(setting), drafter).tokens == plain.tokens
 
 
@@ -129,7 +129,7 @@ def test_grouped_heads(device: torch.device, setting: str = "T=1"):
 def test_the_limit_cuts_inside_a_cycle(target, limit):
     inputs = inputs_for(target, 2)
     whole = generate(target, inputs, params("T=1"))
-    drafter = KnowsTheText(VOCAB, inputs.length, whole.tokens, right=True)
+    drafter = OracleDrafter(VOCAB, inputs.length, whole.tokens, right=True)
     cut = generate(target, inputs, params("T=1", max_new_tokens=limit), drafter)
     assert cut.tokens == whole.tokens[:limit]
 
@@ -141,15 +141,15 @@ def test_eos_cuts_where_plain_decoding_cuts(target, place):
     eos = whole.tokens[place]
     first = whole.tokens.index(eos)
     cut = params("T=1", eos_token_ids=(eos, VOCAB + 7))
-    drafter = KnowsTheText(VOCAB, inputs.length, whole.tokens, right=True)
-    for chosen in (None, drafter, Guesser(VOCAB)):
+    drafter = OracleDrafter(VOCAB, inputs.length, whole.tokens, right=True)
+    for chosen in (None, drafter, RandomDrafter(VOCAB)):
         assert generate(target, inputs, cut, chosen).tokens == whole.tokens[: first + 1]
 
 
 def test_stream_yields_every_token_once_and_can_be_left(target):
     inputs = inputs_for(target, 4)
     plain = generate(target, inputs, params("T=1"))
-    drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
     stream = Stream(target, inputs, params("T=1"), drafter)
     with pytest.raises(HivisError, match="still running"):
         _ = stream.result
@@ -178,7 +178,7 @@ def test_seeds_and_temperatures_matter(target):
 
 def test_the_drafter_sees_no_visual_row(target):
     inputs = inputs_for(target, 1, text=12, images=2)
-    drafter = Guesser(VOCAB)
+    drafter = RandomDrafter(VOCAB)
     result = generate(target, inputs, params("greedy"), drafter)
     text = inputs.tokens[0] != IMAGE_TOKEN
     assert drafter.prompt.rows == int(text.sum()) == result.statistics.drafter_rows == 12

@@ -22,8 +22,8 @@ from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
-from tests.helpers.models import random_inputs, random_target
-from tests.helpers.pairs import SIZES, pair
+from tests.helpers.small_drafters import SIZES, pair
+from tests.helpers.small_llava import random_inputs, random_target
 
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
 POLICIES: dict[str, Policy] = {

@@ -20,9 +20,9 @@ from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from tests.engine.test_batch import alone, wanted
-from tests.helpers.guessers import Guesser
-from tests.helpers.models import VOCAB
-from tests.helpers.pairs import SIZES, check_texts, pair
+from tests.helpers.small_drafters import SIZES, check_texts, pair
+from tests.helpers.small_llava import VOCAB
+from tests.helpers.toy_drafters import RandomDrafter
 
 pytestmark = pytest.mark.whole_models
 POLICY = FixedPolicy(nodes=10, depth=4, top_k=3)
@@ -129,8 +129,8 @@ BAD = {
         "wanted a HiViS, EAGLE-2 or ViSpec one .*, got the small model at",
     ),
     "own kind": (
-        {"drafter": Guesser(2688), "drafter_weights": "int8"},
-        "drafter: wanted a HiViS, EAGLE-2 or ViSpec one .*, got Guesser",
+        {"drafter": RandomDrafter(2688), "drafter_weights": "int8"},
+        "drafter: wanted a HiViS, EAGLE-2 or ViSpec one .*, got RandomDrafter",
     ),
 }
 

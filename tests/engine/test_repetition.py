@@ -19,9 +19,9 @@ from hivis.errors import HivisError
 from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import save_checkpoint
-from tests.helpers.guessers import Guesser, KnowsTheText, random_parents
 from tests.helpers.memory import peak_of
-from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.helpers.small_llava import VOCAB, random_inputs, random_target
+from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter, random_parents
 from tests.models.test_families import FAMILIES, ask, asked_of
 from tests.models.test_families import drafters as family_drafters
 
@@ -140,9 +140,9 @@ def test_any_drafter_gives_the_plain_text(temperature: float, penalty: float) ->
         )
         plain = generate(target, inputs, params).tokens
         for name, drafter in {
-            "random": Guesser(VOCAB),
-            "right": KnowsTheText(VOCAB, inputs.length, plain, right=True),
-            "wrong": KnowsTheText(VOCAB, inputs.length, plain, right=False),
+            "random": RandomDrafter(VOCAB),
+            "right": OracleDrafter(VOCAB, inputs.length, plain, right=True),
+            "wrong": OracleDrafter(VOCAB, inputs.length, plain, right=False),
         }.items():
             drafted = generate(target, inputs, params, drafter, POLICY)
             assert drafted.tokens == plain, name

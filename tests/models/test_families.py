@@ -30,7 +30,7 @@ from hivis.training.learners.vispec import cut_images, vispec_reading
 from hivis.training.options import TrainOptions
 from hivis.training.train import make_learner
 from tests.helpers.families import HEAD_DIM, HEADS, HIDDEN, RECIPES, VOCAB, images, save_checkpoint
-from tests.helpers.guessers import Guesser, KnowsTheText
+from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
 FAMILIES = list(RECIPES)
 TURNS = [
@@ -123,8 +123,8 @@ def test_any_drafter_gives_the_plain_text(loaded, kind, prompt, temperature):
     params = SamplingParams(temperature=temperature, max_new_tokens=24, seed=3)
     plain = generate(target, inputs, params)
     guessers = {
-        "random": Guesser(VOCAB),
-        "right": KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
+        "random": RandomDrafter(VOCAB),
+        "right": OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True),
     }
     for name, drafter in (guessers | drafters()).items():
         drafted = generate(target, inputs, params, drafter, POLICY)
@@ -151,7 +151,7 @@ def test_rows_and_positions_are_those_of_the_model_itself(loaded, kind, prompt):
 
     plain = generate(target, inputs, SamplingParams(max_new_tokens=12))
     with spy(ours):
-        drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+        drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
         generate(target, inputs, SamplingParams(max_new_tokens=12), drafter, FixedPolicy(2, 1, 1))
     with spy(theirs):
         target.model.generate(**asked_of(target, inputs), max_new_tokens=12, do_sample=False)

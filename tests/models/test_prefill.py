@@ -21,7 +21,7 @@ from hivis.models.load import load_target
 from hivis.models.prefill_attention import PrefillChunk
 from hivis.models.target import HuggingFaceTarget
 from tests.helpers.families import RECIPES, images, save_checkpoint
-from tests.helpers.models import random_inputs, random_llava, random_target
+from tests.helpers.small_llava import random_inputs, random_llava, random_target
 
 CHUNKS = (1, 7, 64)
 WHOLE = 10_000

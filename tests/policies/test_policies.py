@@ -32,8 +32,8 @@ from hivis.policies.cost import (
 )
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times, convex
-from tests.helpers.guessers import Guesser, KnowsTheText
-from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.helpers.small_llava import VOCAB, random_inputs, random_target
+from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
 CPU = torch.device("cpu")
 SIZES = (8, 16, 32, 60)
@@ -420,9 +420,9 @@ def test_no_policy_changes_the_text(target, setting):
         plain = generate(target, inputs, params)
         assert plain.statistics.tree_sizes == ((1, 0),) * plain.statistics.cycles
         drafters = [
-            Guesser(VOCAB, seed),
-            KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False),
-            KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
+            RandomDrafter(VOCAB, seed),
+            OracleDrafter(VOCAB, inputs.length, plain.tokens, right=False),
+            OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True),
             hivis_drafter(),
         ]
         for policy in policies():
@@ -485,7 +485,11 @@ def test_the_default_measures_now_and_then_and_keeps_what_it_learnt(target):
 def test_a_drafter_without_scores_keeps_the_fallback(target):
     inputs = random_inputs(1)
     made = generate(
-        target, inputs, SamplingParams(max_new_tokens=30), Guesser(VOCAB), CostPolicy(times=times())
+        target,
+        inputs,
+        SamplingParams(max_new_tokens=30),
+        RandomDrafter(VOCAB),
+        CostPolicy(times=times()),
     )
     assert set(made.statistics.tree_sizes[1:]) == {(16, 7)}
 

@@ -30,7 +30,7 @@ from hivis.training.data.capture import (
 )
 from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Capture, Columns, Sample, shard_header
-from tests.helpers.models import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_llava
+from tests.helpers.small_llava import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_llava
 
 ROOT = Path(__file__).resolve().parents[2]
 

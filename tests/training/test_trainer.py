@@ -26,7 +26,7 @@ from hivis.training.learners.learner import Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetRows, row_losses
 from hivis.training.run_state import Checkpoint
 from hivis.training.trainer import StageProgress, TrainerSettings, learning_rate, run
-from tests.helpers.captures import HIDDEN, toy_samples, toy_target
+from tests.helpers.training_samples import HIDDEN, toy_samples, toy_target
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from hivis.engine.generate import generate
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from tests.drafters.test_draft_vlm import bound, draft_model
-from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.helpers.small_llava import VOCAB, random_inputs, random_target
 
 SIZES = {
     "hidden_size": 64,
