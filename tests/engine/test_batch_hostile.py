@@ -170,7 +170,7 @@ def test_caches_grow_seldom_and_with_what_is_there(monkeypatch: pytest.MonkeyPat
         rooms.append(most)
         return moved(self, most, rows)
 
-    monkeypatch.setattr(KVCache, "moved", count)
+    monkeypatch.setattr(KVCache, "resized", count)
     few = [BatchRequest(random_inputs(n), SamplingParams(max_new_tokens=4), n) for n in range(2)]
     assert len(dict(Batch(target(), few, 2**70))) == 2
     assert max(rooms) == 4
