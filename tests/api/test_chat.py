@@ -12,8 +12,6 @@ from hivis.api.chat import Chat
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
-from hivis.drafters.checkpoint import HiViSConfig, random_tensors
-from hivis.drafters.hivis import HiViSDrafter
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_target
@@ -21,8 +19,8 @@ from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import images, save_checkpoint
+from tests.helpers.small_drafters import family_drafters, hivis_drafter
 from tests.helpers.small_llava import IMAGE_TOKEN, random_inputs, random_target
-from tests.models.test_families import drafters as family_drafters
 
 IMAGES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]
 QUESTIONS = ["What is in the image?", "What does the sign say?", "Describe it in detail."]
@@ -103,17 +101,7 @@ def test_bad_texts_are_named(model, bad):
 @pytest.mark.parametrize("chunk", [1, 7, 256])
 def test_rows_are_kept_wherever_the_prompts_part(new, rows, chunk):
     """A random model, whose every wrong row shows; prompts that go on and prompts that branch."""
-    config = HiViSConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=211,
-        rows="all" if rows == "none" else rows,
-    )
-    drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
-    drafter = None if rows == "none" else drafter
+    drafter = None if rows == "none" else hivis_drafter(rows=rows)
     continued, policy = ContinuedTarget(random_target()), FixedPolicy(8, 3, 3)
     continued.target.chunk = chunk
     make = torch.Generator().manual_seed(new)

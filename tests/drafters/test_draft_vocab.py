@@ -31,10 +31,10 @@ from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Columns, save_shard
 from hivis.training.data.token_counts import count_tokens, rank_tokens
 from hivis.training.draft_vocab import ends_of
-from tests.engine.test_batch import alone, wanted
-from tests.engine.test_cuda_graphs import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
-from tests.engine.test_cuda_graphs import SAMPLING as GRAPHED
-from tests.helpers.small_drafters import SIZES, check_texts, pair
+from tests.helpers.batch_requests import alone, request_of
+from tests.helpers.captured_cycles import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
+from tests.helpers.captured_cycles import SAMPLING as GRAPHED
+from tests.helpers.small_drafters import SIZES, check_sequences, pair
 from tests.helpers.small_llava import VOCAB, random_inputs
 from tests.helpers.training_samples import VOCAB as TOY_VOCAB
 from tests.helpers.training_samples import toy_samples
@@ -53,7 +53,7 @@ def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float)
     target, drafter = pair(kind)
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize(weights, some_ids(60))
-    check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
+    check_sequences(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
 def test_so_is_that_of_three_side_by_side() -> None:
@@ -62,7 +62,7 @@ def test_so_is_that_of_three_side_by_side() -> None:
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(40))
     policy = FixedPolicy(nodes=10, depth=4, top_k=3)
-    for number, generation in Batch(target, map(wanted, range(9)), 3, drafter, policy):
+    for number, generation in Batch(target, map(request_of, range(9)), 3, drafter, policy):
         assert generation.tokens == alone(number), number
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hivis.core.handoff import DrafterPrompt
-from hivis.core.sampling import SamplingParams
+from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.inspect import inspect
@@ -30,10 +30,9 @@ from hivis.drafters.published import ignored_tensors
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from tests.drafters.test_drafter_vispec import greedy, path_to, token_paths
-from tests.helpers.acceptances import acceptance_of
 from tests.helpers.reference_drafters import ReferenceDrafter
 from tests.helpers.small_llava import VOCAB, random_inputs, random_target
+from tests.helpers.trees import acceptance_of, path_to, token_paths
 
 E, HEADS, INNER = 64, 4, 96
 LLAVA = {
@@ -188,12 +187,13 @@ def prepare(name: str, folder: Path) -> tuple[Any, ReferenceDrafter, DrafterProm
 def test_outputs_and_trees_are_those_of_the_paper(tmp_path: Path, name: str) -> None:
     drafter, paper, _, token = prepare(name, tmp_path)
     plan = GrowthPlan(TreeShape(nodes=16, depth=5, top_k=4))
+    greedy = SamplingState.of(SamplingParams(), 1, "cpu")
     make = torch.Generator().manual_seed(9)
     for cycle in range(3):
         assert int(drafter.cache.kv_len) == len(paper.rows)
         wanted = paper.output()
         assert (drafter.cache.entries["output"][0] - wanted).norm() <= 5e-6 * wanted.norm()
-        tree = drafter.grow(token, token, greedy(1), plan)
+        tree = drafter.grow(token, token, greedy, plan)
         assert token_paths(tree) == paper.tree(int(token), 16, 5, 4)
         path = path_to(tree, 0, 5 + 2 * cycle)
         token = torch.tensor([40 + cycle])

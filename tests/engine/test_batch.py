@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -15,80 +14,22 @@ from hivis.api.model import Model, Request
 from hivis.bundled import paths
 from hivis.core.kv_cache import KVCache
 from hivis.core.sampling import SamplingParams
-from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
-from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.vispec import ViSpecDrafter
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
-from hivis.policies.fixed import FixedPolicy
-from tests.drafters.test_draft_vlm import bound, draft_model
-from tests.helpers.small_llava import VOCAB, random_inputs, random_target
+from tests.helpers.batch_requests import POLICY, alone, drafter, request_of, target
+from tests.helpers.small_llava import random_inputs, random_target
 
-POLICY = FixedPolicy(nodes=10, depth=4, top_k=3)
 DRAFTERS = ["none", "hivis", "original", "eagle", "vispec", "draft vlm", "draft text"]
-
-
-@lru_cache
-def target() -> HuggingFaceTarget:
-    return random_target()
-
-
-@lru_cache
-def drafter(kind: str) -> Any:
-    if kind == "none":
-        return None
-    if kind.startswith("draft"):
-        return bound(draft_model("text" if kind == "draft text" else "vlm"))
-    sizes: dict[str, Any] = dict(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=VOCAB,
-    )
-    if kind == "vispec":
-        vispec = ViSpecConfig(**sizes, queries=3)
-        return ViSpecDrafter(vispec, random_tensors(vispec, seed=1, scale=0.2))
-    more: dict[str, Any] = {
-        "hivis": {},
-        "eagle": {"rows": "all", "residual_rows": 0},
-        "original": {"positions": "original", "hide_before": 1, "hide_after": 1},
-    }[kind]
-    config = HiViSConfig(**sizes, **more)
-    return HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
-
-
-def wanted(number: int, **others: Any) -> BatchRequest[int]:
-    """Texts of all kinds: other lengths, images, temperatures, penalties and ends."""
-    make = random.Random(number)
-    temperature = make.choice([0.0, 0.0, 0.7, 1.0])
-    params = SamplingParams(
-        temperature=temperature,
-        top_k=make.choice([0, 30]),
-        seed=make.choice([3, 8]),
-        max_new_tokens=make.choice([1, 2, 9, 24, 40]),
-        repetition_penalty=make.choice([1.0, 1.0, 1.3]),
-        eos_token_ids=tuple(make.sample(range(VOCAB), make.choice([0, 12]))),
-    )
-    inputs = random_inputs(number, make.choice([3, 9, 31]), make.choice([0, 1, 2]))
-    return BatchRequest(inputs, params, number, **others)
-
-
-@lru_cache
-def alone(number: int) -> tuple[int, ...]:
-    one = wanted(number)
-    return generate(target(), one.inputs, one.params).tokens
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
 @pytest.mark.parametrize("kind", DRAFTERS)
 def test_every_text_is_what_it_is_alone(kind: str, slots: int) -> None:
-    made = dict(Batch(target(), map(wanted, range(14)), slots, drafter(kind), POLICY))
+    made = dict(Batch(target(), map(request_of, range(14)), slots, drafter(kind), POLICY))
     assert sorted(made) == list(range(14))
     for number, generation in made.items():
         assert generation.tokens == alone(number), number
@@ -100,7 +41,7 @@ def test_every_text_is_what_it_is_alone(kind: str, slots: int) -> None:
 def test_no_policy_changes_a_text_of_a_batch(policy: Any) -> None:
     # Twice: the second time the cost model has measured, for every number of texts.
     for _ in range(2):
-        made = dict(Batch(target(), map(wanted, range(14)), 3, drafter("hivis"), policy))
+        made = dict(Batch(target(), map(request_of, range(14)), 3, drafter("hivis"), policy))
         assert {number: one.tokens for number, one in made.items()} == {
             number: alone(number) for number in range(14)
         }
@@ -174,7 +115,7 @@ def test_a_longer_text_finds_room() -> None:
 
 def test_a_bad_text_stops_the_queue_and_nothing_else() -> None:
     def queue() -> Iterator[BatchRequest[int]]:
-        yield from map(wanted, range(4))
+        yield from map(request_of, range(4))
         yield BatchRequest(random_inputs(4), SamplingParams(max_new_tokens=5000), 4)
         raise AssertionError("taken from after a failure")
 
@@ -213,7 +154,7 @@ def test_logits_with_a_nan_end_one_text_alone(monkeypatch: Any, where: str) -> N
 
 
 def test_another_text_on_the_target_ends_a_batch() -> None:
-    running = iter(Batch(target(), map(wanted, range(9)), 2, drafter("hivis"), POLICY))
+    running = iter(Batch(target(), map(request_of, range(9)), 2, drafter("hivis"), POLICY))
     next(running)
     next(iter(Stream(target(), random_inputs(50))))
     with pytest.raises(HivisError, match="wanted target and drafter to itself"):
@@ -221,10 +162,10 @@ def test_another_text_on_the_target_ends_a_batch() -> None:
 
 
 def test_a_batch_can_be_left_and_the_model_goes_on() -> None:
-    running = iter(Batch(target(), map(wanted, range(9)), 3, drafter("vispec"), POLICY))
+    running = iter(Batch(target(), map(request_of, range(9)), 3, drafter("vispec"), POLICY))
     next(running)
     running.close()  # type: ignore[attr-defined]
-    one = wanted(2)
+    one = request_of(2)
     assert generate(target(), one.inputs, one.params, drafter("vispec"), POLICY).tokens == alone(2)
 
 

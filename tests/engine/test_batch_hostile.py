@@ -21,11 +21,12 @@ from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
-from tests.engine.test_batch import POLICY, alone, drafter, target, wanted
+from tests.helpers.batch_requests import POLICY, alone, drafter, request_of, target
 from tests.helpers.families import RECIPES, save_checkpoint
-from tests.helpers.small_llava import random_inputs, random_llava, random_target
-from tests.models.test_families import PROMPTS, ask
-from tests.models.test_families import drafters as family_drafters
+from tests.helpers.family_prompts import PROMPTS, ask
+from tests.helpers.small_drafters import family_drafters
+from tests.helpers.small_llava import VOCAB, random_inputs, random_llava, random_target
+from tests.helpers.toy_drafters import OracleDrafter
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))
@@ -46,9 +47,9 @@ def test_every_family_side_by_side(kind: str, tmp_path_factory: pytest.TempPathF
 
 
 def test_a_newer_text_is_left_alone() -> None:
-    running = iter(Batch(target(), map(wanted, range(9)), 2, drafter("hivis"), POLICY))
+    running = iter(Batch(target(), map(request_of, range(9)), 2, drafter("hivis"), POLICY))
     next(running)
-    one = wanted(50)
+    one = request_of(50)
     newer = iter(Stream(target(), one.inputs, SamplingParams(max_new_tokens=30)))
     tokens = next(newer)
     with pytest.raises(SequenceReplaced):
@@ -76,7 +77,7 @@ def test_a_drafter_is_of_one_text_at_a_time() -> None:
 @pytest.mark.parametrize("error", [OSError("no network"), torch.OutOfMemoryError("much")])
 def test_a_queue_that_fails_takes_no_text_along(error: Exception) -> None:
     def queue() -> Iterator[BatchRequest[int]]:
-        yield from map(wanted, range(4))
+        yield from map(request_of, range(4))
         raise error
 
     made: dict[int, Any] = {}
@@ -99,7 +100,7 @@ def test_nor_does_a_prefill_without_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(one, "prefill", prefill)
     made: dict[int, Any] = {}
     with pytest.raises(torch.OutOfMemoryError, match="the fourth"):
-        for name, text in Batch(one, map(wanted, range(9)), 3, drafter("vispec"), POLICY):
+        for name, text in Batch(one, map(request_of, range(9)), 3, drafter("vispec"), POLICY):
             made[name] = text
     assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(3)}
 
@@ -125,7 +126,7 @@ def test_the_first_error_is_the_one_that_is_said() -> None:
 
 
 def test_going_on_after_a_break_gives_the_rest() -> None:
-    batch = Batch(target(), map(wanted, range(6)), 2, drafter("hivis"), POLICY)
+    batch = Batch(target(), map(request_of, range(6)), 2, drafter("hivis"), POLICY)
     names = []
     for name, _ in batch:
         names.append(name)
@@ -141,7 +142,7 @@ def test_a_queue_may_compute_with_gradients() -> None:
     def queue() -> Iterator[BatchRequest[int]]:
         for number in range(3):
             modes.append(torch.is_inference_mode_enabled())
-            yield wanted(number)
+            yield request_of(number)
 
     for _ in Batch(target(), queue(), 2, drafter("hivis"), POLICY):
         modes.append(torch.is_inference_mode_enabled())
@@ -232,9 +233,6 @@ def test_memory_stays_flat() -> None:
 
 def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cycle may accept tokens before the one that cannot be drawn: they are good."""
-    from tests.helpers.small_llava import VOCAB
-    from tests.helpers.toy_drafters import OracleDrafter
-
     one, inputs = random_target(), random_inputs(7)
     params = SamplingParams(max_new_tokens=30)
     plain = generate(one, inputs, params).tokens

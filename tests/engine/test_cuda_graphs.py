@@ -15,83 +15,39 @@ import hivis
 from hivis.core.drafter import Drafter
 from hivis.core.kv_cache import row_multiple_of
 from hivis.core.policy import Policy
-from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.cuda_graphs import MOST, CudaCapturer, Graphs, capturer_for, cycles_in_flight
 from hivis.engine.generate import Stream, generate
 from hivis.engine.results import Generation
 from hivis.errors import HivisError
 from hivis.models.prefix_reuse import ContinuedTarget
-from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
+from tests.helpers.captured_cycles import (
+    GREEDY,
+    PROMPTS,
+    ROW_MULTIPLE,
+    SAMPLING,
+    TREE,
+    OnGpu,
+    all_plainly,
+    parts,
+    plainly,
+    roomy,
+)
 from tests.helpers.captured_graphs import CpuCapturer
 from tests.helpers.small_drafters import KINDS, pair
 from tests.helpers.small_llava import VOCAB, random_inputs, random_target
 from tests.helpers.toy_drafters import RandomDrafter
 
-TREE = FixedPolicy(12, 4, 3)
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
-GREEDY = SamplingParams(max_new_tokens=24)
-SAMPLING = {
-    "greedy": GREEDY,
-    "sampled": SamplingParams(temperature=0.8, top_k=20, seed=3, max_new_tokens=24),
-    "penal": SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=4, max_new_tokens=24),
-}
-PROMPTS = [random_inputs(seed, text=7 + seed, images=seed % 3) for seed in range(6)]
-ROW_MULTIPLE = 64
-
-
-class OnGpu:
-    """Texts as they are made on a GPU: captured by ``capturer``, and read ``late`` cycles late."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.capturer: Any = CpuCapturer()
-        self.late = 1
-        patch.setattr(
-            "hivis.engine.running_batch.capturer_for", lambda device, wanted: self.capturer
-        )
-        patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: self.late)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> OnGpu:
     return OnGpu(monkeypatch)
-
-
-def roomy(target: HuggingFaceTarget, drafter: Drafter | None) -> None:
-    """Let caches serve texts of several lengths."""
-    for model in (target, drafter, getattr(drafter, "model", None)):
-        if model is not None:
-            model.row_multiple = ROW_MULTIPLE
-
-
-def parts(made: Generation) -> tuple[Any, ...]:
-    """All that must not depend on how a text was made."""
-    s = made.statistics
-    return (
-        made.tokens,
-        s.cycles,
-        s.accepted_lengths,
-        s.tree_sizes,
-        s.prompt_rows,
-        s.drafter_rows,
-        s.trace,
-    )
-
-
-def plainly(target: HuggingFaceTarget, inputs: Any, params: SamplingParams) -> tuple[int, ...]:
-    """The text of plain decoding on a CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hivis.engine.running_batch.capturer_for", lambda device, wanted: None)
-        patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 0)
-        return generate(target, inputs, params).tokens
-
-
-def all_plainly(params: SamplingParams) -> list[tuple[int, ...]]:
-    return [plainly(random_target(), inputs, params) for inputs in PROMPTS]
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)

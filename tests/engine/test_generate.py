@@ -13,6 +13,7 @@ from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
+from tests.helpers.small_drafters import hivis_drafter
 from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
 from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
@@ -70,16 +71,7 @@ def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
 @pytest.mark.parametrize("rows", ["text", "all"])
 def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target, setting, rows):
     """The real drafter, untrained; used again for the next prompt, whatever the last one left."""
-    config = HiViSConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=VOCAB,
-        rows=rows,
-    )
-    drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
+    drafter = hivis_drafter(rows=rows)
     for seed, policy in enumerate(POLICIES):
         inputs = inputs_for(target, seed, text=20 - 5 * seed, images=seed % 3)
         sampling = params(setting, seed)

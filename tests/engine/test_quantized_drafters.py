@@ -19,8 +19,8 @@ from hivis.engine.batch import Batch
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
-from tests.engine.test_batch import alone, wanted
-from tests.helpers.small_drafters import SIZES, check_texts, pair
+from tests.helpers.batch_requests import alone, request_of
+from tests.helpers.small_drafters import SIZES, check_sequences, pair
 from tests.helpers.small_llava import VOCAB
 from tests.helpers.toy_drafters import RandomDrafter
 
@@ -40,13 +40,13 @@ def quantized_pair(kind: str, weights: str) -> tuple[HuggingFaceTarget, OneLayer
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float) -> None:
     target, drafter = quantized_pair(kind, weights)
-    check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
+    check_sequences(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
 def test_so_is_that_of_three_side_by_side(weights: str) -> None:
     target, drafter = quantized_pair("hivis", weights)
-    made = dict(Batch(target, map(wanted, range(7)), 3, drafter, POLICY))
+    made = dict(Batch(target, map(request_of, range(7)), 3, drafter, POLICY))
     assert sorted(made) == list(range(7))
     for number, generation in made.items():
         assert generation.tokens == alone(number), number

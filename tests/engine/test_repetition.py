@@ -19,11 +19,11 @@ from hivis.errors import HivisError
 from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import save_checkpoint
+from tests.helpers.family_prompts import FAMILIES, ask, asked_of
 from tests.helpers.memory import peak_of
+from tests.helpers.small_drafters import family_drafters
 from tests.helpers.small_llava import VOCAB, random_inputs, random_target
 from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter, random_parents
-from tests.models.test_families import FAMILIES, ask, asked_of
-from tests.models.test_families import drafters as family_drafters
 
 PENALTIES = [0.6, 1.05, 1.8]
 POLICY = FixedPolicy(nodes=14, depth=5, top_k=3)

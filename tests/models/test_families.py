@@ -14,14 +14,10 @@ import torch
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
-from hivis.drafters.checkpoint import random_tensors
-from hivis.drafters.config import HiViSConfig, ViSpecConfig
-from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.vispec import ViSpecDrafter, image_spans
+from hivis.drafters.vispec import image_spans
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
-from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.answers import Answerer, answer
@@ -29,17 +25,11 @@ from hivis.training.data.samples import Columns
 from hivis.training.learners.vispec import cut_images, vispec_reading
 from hivis.training.options import TrainOptions
 from hivis.training.train import make_learner
-from tests.helpers.families import HEAD_DIM, HEADS, HIDDEN, RECIPES, VOCAB, images, save_checkpoint
+from tests.helpers.families import VOCAB, images, save_checkpoint
+from tests.helpers.family_prompts import FAMILIES, PROMPTS, ask, asked_of
+from tests.helpers.small_drafters import family_drafters
 from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
-FAMILIES = list(RECIPES)
-TURNS = [
-    ("user", "<image>What is this?"),
-    ("assistant", "A cat."),
-    ("user", "And <image> this, next to <image>?"),
-]
-#: What is asked, and how many images with it.
-PROMPTS = {"none": 0, "one": 1, "three": 3, "turns": 3, "side by side": 2}
 POLICY = FixedPolicy(16, 4, 4)
 
 
@@ -51,51 +41,6 @@ def checkpoints(tmp_path_factory) -> Any:
 @pytest.fixture(scope="session")
 def loaded(checkpoints) -> Any:
     return cache(lambda kind: load_target(checkpoints(kind)))
-
-
-def ask(processor: PromptProcessor, prompt: str, seed: int = 0) -> Inputs:
-    shown = images(PROMPTS[prompt], seed)
-    if prompt == "turns":
-        return processor.conversation(TURNS, shown)
-    if prompt == "side by side":
-        slot = processor.image_token
-        return processor(f"Look: {slot}{slot} Which is it?", shown)
-    return processor("What is this?", shown)
-
-
-def asked_of(target: HuggingFaceTarget, inputs: Inputs) -> dict[str, Any]:
-    """The prompt as the model's own forward takes it."""
-    return {
-        "input_ids": inputs.tokens,
-        "attention_mask": torch.ones_like(inputs.tokens),
-        **inputs.features,
-        **target.family.token_features(target.model, inputs.tokens),
-    }
-
-
-def drafters() -> dict[str, Any]:
-    sizes: dict[str, Any] = dict(
-        hidden_size=HIDDEN,
-        intermediate_size=96,
-        num_attention_heads=HEADS,
-        num_key_value_heads=2,
-        head_dim=HEAD_DIM,
-        vocab_size=VOCAB,
-    )
-    configs = {
-        "hivis": HiViSConfig(**sizes),
-        "hivis, original": HiViSConfig(
-            **sizes, positions="original", hide_before=1, hide_after=1, attention_bias=True
-        ),
-        "eagle": HiViSConfig(**sizes, rows="all", residual_rows=0),
-    }
-    made: dict[str, Any] = {
-        name: HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
-        for name, config in configs.items()
-    }
-    vispec = ViSpecConfig(**sizes, queries=3)
-    made["vispec"] = ViSpecDrafter(vispec, random_tensors(vispec, seed=1, scale=0.2))
-    return made
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -126,7 +71,7 @@ def test_any_drafter_gives_the_plain_text(loaded, kind, prompt, temperature):
         "random": RandomDrafter(VOCAB),
         "right": OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True),
     }
-    for name, drafter in (guessers | drafters()).items():
+    for name, drafter in (guessers | family_drafters()).items():
         drafted = generate(target, inputs, params, drafter, POLICY)
         assert drafted.tokens == plain.tokens, name
         if name == "right":
@@ -235,7 +180,7 @@ def test_half_precision_runs(checkpoints, kind, dtype):
         for name, value in inputs.features.items()
     )
     params = SamplingParams(temperature=1.0, max_new_tokens=16)
-    for drafter in drafters().values():
+    for drafter in family_drafters().values():
         assert len(generate(target, inputs, params, drafter, POLICY).tokens) == 16
 
 
@@ -377,7 +322,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
                 part, shown.embeddings[0, begin:end][visual], rtol=1e-3, atol=1e-3
             )
         # The drafter in training reads the rows that it reads in use.
-        vispec = drafters()["vispec"]
+        vispec = family_drafters()["vispec"]
         vispec.bind(target.embedding, target.head)
         vispec.prefill(shown, torch.tensor([said[0]]), len(sample) + 1)
         reading, _, _ = vispec_reading(sample, vispec.config.queries)

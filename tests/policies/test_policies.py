@@ -15,7 +15,6 @@ from hivis.core.policy import Outcome, Planner
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree, ancestor_words
 from hivis.core.tree_shape import GrowthPlan, TreeShape
-from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.engine.generate import generate
@@ -32,6 +31,7 @@ from hivis.policies.cost import (
 )
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times, convex
+from tests.helpers.small_drafters import hivis_drafter
 from tests.helpers.small_llava import VOCAB, random_inputs, random_target
 from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
@@ -398,18 +398,6 @@ def policies() -> list:
 @pytest.fixture(scope="module")
 def target():
     return random_target()
-
-
-def hivis_drafter(seed: int = 1) -> HiViSDrafter:
-    config = HiViSConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=VOCAB,
-    )
-    return HiViSDrafter(config, random_tensors(config, seed=seed, scale=0.2))
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
