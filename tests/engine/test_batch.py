@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 import hivis
 from hivis.api.model import Model, Request
 from hivis.bundled import paths
-from hivis.core.kv_cache import KVCache
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.generate import Stream, generate
@@ -206,47 +203,3 @@ def test_one_prompt_is_not_a_batch(model: Model) -> None:
     for one in ("What is this?", Request("What is this?"), model.prepare("What is this?")):
         with pytest.raises(HivisError, match="requests: wanted several, got one"):
             model.generate_batch(one)  # type: ignore[arg-type]
-
-
-# --- the cache
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_cache_of_several_keeps_each_text(seed: int) -> None:
-    """Random comings and goings against a list of texts, with NaN wherever nothing was put."""
-    make, most = random.Random(seed), 4
-
-    def text() -> KVCache:
-        rows = make.randint(1, 9)
-        cache = KVCache(2, 1, 3, rows + make.randint(0, 4), 8, torch.float32, "cpu")
-        cache.kv.normal_()
-        cache.kv_len.fill_(rows)
-        cache.set_entry("offset", torch.randn(1, 1))
-        cache.set_entry("output", torch.randn(1, 5))
-        return cache
-
-    cache = text().for_sequences(most, 13)
-    cache.kv.fill_(float("nan"))
-    held: list[KVCache] = []
-    for _ in range(40):
-        place = make.randint(0, len(held))
-        if place < most and make.random() < 0.6:
-            held[place : place + 1] = [text()]
-            cache.copy_sequence(place, held[place])
-        elif held:
-            place = make.randrange(len(held))
-            cache.remove_sequence(place)
-            held[place] = held[-1]
-            held.pop()
-        if make.random() < 0.1:
-            cache = cache.resized(most, 13 + make.randint(0, 3))
-        assert cache.batch_size == len(held) == len(cache.kv_len) == cache.kv.shape[2]
-        for number, one in enumerate(held):
-            rows = int(one.kv_len)
-            assert int(cache.kv_len[number]) == rows
-            for layer in range(2):
-                kept = cache.keys[layer][number, :, :rows], cache.values[layer][number, :, :rows]
-                assert torch.equal(kept[0], one.kv[layer, 0, 0, :, :rows])
-                assert torch.equal(kept[1], one.kv[layer, 1, 0, :, :rows])
-            for name, entry in one.entries.items():
-                assert torch.equal(cache.entries[name][number], entry[0])
