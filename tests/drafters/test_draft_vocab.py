@@ -285,7 +285,7 @@ def test_a_drafter_without_a_list_says_where_one_comes_from(tmp_path: Path) -> N
 
 
 def test_drafters_that_have_no_head_of_their_own_are_refused() -> None:
-    with pytest.raises(HivisError, match="or a draft vocabulary, got the small model at"):
+    with pytest.raises(HivisError, match="or a draft vocabulary, got Spec-LLaVA at"):
         hivis.load(drafter=paths.DRAFT_VLM, draft_vocab=100, device="cpu")
     with pytest.raises(HivisError, match="by its folder, for a number"):
         hivis.load(drafter=load_drafter(paths.HIVIS), draft_vocab=100, device="cpu")

@@ -126,7 +126,7 @@ BAD = {
     "no drafter": ({"drafter_weights": "int5", "drafter": "none"}, "wanted one of full"),
     "small model": (
         {"drafter": paths.DRAFT_VLM, "drafter_weights": "int8"},
-        "wanted a HiViS, EAGLE-2 or ViSpec one .*, got the small model at",
+        "wanted a HiViS, EAGLE-2 or ViSpec one .*, got Spec-LLaVA at",
     ),
     "own kind": (
         {"drafter": RandomDrafter(2688), "drafter_weights": "int8"},
