@@ -14,11 +14,10 @@ from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.models.load import load_target
 from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.families import images, save_checkpoint
+from tests.helpers.families import images
 from tests.helpers.small_drafters import family_drafters, hivis_drafter
 from tests.helpers.small_llava import IMAGE_TOKEN, random_inputs, random_target
 
@@ -168,9 +167,9 @@ def test_a_stream_does_not_go_on_behind_the_next_turn(model):
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava_next", "idefics3"])
-def test_the_positions_of_every_family_go_on(kind, tmp_path):
+def test_the_positions_of_every_family_go_on(kind, family_target):
     """Where an image has fewer positions than rows, so have the turns behind it."""
-    target, processor = load_target(save_checkpoint(kind, tmp_path))
+    target, processor = family_target(kind)
     other = HuggingFaceTarget(target.model, target.family)
     continued, params = ContinuedTarget(target), SamplingParams(max_new_tokens=16)
     for name, drafter in {"none": None, **family_drafters()}.items():

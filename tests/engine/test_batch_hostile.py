@@ -16,13 +16,12 @@ from hivis.engine.generate import Stream, generate
 from hivis.engine.running_batch import SequenceReplaced
 from hivis.errors import HivisError
 from hivis.models.families.llava import Llava
-from hivis.models.load import load_target
 from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.batch_requests import POLICY, alone, drafter, request_of, target
-from tests.helpers.families import RECIPES, save_checkpoint
+from tests.helpers.families import RECIPES
 from tests.helpers.family_prompts import PROMPTS, ask
 from tests.helpers.small_drafters import family_drafters
 from tests.helpers.small_llava import VOCAB, random_inputs, random_llava, random_target
@@ -30,9 +29,9 @@ from tests.helpers.toy_drafters import OracleDrafter
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))
-def test_every_family_side_by_side(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_family_side_by_side(kind: str, family_target: Any) -> None:
     """Prompts of none to three images, of other sizes: positions and offsets are each text's."""
-    made, processor = load_target(save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
+    made, processor = family_target(kind)
     params = SamplingParams(max_new_tokens=16)
     texts = [
         BatchRequest(ask(processor, prompt, seed), params, (prompt, seed))

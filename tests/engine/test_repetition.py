@@ -12,9 +12,7 @@ from hivis.api.settings import resolve
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
 from hivis.engine.generate import generate
-from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.families import save_checkpoint
 from tests.helpers.family_prompts import FAMILIES, ask, asked_of
 from tests.helpers.small_drafters import family_drafters
 from tests.helpers.small_llava import VOCAB, random_inputs, random_target
@@ -24,22 +22,10 @@ PENALTIES = [0.6, 1.05, 1.8]
 POLICY = FixedPolicy(nodes=14, depth=5, top_k=3)
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made: dict[str, Any] = {}
-
-    def get(kind: str) -> Any:
-        if kind not in made:
-            made[kind] = load_target(save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
-        return made[kind]
-
-    return get
-
-
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_plain_greedy_is_generate(loaded: Any, kind: str, penalty: float) -> None:
-    target, processor = loaded(kind)
+def test_plain_greedy_is_generate(family_target: Any, kind: str, penalty: float) -> None:
+    target, processor = family_target(kind)
     changed = False
     for seed in range(2):
         inputs = ask(processor, "one", seed)
