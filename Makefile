@@ -1,8 +1,9 @@
-# make latency   set up .venv, build, run the main job          make test   the tests
-# make venv      only the environment and the build             make lint   format, lint, types
-# make cuda      compile every CUDA file and hold its kernels to their budgets (needs nvcc, no GPU)
-# make gpu-check on a machine with a GPU: build, tests, compute-sanitizer, benchmark (no network)
-# make kernels   time the ops                                   make tiny   train the embedded models
+# make latency   set up .venv, build, run the headline benchmark
+# make test      run the tests                    make lint   check format, lint and types
+# make venv      only the environment and the build
+# make cuda      compile every CUDA file, check each kernel's budgets (needs nvcc, no GPU)
+# make gpu-check on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (no network)
+# make kernels   time the ops                     make tiny   train the bundled model and drafters
 
 PYTHON ?= python3
 VENV ?= .venv

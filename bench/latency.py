@@ -32,7 +32,7 @@ from bench.headline.summary import make_rows
 from bench.headline.tables import check_plot, check_writable, print_table, warn_if_busy, write_json
 from bench.synthetic import run as shape_run
 from hivis.core.sampling import SamplingParams
-from hivis.engine.generate import check_context
+from hivis.engine.engine import Engine
 from hivis.errors import run_cli
 
 
@@ -80,7 +80,7 @@ def written(
     loaded = load_methods(options)
     cases = load_cases(options, loaded.processor)
     for case in cases:  # a text that does not fit should be known before the others are measured
-        check_context(loaded.target, case.inputs, settings[0])
+        Engine(loaded.target).check_context(case.inputs, settings[0])
     print_header(header, options, cases, console)
     run = compare if options.compare else latency
     return run(options, loaded, cases, settings, console)

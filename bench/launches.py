@@ -30,6 +30,7 @@ from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError, run_cli
 from hivis.models.families.llava import Llava
@@ -127,7 +128,7 @@ def count(
 ) -> dict[str, Any]:
     """Operations of one cycle, by phase, when the tables of its shape have been made."""
     params = SamplingParams(temperature=temperature, max_new_tokens=200, eos_token_ids=())
-    loop = RunningBatch(target, drafter_of(kind), policy)
+    loop = RunningBatch(Engine(target, drafter_of(kind), policy))
     with torch.inference_mode():
         loop.add(Inputs(torch.arange(3, 40).unsqueeze(0), {}), params, ())
         loop.cycle()

@@ -23,11 +23,12 @@ from bench.common.environment import commit, device_name, set_up
 from bench.headline.tables import check_writable, write_json
 from hivis import ops
 from hivis.bundled import paths
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
 from hivis.drafters.tree_growth import Grower
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
@@ -78,11 +79,11 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
     for name, op in native.items():
         setattr(ops, name, watch.wrap("ops", op))
     try:
-        for item in [item for item in heldout() if item.kind == "long"][:texts]:
+        for item in [item for item in held_out_prompts() if item.kind == "long"][:texts]:
             params = SamplingParams(
                 temperature=temperature, max_new_tokens=120, eos_token_ids=(), seed=1
             )
-            loop = RunningBatch(target, drafter, chosen)
+            loop = RunningBatch(Engine(target, drafter, chosen))
             inputs, tokens = processor(item.prompt, [item.image] if item.image else []), 1
             with torch.inference_mode():
                 loop.add(inputs, params, ())

@@ -31,14 +31,14 @@ from bench.headline.prompts import Case, mixed
 from bench.headline.tables import check_writable, write_json
 from hivis.api.load_drafter import load_any_drafter
 from hivis.bundled import paths
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.cli.parser import Parser
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
+from hivis.engine.engine import Engine
 from hivis.engine.results import Generation
-from hivis.engine.running_batch import check_context
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
@@ -62,7 +62,7 @@ class Method:
         """All prompts once; the time joins the others."""
         queue = [BatchRequest(case.inputs, params, number) for number, case in enumerate(cases)]
         start = time.perf_counter()
-        self.made = dict(Batch(target, queue, self.texts, self.drafter, self.policy))
+        self.made = dict(Batch(Engine(target, self.drafter, self.policy), queue, self.texts))
         if target.device.type == "cuda":
             torch.cuda.synchronize(target.device)
         self.times.append(time.perf_counter() - start)
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     target, processor = load_target(path, DTYPES[dtype], options.device)
     chosen = options.drafter or (None if options.model else paths.HIVIS)
     drafter = None if chosen is None else load_any_drafter(chosen, target, processor)
-    items = mixed(heldout(), options.count, 1)
+    items = mixed(held_out_prompts(), options.count, 1)
     cases = [
         Case(item.id, processor(item.prompt, [item.image] if item.image else []), item.kind)
         for item in items
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         temperature=options.temperature, seed=0, max_new_tokens=options.max_new_tokens
     )
     for case in cases:
-        check_context(target, case.inputs, params)
+        Engine(target).check_context(case.inputs, params)
     methods = [
         Method(name, texts, with_, policy_of(options.policy))
         for texts in options.batch

@@ -1,4 +1,4 @@
-"""The one exception that hivis raises for bad input, and how the command-line tools show it."""
+"""The exception that hivis raises for bad input, and how command-line tools report it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from typing import NoReturn
 
 
 class HivisError(ValueError):
-    """Bad input, said in one line: the name of what was wrong, what was wanted, what was got."""
+    """Bad input, in one line: the name of what is wrong, what was wanted, and what was got."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, which may have many or none; then its kind."""
+    """The first line of an error's message; if it has no message, the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip() if lines else type(error).__name__
 
 
-#: What moves a terminal's cursor, changes its state or turns the order of what is read: all control
-#: characters but newline and tab, and Unicode's marks of direction.
+def shorten(value: object) -> str:
+    """``repr(value)`` for an error message, at most 60 characters; ``none`` for ``None``."""
+    text = "none" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+#: Characters that move a terminal's cursor, change its state or reverse the reading order: all
+#: control characters except newline and tab, and Unicode's direction marks.
 _CONTROLS = {
     code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
     for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -28,14 +34,14 @@ _CONTROLS = {
 
 
 def printable(text: str) -> str:
-    """``text`` as a terminal may show it: control characters as ``\\x1b`` and the like."""
+    """``text`` for a terminal, with control characters as escapes such as ``\\x1b``."""
     return text.translate(_CONTROLS)
 
 
 def run_cli(main: Callable[[], object]) -> NoReturn:
-    """Run a command-line tool: bad input becomes one line on stderr and exit status 2.
+    """Run a command-line tool and exit. Bad input is one line on stderr and exit status 2.
 
-    Ctrl-C gives 130, and a pipe whose reader has gone 141, both without a word.
+    Ctrl-C exits with 130 and a closed pipe with 141, both without a message.
     """
     try:
         main()
@@ -46,10 +52,10 @@ def run_cli(main: Callable[[], object]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # What Python would still write at its end goes nowhere, too.
+        # Python flushes stdout once more when it exits; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:  # a full disk, a folder that may not be written to
+    except OSError as error:  # a full disk, a folder without write permission
         named = f"{error.filename}: " if error.filename else ""
         print(f"error: {named}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)

@@ -14,7 +14,9 @@ from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs, Target
+from hivis.engine.engine import Engine
 from hivis.engine.generate import Generation, generate
+from hivis.policies.cost import default_policy
 
 PLAIN = "hivis, plain"
 HUGGING_FACE = "HF generate"
@@ -65,12 +67,13 @@ def hivis_method(
     ``policy`` makes a policy. There is one for every temperature, so that what it learns at one
     does not pass into another.
     """
-    policies: dict[float, Policy] = {}
+    engines: dict[float, Engine] = {}
 
     def run(inputs: Inputs, params: SamplingParams) -> Run:
-        if policy is not None and params.temperature not in policies:
-            policies[params.temperature] = policy()
-        made = generate(target, inputs, params, drafter, policies.get(params.temperature))
+        if params.temperature not in engines:
+            chosen = default_policy() if policy is None else policy()
+            engines[params.temperature] = Engine(target, drafter, chosen)
+        made = generate(engines[params.temperature], inputs, params)
         times = made.statistics
         return Run(made.tokens, times.first_token_ms, times.total_ms, made)
 

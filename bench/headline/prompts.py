@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hivis.bundled.prompts import HeldOut, heldout
+from hivis.bundled.prompts import HeldOutPrompt, held_out_prompts
 from hivis.core.target import Inputs
 from hivis.errors import HivisError
 from hivis.models.processor import PromptProcessor
@@ -42,9 +42,9 @@ def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[
             raise HivisError(f"--prompts {options.prompts}: wanted at least one prompt, got none")
         return cases
     if options.compare:
-        chosen = mixed(heldout(), options.count, 1 if options.quick else SHORT_PER_LONG)
+        chosen = mixed(held_out_prompts(), options.count, 1 if options.quick else SHORT_PER_LONG)
     else:
-        chosen = [item for item in heldout() if item.kind == "long"][: options.count]
+        chosen = [item for item in held_out_prompts() if item.kind == "long"][: options.count]
     return [
         Case(
             item.id,
@@ -55,20 +55,20 @@ def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[
     ]
 
 
-def mixed(items: Sequence[HeldOut], count: int, short_per_long: int) -> list[HeldOut]:
+def mixed(items: Sequence[HeldOutPrompt], count: int, short_per_long: int) -> list[HeldOutPrompt]:
     """``count`` prompts for long answers and some short ones after each of them.
 
     Short questions go through the images, and from image to image through their topics. Long
     and short ones take turns, so that a machine that slows down slows both.
     """
     long = [item for item in items if item.kind == "long"][:count]
-    by_image: dict[Path, list[HeldOut]] = {}
+    by_image: dict[Path, list[HeldOutPrompt]] = {}
     for item in items:
         if item.kind == "short":
             by_image.setdefault(item.image, []).append(item)
     images = list(by_image.values())
     rounds = max((len(asked) for asked in images), default=0)
-    short: Iterator[HeldOut] = (
+    short: Iterator[HeldOutPrompt] = (
         asked[(place + turn) % len(asked)]
         for turn in range(rounds)
         for place, asked in enumerate(images)

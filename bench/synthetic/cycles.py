@@ -18,14 +18,14 @@ from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.one_layer import OneLayerDrafter
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 
 PLAIN, DRAFTED = "plain", "drafted"
 EAGER, GRAPH = "eager", "graph"
-#: What a loop of a mode is made with.
-MODES: dict[str, dict[str, Any]] = {EAGER: {"graphs": False}, GRAPH: {"graphs": True}}
+MODES = (EAGER, GRAPH)
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Pair:
     def loop(self, kind: str, mode: str) -> RunningBatch:
         """A new loop; a drafted one begins the list of accepted lengths anew."""
         drafted = kind == DRAFTED
-        loop = RunningBatch(
-            self.target, self.drafter if drafted else None, self.policy, **MODES[mode]
-        )
+        drafter = self.drafter if drafted else None
+        loop = RunningBatch(Engine(self.target, drafter, self.policy, graphs=mode == GRAPH))
         if drafted:
             self.replay.restart()
             loop.cycles.accept = self.replay.accept

@@ -36,10 +36,11 @@ def phase_calls(running: Running) -> dict[str, Call]:
     drafter that answers at once.
     """
     loop, target = running.loop, running.pair.target
-    assert loop.drafter is not None
+    drafter = loop.engine.drafter
+    assert drafter is not None
     running.back()
     accept = running.pair.replay.accept
-    drafter, shape, cache = loop.drafter, running.pair.form.shape, target.cache
+    shape, cache = running.pair.form.shape, target.cache
     plan = GrowthPlan(shape)
     sampling, lengths, drafted = loop._sampling, cache.kv_len, drafter.cache.kv_len
     token, position = cache.entries["token"].clone(), lengths.long() + 1

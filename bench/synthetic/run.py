@@ -40,7 +40,7 @@ from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.core.tree_shape import TreeShape
 from hivis.drafters.config import LayerConfig
-from hivis.engine.running_batch import check_context
+from hivis.engine.engine import Engine
 
 #: N of the passes that are timed, beside that of the trees; and where each has to be compiled.
 SIZES, COMPILED_SIZES = (1, 8, 16, 32, 60, 64, 128), (1,)
@@ -112,7 +112,7 @@ def measure_prompt(
     sizes = sorted({*(COMPILED_SIZES if options.compile else SIZES), options.nodes})
     with Bar(console=console, transient=True) as bar:
         params = SamplingParams(max_new_tokens=options.max_new_tokens, eos_token_ids=())
-        check_context(pair.target, inputs, params)
+        Engine(pair.target).check_context(inputs, params)
         texts = measure_texts(
             pair, inputs, params, options.repeat, not options.no_hf, options.hf_static, bar
         )

@@ -29,7 +29,7 @@ from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.engine.report import accept
+from hivis.engine.cycle import accept
 from hivis.errors import HivisError
 
 LABEL = "simulated acceptance"
@@ -131,7 +131,7 @@ class Replay:
     def accept(
         self, verify: VerifyResult, tree: DraftTree, position: Tensor, sampling: SamplingState
     ) -> Acceptance:
-        """As :func:`hivis.engine.report.accept`, whose walk is done and whose path gives way to the
+        """As :func:`hivis.engine.cycle.accept`, whose walk is done and whose path gives way to the
         next."""
         return self.instead_of(accept(verify, tree, position, sampling), tree)
 

@@ -26,7 +26,8 @@ class Chat:
     def __init__(self, model: Model) -> None:
         target = model.target
         if isinstance(target, HuggingFaceTarget):
-            model = dataclasses.replace(model, target=ContinuedTarget(target))
+            engine = dataclasses.replace(model.engine, target=ContinuedTarget(target))
+            model = Model(engine, model.processor)
         self._model = model
         self.turns: list[tuple[str, str]] = []
         self.images: list[ImageSource] = []

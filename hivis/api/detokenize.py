@@ -1,4 +1,4 @@
-"""From tokens to text, piece by piece, so that what was shown never has to be taken back."""
+"""From tokens to text, piece by piece. Text that was passed on never changes afterwards."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Collection, Sequence
 from hivis.errors import HivisError
 
 _BROKEN = "\ufffd"
-#: Once this many tokens have been shown all but the last few are forgotten. These stay in front of
-#: the next ones, for a tokenizer may drop a space at the very start of a text.
+#: When the window has this many tokens, all but the last few are removed. These are decoded with
+#: the next tokens, since a tokenizer may drop a space at the start of a text.
 _LONG, _KEPT = 24, 6
 
 
 class TextPieces:
-    """Decodes a text token by token; the pieces joined are the text of all tokens decoded at once.
+    """Decodes tokens one by one; the joined pieces equal the text of all tokens decoded at once.
 
-    A piece is held back while a later token may still change it: the first bytes of a character, a
-    run of byte tokens, and what may become a stop string.
+    Text is held back while a later token may still change it: the first bytes of a character, a run
+    of byte tokens, and the possible start of a stop string.
 
     Args:
-        decode: the text of tokens, special ones left out.
-        byte_tokens: tokens that stand for a byte, of tokenizers that decode a run of them as a
-            whole (a wrong byte then spoils the characters before it).
+        decode: returns the text of tokens without the special ones.
+        byte_tokens: tokens that stand for a byte, for tokenizers that decode a run of them together
+            (an invalid byte then also spoils the characters before it).
         special_tokens: tokens that ``decode`` leaves out.
-        stop: the text ends before the first of these; see :attr:`stopped`.
+        stop: the text ends before the first of these strings; see :attr:`stopped`.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class TextPieces:
         self._bytes = frozenset(byte_tokens)
         self._special = frozenset(special_tokens)
         self._stop = tuple(stop)
-        self._window: list[int] = []  # the last tokens, with the text of which `_shown` is done
+        self._window: list[int] = []  # the last tokens; `_shown` characters of them are out
         self._shown = 0
         self._in_bytes = False
-        self._held = ""  # may be the start of a stop string
+        self._held = ""  # the possible start of a stop string
         #: Whether a stop string was found. The text ends before it, and further tokens add nothing.
         self.stopped = False
 
     def put(self, token: int) -> str:
-        """Take the next token; the text that is certain now and was not before, often empty."""
+        """Add a token; returns the text that is now certain and was not before, often empty."""
         if self.stopped:
             return ""
         self._window.append(token)
@@ -65,7 +65,7 @@ class TextPieces:
         return self._pass_on(new)
 
     def end(self) -> str:
-        """What is left when no more tokens come."""
+        """The text that is still held back, when no more tokens follow."""
         if self.stopped:
             return ""
         new = self._decode(self._window)[self._shown :]
@@ -79,9 +79,9 @@ class TextPieces:
             self._window, self._shown = kept, len(text)
 
     def _pass_on(self, new: str, last: bool = False) -> str:
-        """``new`` behind what was held back, up to where a stop string is or may begin."""
+        """The held text and ``new``, up to where a stop string starts or may start."""
         text, self._held = self._held + new, ""
-        found = [place for string in self._stop if (place := text.find(string)) >= 0]
+        found = [index for string in self._stop if (index := text.find(string)) >= 0]
         if found:
             self.stopped = True
             return text[: min(found)]
@@ -94,6 +94,6 @@ class TextPieces:
 
 
 def _overlap(text: str, string: str) -> int:
-    """The length of the longest end of ``text`` that ``string`` begins with."""
+    """The length of the longest suffix of ``text`` that is a prefix of ``string``."""
     longest = min(len(text), len(string) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(string[:size])), 0)

@@ -14,6 +14,7 @@ from hivis.core.device import choose_device, choose_dtype
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.engine.cuda_graphs import capturer_for
+from hivis.engine.engine import Engine
 from hivis.errors import HivisError
 from hivis.models.families.registry import family_of
 from hivis.models.load import load_target
@@ -83,7 +84,7 @@ def load(
     if compile:
         target.compile()
     ready = choice.load(target, processor, chosen)
-    return Model(target, processor, ready, chosen, graphs)
+    return Model(Engine(target, ready, chosen, graphs), processor)
 
 
 def wrap(
@@ -135,7 +136,7 @@ def wrap(
     if compile:
         target.compile()
     ready = choice.load(target, prompts, chosen)
-    return Model(target, prompts, ready, chosen, graphs)
+    return Model(Engine(target, ready, chosen, graphs), prompts)
 
 
 def _check(device: torch.device, graphs: object, compile: object) -> None:

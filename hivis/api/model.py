@@ -1,4 +1,4 @@
-"""A model with its drafter, ready for use: texts from prompts and images."""
+"""A model with its drafter, ready for use: from prompts and images to text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from hivis.api.stream import TextGeneration, TextStream, Writer
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
-from hivis.core.target import Inputs, Target
+from hivis.core.target import Inputs
 from hivis.engine.batch import Batch, BatchRequest
-from hivis.engine.running_batch import check_context
+from hivis.engine.engine import Engine
 from hivis.errors import HivisError
 from hivis.models.generation_config import generation_settings
+from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.processor import ImageSource, PromptProcessor
-from hivis.models.vocabulary import vocabulary
+from hivis.models.target import HuggingFaceTarget
 
 #: A question; the turns of a conversation, ``(role, text)`` each; or inputs that are made already.
 Prompt = str | Sequence[tuple[str, str]] | Inputs
@@ -48,13 +49,6 @@ class Request:
             raise HivisError(f"settings: wanted a mapping, got {self.settings!r:.60}")
 
 
-class LoadedTarget(Target, Protocol):
-    """A target around a Hugging Face model."""
-
-    @property
-    def model(self) -> Any: ...
-
-
 class Streamer(Protocol):
     """What transformers' ``TextStreamer`` and its kin are: a receiver of tokens."""
 
@@ -71,15 +65,29 @@ class Streamer(Protocol):
 class Model:
     """A VLM, its processor and what drafts for it. See :func:`hivis.load` and :func:`hivis.wrap`.
 
-    One text at a time: the next one ends a stream that is still being read. Texts are the same for
-    any drafter and policy, or none (``docs/lossless.md``).
+    It generates one sequence at a time: the next one ends a stream that is still being read. The
+    output is the same for any drafter and policy, or none (``docs/lossless.md``).
+
+    Attributes:
+        engine: the target, the drafter and how they are run.
+        processor: turns prompts and images into the target's inputs, and tokens into text.
     """
 
-    target: LoadedTarget
+    engine: Engine
     processor: PromptProcessor
-    drafter: Drafter | None
-    policy: Policy
-    graphs: bool | None = None
+
+    @property
+    def target(self) -> HuggingFaceTarget | ContinuedTarget:
+        """The VLM; its Hugging Face model is ``target.model``."""
+        return cast(HuggingFaceTarget | ContinuedTarget, self.engine.target)
+
+    @property
+    def drafter(self) -> Drafter | None:
+        return self.engine.drafter
+
+    @property
+    def policy(self) -> Policy:
+        return self.engine.policy
 
     def generate(
         self,
@@ -89,7 +97,7 @@ class Model:
         streamer: Streamer | None = None,
         **settings: Any,
     ) -> TextGeneration:
-        """The whole text that answers a prompt.
+        """The whole output for a prompt.
 
         Args:
             prompt: a question, which the model's chat template is put around, with the images
@@ -131,7 +139,7 @@ class Model:
         traced: bool = False,
         **others: Any,
     ) -> TextStream:
-        """The text that answers a prompt, piece by piece. ``prompt``, ``images``: :meth:`generate`.
+        """The output for a prompt, piece by piece. ``prompt``, ``images``: as :meth:`generate`.
 
         What is not given is as the model's own ``generation_config`` says, or greedy.
 
@@ -140,17 +148,17 @@ class Model:
             top_k: draw from the k most probable tokens; 0 from all.
             top_p: draw from the most probable tokens that hold this much probability.
             min_p: draw from tokens at least this probable relative to the most probable one.
-            repetition_penalty: lowers tokens that prompt or text hold already; 1 does nothing.
-            seed: of the noise; the same seed gives the same text.
+            repetition_penalty: lowers tokens that prompt or output hold already; 1 does nothing.
+            seed: of the noise; the same seed gives the same output.
             max_new_tokens: the limit; without one in the model's settings 512, or what fits.
-            stop: strings before the first of which the text ends.
+            stop: strings before the first of which the output ends.
             traced: keep every cycle as it was, its tree and the way through it, in the statistics.
             others: further settings by their names in transformers' ``GenerationConfig``; also to
                 overrule one of the model's that hivis refuses (``no_repeat_ngram_size=0``).
 
         Raises:
-            HivisError: bad prompt, image or setting; a setting that hivis cannot reproduce; or a
-                text that would not fit the model's positions.
+            HivisError: bad prompt, image or setting; a setting that hivis cannot reproduce; or an
+                output that would not fit the model's positions.
         """
         given = dict(
             temperature=temperature,
@@ -167,51 +175,40 @@ class Model:
         inputs = self.prepare(prompt, images)
         prepare_ms = (time.perf_counter() - start) * 1e3
         params, writer = self._settle(inputs, given)
-        return TextStream(
-            self.target,
-            inputs,
-            params,
-            self.drafter,
-            self.policy,
-            writer,
-            traced,
-            prepare_ms,
-            self.graphs,
-        )
+        return TextStream(self.engine, inputs, params, writer, traced, prepare_ms)
 
     def batch(
         self, requests: Iterable[Request | Prompt], *, slots: int = 4, **settings: Any
     ) -> Iterator[tuple[int, TextGeneration]]:
-        """Many texts, several at a time: ``(number, text)`` of each as it ends.
+        """Many outputs, several at a time: ``(number, output)`` of each as it ends.
 
-        Every text is what :meth:`generate` gives for its request alone, in float32 token for token
-        (``docs/lossless.md``).
+        Every output is what :meth:`generate` gives for its request alone, in float32 token for
+        token (``docs/lossless.md``).
 
         Args:
             requests: prompts, or :class:`Request` with images and settings of their own. They are
                 taken, and their images read, when there is a free slot; so they may be endless.
-                While they are made, this model may not make other texts.
-            slots: texts at a time. Each takes memory for the longest of them.
-            settings: those of :meth:`stream`, for all texts whose request does not say otherwise
-                (no ``traced``).
+                Until the last output is there, this model may not generate others.
+            slots: sequences at a time. Each takes memory for the longest of them.
+            settings: those of :meth:`stream`, for all requests that do not say otherwise (no
+                ``traced``).
 
         Raises:
-            HivisError: as :meth:`stream`, with the number of the request, once the texts that had
+            HivisError: as :meth:`stream`, with the number of the request, once the outputs that had
                 begun have been handed out; none begins after it.
         """
         if isinstance(requests, (str, Inputs, Request)) or not isinstance(requests, Iterable):
             raise HivisError(f"requests: wanted several, got one {type(requests).__name__}")
-        queue = self._wanted(requests, settings)
-        return _written(Batch(self.target, queue, slots, self.drafter, self.policy, self.graphs))
+        return _written(Batch(self.engine, self._queue(requests, settings), slots))
 
     def generate_batch(
         self, requests: Iterable[Request | Prompt], *, slots: int = 4, **settings: Any
     ) -> list[TextGeneration]:
-        """The texts of :meth:`batch`, in the order of their requests."""
+        """The outputs of :meth:`batch`, in the order of their requests."""
         made = sorted(self.batch(requests, slots=slots, **settings), key=lambda entry: entry[0])
-        return [text for _, text in made]
+        return [output for _, output in made]
 
-    def _wanted(
+    def _queue(
         self, requests: Iterable[Request | Prompt], settings: Mapping[str, Any]
     ) -> Iterator[BatchRequest[tuple[int, Writer]]]:
         for number, entry in enumerate(requests):
@@ -219,21 +216,21 @@ class Model:
             try:
                 inputs = self.prepare(request.prompt, request.images)
                 params, writer = self._settle(inputs, {**settings, **request.settings})
-                check_context(self.target, inputs, params)
+                self.engine.check_context(inputs, params)
             except HivisError as error:
                 raise HivisError(f"request {number}: {error}") from error
             yield BatchRequest(inputs, params, (number, writer), writer)
 
     def _settle(self, inputs: Inputs, given: Mapping[str, Any]) -> tuple[SamplingParams, Writer]:
-        """How a text is drawn, and what writes it down."""
+        """How tokens are drawn, and what turns them into text."""
         own = generation_settings(self.target.model)
         settings = resolve(own, given, inputs.length, self.target.max_positions)
         vocab = self.target.head.shape[0]
         for end in settings.params.eos_token_ids or ():
             if not 0 <= end < vocab:
                 raise HivisError(f"eos_token_id: wanted ids from 0 to {vocab - 1}, got {end}")
-        words = vocabulary(self.processor.processor.tokenizer)
-        pieces = TextPieces(self.processor.decode, words.bytes, words.special, settings.stop)
+        kinds = self.processor.token_kinds
+        pieces = TextPieces(self.processor.decode, kinds.bytes, kinds.special, settings.stop)
         ends = settings.params.eos_token_ids
         return settings.params, Writer(pieces, self.target.eos_token_ids if ends is None else ends)
 

@@ -1,7 +1,7 @@
-"""Generation settings under their names in transformers' ``GenerationConfig``.
+"""Generation settings, by their names in transformers' ``GenerationConfig``.
 
-Each of its fields is honored, harmless (it cannot change the text), or refused by name: no
-setting of a model or a caller is dropped in silence. A test checks that none is missing.
+Each field of it is either honored, harmless (it cannot change the output), or refused by name. No
+setting of a model or a caller is ignored silently; a test checks that no field is missing here.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from hivis.core.sampling import SamplingParams, is_number
-from hivis.errors import HivisError
+from hivis.errors import HivisError, shorten
 
-#: New tokens of a text if neither the caller nor the model says how many.
+#: The default of ``max_new_tokens`` if neither the caller nor the model gives one.
 MAX_NEW_TOKENS = 512
-#: What ``generate`` of transformers takes for top_k where a model samples and does not say.
+#: The top_k of transformers' ``generate`` for a model that samples and gives none.
 SAMPLED_TOP_K = 50
-#: The max_length that transformers writes where nobody has set one.
+#: The max_length that transformers writes when none is set.
 UNSET_LENGTH = 20
 
 HONORED = frozenset({
     "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
     "eos_token_id", "max_new_tokens", "max_length", "stop_strings",
 })  # fmt: skip
-#: Settings of hivis alone.
+#: Settings that only hivis has.
 OWN = frozenset({"seed", "stop"})
 HARMLESS = frozenset({
-    # how the same text is computed
+    # how the same output is computed
     "use_cache", "cache_config", "max_cache_len", "compile_config", "disable_compile",
     "continuous_batching_config", "low_memory", "prefill_chunk_size",
-    # how it is drafted; no draft changes the text
+    # how it is drafted, which does not change the output
     "use_mtp", "is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule",
     "assistant_confidence_threshold", "prompt_lookup_num_tokens", "max_matching_ngram_size",
     "assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "speculation_type",
     # only with beams, which are refused
     "early_stopping", "length_penalty", "diversity_penalty",
-    # only with encoders, padding or a prompt of nothing
+    # only with encoders, padding or an empty prompt
     "decoder_start_token_id", "bos_token_id", "pad_token_id",
-    # the same shift of all logits; and logits that are not finite, which are an error anyway
+    # the same shift of all logits; and logits that are not finite, which raise an error anyway
     "renormalize_logits", "remove_invalid_values",
     # bookkeeping
     "return_dict_in_generate", "transformers_version", "_from_model_config",
 })  # fmt: skip
-#: The values with which the others do nothing; so do None and empty lists.
+#: The values with which the other settings have no effect, besides None and empty lists.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,), "num_beam_groups": (1,), "num_return_sequences": (1,),
     "constraints": (), "force_words_ids": (), "penalty_alpha": (0,), "dola_layers": (),
@@ -61,7 +61,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "output_attentions": (False,), "output_hidden_states": (False,), "output_scores": (False,),
     "output_logits": (False,),
 }  # fmt: skip
-#: The same, of settings that a greedy text does not look at.
+#: The same for settings that greedy decoding does not use.
 NEUTRAL_SAMPLED: dict[str, tuple[Any, ...]] = {
     "typical_p": (1,),
     "top_h": (),
@@ -73,7 +73,7 @@ KNOWN = HONORED | HARMLESS | NEUTRAL.keys() | NEUTRAL_SAMPLED.keys()
 
 @dataclass(frozen=True)
 class Settings:
-    """What a text is made with: how tokens are drawn, and the strings that end it."""
+    """The resolved settings of an output: sampling, and the strings that end it."""
 
     params: SamplingParams
     stop: tuple[str, ...]
@@ -82,44 +82,46 @@ class Settings:
 def resolve(
     model: Mapping[str, Any], given: Mapping[str, Any], rows: int, max_positions: int
 ) -> Settings:
-    """The settings of a text: the caller's, else the model's, else those that do nothing.
+    """Resolve each setting: the caller's value, otherwise the model's, otherwise no effect.
 
-    A model that samples (``do_sample``) does so at its own temperature, with the top_k of 50 that
-    transformers gives it where it does not say. A temperature given for one that does not sample
-    draws from the whole distribution, or from what the model's top_k, top_p and min_p leave of it.
+    A model that samples (``do_sample``) uses its own temperature, and transformers' default top_k
+    of 50 if it gives none. If the caller gives a temperature for a model that does not sample,
+    tokens are drawn from the whole distribution, or from the part that the model's top_k, top_p and
+    min_p leave.
 
     Args:
         model: the fields of the model's ``GenerationConfig``.
-        given: the caller's; ``None`` is not given. ``stop`` and ``seed`` are hivis's own.
+        given: the caller's settings; ``None`` means not given. ``stop`` and ``seed`` are hivis's.
         rows: P, the rows of the prompt.
-        max_positions: what prompt and new tokens have to fit, if their number is not given.
+        max_positions: the positions that prompt and output may use together, for the default of
+            ``max_new_tokens``.
 
     Raises:
-        HivisError: a setting that hivis does not know, cannot reproduce, or that is out of range.
+        HivisError: a setting is unknown, cannot be reproduced, or is out of range.
     """
     given = {name: value for name, value in given.items() if value is not None}
     model = {name: value for name, value in model.items() if value is not None}
     for name in sorted(given.keys() - KNOWN - OWN):
         raise HivisError(f"{name}: wanted a generation setting, got an unknown name")
-    temperature, whole = _temperature(model, given)
+    temperature, plain = _temperature(model, given)
     sampled = is_number(temperature) and temperature > 0
     _refuse(model, given, NEUTRAL | NEUTRAL_SAMPLED if sampled else NEUTRAL)
     either = {**(model if sampled else {}), **given}
     params = SamplingParams(
         temperature=temperature,
-        top_k=either.get("top_k", 0 if whole or not sampled else SAMPLED_TOP_K),
+        top_k=either.get("top_k", 0 if plain or not sampled else SAMPLED_TOP_K),
         top_p=either.get("top_p", 1.0),
         min_p=either.get("min_p", 0.0),
         repetition_penalty={**model, **given}.get("repetition_penalty", 1.0),
         seed=given.get("seed", 0),
         max_new_tokens=_limit(model, given, rows, max_positions),
-        eos_token_ids=_ends(given),
+        eos_token_ids=_eos_token_ids(given),
     )
     return Settings(params, _stop(model, given))
 
 
 def _temperature(model: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, bool]:
-    """The temperature, and whether nothing asked for transformers' defaults of sampling."""
+    """The temperature, and whether transformers' default top_k for sampling does not apply."""
     samples = given.get("do_sample", model.get("do_sample", False))
     if not isinstance(samples, bool):
         raise HivisError(f"do_sample: wanted true or false, got {samples!r}")
@@ -133,6 +135,7 @@ def _temperature(model: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[An
 def _refuse(
     model: Mapping[str, Any], given: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]
 ) -> None:
+    """HivisError for a setting whose effect hivis does not reproduce."""
     for name, value in {**model, **given}.items():
         values = neutral.get(name, ())
         harmless = name in KNOWN | OWN and name not in neutral
@@ -142,10 +145,10 @@ def _refuse(
         where, advice = "", ""
         if name not in given:
             where = " in the model's generation_config"
-            advice = f"; give {name}={values[0] if values else '[]'} to do without it"
+            advice = f"; give {name}={values[0] if values else '[]'} to generate without it"
         raise HivisError(
-            f"{name}: wanted {wanted}, for hivis cannot reproduce others, "
-            f"got {_short(value)}{where}{advice}"
+            f"{name}: wanted {wanted}, since hivis cannot reproduce other values, "
+            f"got {shorten(value)}{where}{advice}"
         )
 
 
@@ -159,36 +162,31 @@ def _limit(
         if not isinstance(length, int) or length <= rows:
             raise HivisError(f"max_length: wanted more than the prompt's {rows} rows, got {length}")
         return length - rows
-    wanted = model.get("max_new_tokens", MAX_NEW_TOKENS)
-    longest = model.get("max_length", UNSET_LENGTH)
-    if longest == UNSET_LENGTH:
-        longest = max_positions
-    return max(1, min(wanted, longest - rows, max_positions - rows))
+    limit = model.get("max_new_tokens", MAX_NEW_TOKENS)
+    max_length = model.get("max_length", UNSET_LENGTH)
+    if max_length == UNSET_LENGTH:
+        max_length = max_positions
+    return max(1, min(limit, max_length - rows, max_positions - rows))
 
 
-def _ends(given: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """``None``: the model's own."""
-    ends = given.get("eos_token_id")
-    if ends is None:
+def _eos_token_ids(given: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The caller's EOS tokens; ``None`` to use the model's."""
+    eos = given.get("eos_token_id")
+    if eos is None:
         return None
-    ends = tuple(ends) if isinstance(ends, Sequence) and not isinstance(ends, str) else (ends,)
-    for end in ends:
-        if not isinstance(end, int) or isinstance(end, bool):
-            raise HivisError(f"eos_token_id: wanted token ids, got {end!r}")
-    return ends
+    ids = tuple(eos) if isinstance(eos, Sequence) and not isinstance(eos, str) else (eos,)
+    for token in ids:
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise HivisError(f"eos_token_id: wanted token ids, got {token!r}")
+    return ids
 
 
 def _stop(model: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:
     if "stop" in given and "stop_strings" in given:
-        raise HivisError("stop: wanted it or stop_strings, which is the same, got both")
+        raise HivisError("stop: wanted it or stop_strings, which mean the same, got both")
     stop = given.get("stop", given.get("stop_strings", model.get("stop_strings", ())))
     if isinstance(stop, str):
         stop = (stop,)
     if not isinstance(stop, Sequence) or not all(isinstance(s, str) and s for s in stop):
-        raise HivisError(f"stop: wanted strings that are not empty, got {_short(stop)}")
+        raise HivisError(f"stop: wanted strings that are not empty, got {shorten(stop)}")
     return tuple(stop)
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,4 +1,4 @@
-"""A text on its way: tokens as they are accepted, and the text that they make certain."""
+"""Output as it is generated: tokens as they are accepted, and the text that they make certain."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 from hivis.api.detokenize import TextPieces
-from hivis.core.drafter import Drafter
-from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
-from hivis.core.target import Inputs, Target
+from hivis.core.target import Inputs
+from hivis.engine.engine import Engine
 from hivis.engine.generate import Stream
 from hivis.engine.results import Generation
 from hivis.errors import HivisError
@@ -17,7 +16,7 @@ from hivis.errors import HivisError
 
 @dataclass(frozen=True)
 class TextGeneration(Generation):
-    """A whole text. ``print`` shows its text.
+    """A whole output. ``print`` shows its text.
 
     Attributes:
         text: the tokens' text, special tokens left out, cut before the stop string that ended it.
@@ -33,7 +32,7 @@ class TextGeneration(Generation):
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one cycle added to a text.
+    """What one cycle added to the output.
 
     Attributes:
         tokens: the new ones. The last is the target's own, those before it were drafted.
@@ -49,21 +48,21 @@ class Chunk:
 
 
 class Writer:
-    """Writes a text while its tokens are drawn: what a stream or a batch shows every token to.
+    """Turns tokens into text while they are drawn: what a stream or a batch shows every token to.
 
     Args:
-        pieces: turns tokens into text.
-        ends: tokens that end it.
+        pieces: decodes them.
+        ends: tokens that end the sequence.
     """
 
     def __init__(self, pieces: TextPieces, ends: tuple[int, ...]) -> None:
         self._pieces, self._ends = pieces, ends
         self._new: list[str] = []
-        #: What is certain of the text so far and was taken.
+        #: The text that is certain so far and was taken.
         self.text = ""
 
     def __call__(self, token: int) -> bool:
-        """Write a token down; whether the text ends there by a stop string."""
+        """Take a token; whether the output ends there by a stop string."""
         self._new.append(self._pieces.put(token))
         return self._pieces.stopped
 
@@ -81,7 +80,7 @@ class Writer:
         return rest
 
     def whole(self, made: Generation) -> TextGeneration:
-        """The text of ``made``, all of which was written down."""
+        """The output of ``made``, all of whose tokens were taken."""
         if self._pieces.stopped:
             finish = "stop"
         else:
@@ -90,32 +89,35 @@ class Writer:
 
 
 class TextStream(Iterator[str]):
-    """Pieces of a text as its tokens are accepted; :attr:`result` once they have all been read.
+    """Pieces of text as tokens are accepted; :attr:`result` once they have all been read.
 
-    The pieces joined are the text; none ends inside a character, or in what may become a stop
+    The pieces joined are the output; none ends inside a character, or in what may become a stop
     string. Iterate over :meth:`chunks` instead to have the tokens too. A stream may be left at any
-    time; the next text of the same model ends it.
+    time; the next sequence of the same model ends it.
+
+    Args:
+        engine: what the tokens are generated with.
+        inputs, params: the prompt, and how tokens are drawn.
+        writer: turns them into text.
+        traced: keep every cycle as it was in the statistics.
+        prepare_ms: what making ``inputs`` took.
 
     Attributes:
-        inputs, params: what it is made from, and how.
         tokens: what has been read so far.
         past: the same, cycle by cycle, with the text.
     """
 
     def __init__(
         self,
-        target: Target,
+        engine: Engine,
         inputs: Inputs,
         params: SamplingParams,
-        drafter: Drafter | None,
-        policy: Policy,
         writer: Writer,
         traced: bool = False,
         prepare_ms: float = 0.0,
-        graphs: bool | None = None,
     ) -> None:
         self._writer, self._prepare_ms = writer, prepare_ms
-        self._stream = Stream(target, inputs, params, drafter, policy, writer, traced, graphs)
+        self._stream = Stream(engine, inputs, params, writer, traced)
         self._chunks: Generator[Chunk, None, None] = self._run()
         self._result: TextGeneration | None = None
         self.inputs, self.params = inputs, params
@@ -134,12 +136,12 @@ class TextStream(Iterator[str]):
 
     @property
     def text(self) -> str:
-        """That of the tokens read so far."""
+        """The text of the tokens read so far."""
         return self._writer.text
 
     @property
     def result(self) -> TextGeneration:
-        """The whole text; HivisError before the stream has been read to its end."""
+        """The whole output; HivisError before the stream has been read to its end."""
         if self._result is None:
             raise HivisError("result: wanted a stream read to its end, got one that was not")
         return self._result

@@ -1,1 +1,1 @@
-"""The model that ships with hivis, its drafters, and held-out images and prompts."""
+"""The model that is bundled with hivis, its drafters, and held-out images and prompts."""

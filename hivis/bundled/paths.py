@@ -1,4 +1,4 @@
-"""Where the shipped files are."""
+"""The paths of the bundled files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The held-out prompts that ship with hivis."""
+"""The held-out prompts that are bundled with hivis."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hivis.bundled.paths import EVAL
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """One held-out prompt. `facts` are the strings that a right answer contains."""
+class HeldOutPrompt:
+    """One held-out prompt. `facts` are the strings that a correct answer contains."""
 
     id: str
     image: Path
@@ -22,8 +22,8 @@ class HeldOut:
     facts: tuple[str, ...]
 
 
-def heldout() -> list[HeldOut]:
-    """The shipped prompts, in the order of their file.
+def held_out_prompts() -> list[HeldOutPrompt]:
+    """The bundled prompts, in the order of their file.
 
     Raises:
         FileNotFoundError: the package was installed without `eval/`.
@@ -31,6 +31,6 @@ def heldout() -> list[HeldOut]:
     lines = (EVAL / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return [
-        HeldOut(**record | {"image": EVAL / record["image"], "facts": tuple(record["facts"])})
+        HeldOutPrompt(**record | {"image": EVAL / record["image"], "facts": tuple(record["facts"])})
         for record in records
     ]

@@ -1,1 +1,1 @@
-"""The commands of ``python -m hivis``, one module each; what is slow to import they import late."""
+"""The commands of ``python -m hivis``, one module each. Slow imports wait until a command runs."""

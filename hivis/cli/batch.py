@@ -1,4 +1,4 @@
-"""``hivis batch``: a file of prompts, several at a time."""
+"""``hivis batch``: answer a file of prompts, several at a time."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from typing import TYPE_CHECKING, Any, TextIO
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    given_settings,
     load_model,
-    memory_as_input,
+    report_out_of_memory,
     same_file,
-    settings_of,
 )
-from hivis.cli.parser import whole
+from hivis.cli.parser import whole_number
+from hivis.cli.terminal import to_json
 from hivis.errors import HivisError
+from hivis.page.labels import plural
 
 if TYPE_CHECKING:
     from hivis.api.model import Request
+    from hivis.api.stream import TextGeneration
 
-ABOUT = """Answer the prompts of a file, several at a time, each as it would be alone.
+ABOUT = """Answer the prompts of a file, several at a time. Each output is the same as if its
+prompt were answered alone.
 
-FILE has one JSON object a line: "prompt", and if wanted "image" (a path or several, seen from the
-file's folder) and "settings" of its own, by their names in transformers. Each text is written as
-one JSON object a line as soon as it ends, with the "number" of its prompt, from 0. As with
-generate --json, it is the whole text: one that begins with a space keeps it."""
+FILE has one JSON object per line: "prompt", and optionally "image" (a path or a list of paths,
+relative to the folder of FILE) and "settings" for this prompt, by their names in transformers. Each
+output is written as one JSON object per line as soon as it is finished, with the "number" of its
+prompt, counted from 0. As with generate --json, a space at the start of the output is kept."""
 EXAMPLES = """examples:
-  python -m hivis batch prompts.jsonl --out texts.jsonl
+  python -m hivis batch prompts.jsonl --out outputs.jsonl
   echo '{"prompt": "What is this?", "image": "cat.png"}' | python -m hivis batch - | jq -r .text
   python -m hivis batch prompts.jsonl --slots 8 --temperature 1 --seed 7"""
 KEYS = {"prompt", "image", "settings"}
@@ -42,47 +46,45 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=batch)
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("file", metavar="FILE", help="the prompts, JSON Lines; - reads them from stdin")
-    add("--out", type=Path, metavar="PATH", help="write the texts here (default: stdout)")
-    add("--slots", type=whole, default=4, metavar="B", help="texts at a time (default: 4)")
+    add("file", metavar="FILE", help="the prompts as JSON Lines; - reads them from stdin")
+    add("--out", type=Path, metavar="PATH", help="write the outputs here (default: stdout)")
+    add("--slots", type=whole_number, default=4, metavar="B", help="outputs at a time (default: 4)")
     add_model(parser)
     add_settings(parser)
 
 
 def batch(options: argparse.Namespace) -> None:
-    settings = settings_of(options)
+    settings = given_settings(options)
     if options.out is not None and (options.out.is_dir() or not options.out.parent.is_dir()):
         raise HivisError(f"--out: wanted a file in a folder that exists, got {options.out}")
     if options.out is not None and same_file(options.out, options.file):
         raise HivisError(f"--out: wanted another file than the prompts', got {options.out}")
-    with _opened(options.file) as lines, memory_as_input():
+    with _input_lines(options.file) as lines, report_out_of_memory():
         model = load_model(options)
         with _output(options.out) as out:
             requests = _requests(lines, options.file)
-            made = model.batch(requests, slots=options.slots, **settings)
-            start, texts, tokens = time.perf_counter(), 0, 0
+            results = model.batch(requests, slots=options.slots, **settings)
+            start, outputs, tokens = time.perf_counter(), 0, 0
             try:
-                for number, text in made:
-                    _write(out, number, text)
-                    texts, tokens = texts + 1, tokens + len(text.tokens)
+                for number, result in results:
+                    _write(out, number, result)
+                    outputs, tokens = outputs + 1, tokens + len(result.tokens)
             finally:
                 seconds = time.perf_counter() - start
                 print(
-                    f"{texts} texts | {tokens} tokens | {tokens / seconds:.0f} tokens/s | "
-                    f"{options.slots} at a time",
+                    f"{outputs} {plural(outputs, 'output')} | {tokens} {plural(tokens, 'token')} | "
+                    f"{tokens / seconds:.0f} tokens/s | {options.slots} at a time",
                     file=sys.stderr,
                 )
 
 
-def _write(out: TextIO, number: int, text: Any) -> None:
-    from hivis.cli import terminal as show
-
-    print(json.dumps({"number": number, **show.as_json(text)}), file=out, flush=True)
+def _write(out: TextIO, number: int, result: TextGeneration) -> None:
+    print(json.dumps({"number": number, **to_json(result)}), file=out, flush=True)
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[Iterable[str]]:
-    """The lines, read one by one: they may come slower than they are answered."""
+def _input_lines(file: str) -> Iterator[Iterable[str]]:
+    """The lines, read one by one, since they may arrive more slowly than they are answered."""
     if file == "-":
         yield sys.stdin
         return
@@ -96,7 +98,7 @@ def _opened(file: str) -> Iterator[Iterable[str]]:
 
 @contextmanager
 def _output(path: Path | None) -> Iterator[TextIO]:
-    """Texts that were written stay, whatever becomes of the others."""
+    """The file for the outputs. Written outputs stay in it even if a later one fails."""
     if path is None:
         yield sys.stdout
         return
@@ -138,7 +140,7 @@ def _entry(line: str, where: str) -> tuple[str, list[str], dict[str, Any]]:
         fits = False
     if not fits:
         raise HivisError(
-            f'{where}: wanted a JSON object with "prompt" and, if need be, "image" and "settings", '
+            f'{where}: wanted a JSON object with "prompt" and optionally "image" and "settings", '
             f"got {line.strip()[:60]}"
         )
     return entry["prompt"], images, entry.get("settings", {})

@@ -1,4 +1,4 @@
-"""``hivis chat``: several turns about the same images."""
+"""``hivis chat``: a conversation about images."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    given_settings,
     images_of,
     load_model,
-    memory_as_input,
-    settings_of,
+    report_out_of_memory,
 )
+from hivis.cli.terminal import print_stream, summary
 from hivis.errors import HivisError, printable
 
 if TYPE_CHECKING:
     from hivis.api.chat import Chat
 
-ABOUT = """Talk with a model about images; it keeps what it has read from turn to turn.
+ABOUT = """Talk with a model about images. It keeps the conversation in its cache between turns.
 
-Every line is a turn, from the terminal or from a pipe. Ctrl-C ends an answer, and at the prompt the
-chat. Lines of your own:
-  /image PATH   show another image with the next question
-  /new          begin anew, with the images of the command line
-  /quit         end"""
+Every line of input, from the terminal or a pipe, is a turn. Ctrl-C ends an answer; at the prompt it
+ends the chat. Commands:
+  /image PATH   add another image to the next question
+  /new          start a new conversation, with the images of the command line
+  /quit         end the chat"""
 EXAMPLES = """examples:
   python -m hivis chat
   python -m hivis chat --model llava-hf/llava-1.5-7b-hf --image cat.png
@@ -42,38 +43,38 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="PATH",
-        help="images that it begins with",
+        help="images for the first question",
     )
     add_model(parser)
     add_settings(parser)
 
 
 def chat(options: argparse.Namespace) -> None:
-    settings = settings_of(options)
-    with memory_as_input():
+    settings = given_settings(options)
+    with report_out_of_memory():
         model = load_model(options)
         from hivis.api.chat import Chat
         from hivis.models.processor import open_image
 
         first = images_of(options)
         for image in first:
-            open_image(image)  # a wrong path should be known before anything is asked
-        talk, images = Chat(model), list(first)
+            open_image(image)  # so that a wrong path is reported before the first question
+        conversation, images = Chat(model), list(first)
         for line in _lines():
-            word, _, rest = line.partition(" ")
-            if word == "/quit":
+            command, _, rest = line.partition(" ")
+            if command == "/quit":
                 break
-            if word == "/new":
-                talk, images = Chat(model), list(first)
+            if command == "/new":
+                conversation, images = Chat(model), list(first)
                 continue
             try:
-                if word == "/image":
+                if command == "/image":
                     open_image(rest.strip())
                     images.append(rest.strip())
                     continue
-                if word.startswith("/"):
-                    raise HivisError(f"{word}: wanted /image PATH, /new or /quit, got {line}")
-                _answer(talk, line, images, settings)
+                if command.startswith("/"):
+                    raise HivisError(f"{command}: wanted /image PATH, /new or /quit, got {line}")
+                _answer(conversation, line, images, settings)
                 images = []
             except HivisError as error:
                 if not sys.stdin.isatty():
@@ -82,7 +83,7 @@ def chat(options: argparse.Namespace) -> None:
 
 
 def _lines() -> Iterator[str]:
-    """What is asked, line by line, until the end of input."""
+    """The user's lines, without empty ones, until the end of the input."""
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
@@ -94,14 +95,12 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _answer(talk: Chat, question: str, images: list[Any], settings: dict[str, Any]) -> None:
-    from hivis.cli import terminal as show
-
-    stream = talk.say(question, images, **settings)
+def _answer(conversation: Chat, question: str, images: list[Any], settings: dict[str, Any]) -> None:
+    stream = conversation.say(question, images, **settings)
     try:
-        show.show(stream)
+        print_stream(stream)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
-        return  # what was said so far stays said
-    print(show.summary(stream.result), file=sys.stderr)
+        return  # the chat keeps the answer so far
+    print(summary(stream.result), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``hivis generate``: one text, on the terminal as it is accepted."""
+"""``hivis generate``: answer one prompt."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import sys
 from hivis.cli.model_options import (
     add_model,
     add_settings,
+    given_settings,
     images_of,
     load_model,
-    memory_as_input,
+    report_out_of_memory,
     same_file,
-    settings_of,
 )
+from hivis.cli.terminal import print_stream, summary, to_json
 from hivis.errors import HivisError
 from hivis.page import write_page
-from hivis.page.write import check_place
+from hivis.page.write import check_writable
 
 PROMPT = "Describe this image in detail and explain each thing."
-ABOUT = """Answer a prompt about images, the text as soon as it is accepted.
+ABOUT = """Answer a prompt about images, and print tokens as soon as they are accepted.
 
-The text goes to stdout, one line of statistics to stderr. Without --model the small model that
-ships with hivis answers, by default about an image of its own."""
+The output goes to stdout, one line of statistics to stderr. Without --model, the small model that
+is bundled with hivis answers, by default about a bundled image."""
 EXAMPLES = """examples:
   python -m hivis generate
   python -m hivis generate --show-tree --temperature 1 --seed 7
@@ -37,25 +38,25 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=generate)
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("--prompt", metavar="TEXT", help="the question; - reads it from stdin")
+    add("--prompt", metavar="TEXT", help="the prompt; - reads it from stdin")
     add(
         "--image",
         nargs="+",
         action="extend",
         default=[],
         metavar="PATH",
-        help="images that it is about",
+        help="images for the prompt",
     )
-    add("--json", action="store_true", help="one JSON object: text, tokens, statistics")
+    add("--json", action="store_true", help="print one JSON object: text, tokens, statistics")
     add(
         "--show-tree",
         action="store_true",
-        help="color what was drafted and accepted, and what the target drew itself",
+        help="color the drafted and accepted tokens, and those that the target drew itself",
     )
     add(
         "--html",
         metavar="PATH",
-        help="write a page about the text: images, cycles, draft trees, times (one file)",
+        help="write an HTML page about the run: images, output, draft trees, times (one file)",
     )
     add_model(parser)
     add_settings(parser)
@@ -63,27 +64,25 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     if options.json and options.show_tree:
-        raise HivisError("--show-tree: wanted a text to color, got --json")
-    paged = options.html is not None
-    if paged:
-        check_place(options.html, "--html")
-    settings = settings_of(options)
+        raise HivisError("--show-tree: wanted an output to color, got --json")
+    with_page = options.html is not None
+    if with_page:
+        check_writable(options.html, "--html")
+    settings = given_settings(options)
     prompt, images = _prompt(options), images_of(options)
-    if paged and any(same_file(options.html, image) for image in images):
+    if with_page and any(same_file(options.html, image) for image in images):
         raise HivisError(f"--html: wanted another file than the image, got {options.html}")
-    with memory_as_input():
-        from hivis.cli import terminal as show
-
+    with report_out_of_memory():
         model = load_model(options)
-        stream = model.stream(prompt, images, traced=paged, **settings)
+        stream = model.stream(prompt, images, traced=with_page, **settings)
         if options.json:
             for _ in stream:
                 pass
-            print(json.dumps(show.as_json(stream.result)))
+            print(json.dumps(to_json(stream.result)))
         else:
-            show.show(stream, options.show_tree)
-            print(show.summary(stream.result), file=sys.stderr)
-        if paged:
+            print_stream(stream, options.show_tree)
+            print(summary(stream.result), file=sys.stderr)
+        if with_page:
             write_page(options.html, model, stream, prompt, images)
             print(f"page: {options.html}", file=sys.stderr)
 
@@ -93,6 +92,6 @@ def _prompt(options: argparse.Namespace) -> str:
         return sys.stdin.read()
     if options.prompt is None:
         if options.model is not None:
-            raise HivisError("--prompt: wanted a text for this model, got none")
+            raise HivisError("--prompt: wanted one for this model, got none")
         return PROMPT
     return options.prompt

@@ -1,4 +1,4 @@
-"""``hivis info``: versions, the machine, what this build can do, and which models ship with it."""
+"""``hivis info``: versions, devices, the features of this build, and the bundled models."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hivis.bundled import paths
 from hivis.errors import HivisError
 
-ABOUT = "versions, devices, what this build can do, and the models that ship with it"
+ABOUT = "show versions, devices, the features of this build, and the bundled models"
 EXAMPLES = """examples:
   python -m hivis info
   python -m hivis info --json | jq .build"""
-#: Packages that other engines draw on. hivis needs none of them.
-OTHERS = ("accelerate", "bitsandbytes", "flash-attn", "flashinfer-python", "triton", "xformers")
+#: Packages that other engines use. hivis needs none of them.
+OTHER_PACKAGES = (
+    "accelerate",
+    "bitsandbytes",
+    "flash-attn",
+    "flashinfer-python",
+    "triton",
+    "xformers",
+)
 
 
 def add_info(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=info)
     parser.epilog = EXAMPLES
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def info(options: argparse.Namespace) -> None:
@@ -36,15 +41,17 @@ def info(options: argparse.Namespace) -> None:
         print(heading)
         width = max(len(name) for name in entries)
         for name, value in entries.items():
-            print(f"  {name:<{width}}  {_words(value)}")
+            print(f"  {name:<{width}}  {_shown(value)}")
 
 
 def collect() -> dict[str, dict[str, Any]]:
-    """All of it, by heading."""
+    """All entries, by heading."""
     try:
         from hivis import _C, ops
     except ImportError as error:
         raise HivisError(f"hivis._C: wanted the compiled extension, got: {error}") from error
+    import torch
+
     from hivis.core.device import choose_device, choose_dtype, device_name, versions
     from hivis.drafters import quantized_linear as quantized
     from hivis.models.prefill_attention import prefill_attention
@@ -59,12 +66,12 @@ def collect() -> dict[str, dict[str, Any]]:
         "versions": versions(),
         "devices": devices,
         "build": _C.build_info(),
-        "ops": {kind: {"without": names} if names else "all" for kind, names in missing.items()},
-        "prompts": {"read by": prefill_attention()},
+        "ops": {kind: {"missing": names} if names else "all" for kind, names in missing.items()},
+        "prefill": {"attention": prefill_attention()},
         "quantized drafters": {
             str(device): quantized.products(torch.device(device)) for device in ("cpu", chosen)
         },
-        "other packages (none is needed)": {name: _version(name) for name in OTHERS},
+        "other packages (not needed)": {name: _version(name) for name in OTHER_PACKAGES},
         "bundled models": {
             folder.name: _size(folder)
             for folder in (paths.TARGET, paths.HIVIS, paths.EAGLE, paths.VISPEC, paths.DRAFT_VLM)
@@ -84,13 +91,13 @@ def _size(folder: Path) -> str | None:
     return f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else None
 
 
-def _words(value: object) -> str:
-    if value is None:
+def _shown(value: object) -> str:
+    if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(entry)}" for name, entry in value.items())
+        return ", ".join(f"{name} {_shown(entry)}" for name, entry in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "-"
     return str(value)

@@ -1,4 +1,4 @@
-"""The options that ``generate`` and ``chat`` have in common, and the model that they ask for."""
+"""The options that ``generate``, ``chat`` and ``batch`` share, and the model that they load."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from hivis.api.settings import KNOWN, OWN
 from hivis.bundled import paths
-from hivis.cli.parser import number, one_of, whole
+from hivis.cli.parser import number, one_of, whole_number
 from hivis.drafters.quantize import FORMATS
 from hivis.errors import HivisError, first_line
 from hivis.policies.registry import policy_names, policy_records
@@ -27,32 +24,35 @@ IMAGE = paths.EVAL / "scene00.png"
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="M", help="folder or hub name of a VLM (default: the bundled one)")
+    add("--model", metavar="M", help="folder or hub name of a VLM (default: the bundled model)")
     add(
         "--drafter",
         metavar="D",
-        help="folder or hub name of a HiViS, EAGLE-2 or ViSpec drafter or of a small model; none: "
-        "decode plainly (default: the bundled one for the bundled model, else none)",
+        help="folder or hub name of a HiViS, EAGLE-2 or ViSpec drafter, or of a small model that "
+        "drafts; none: no drafter (default: for the bundled model its drafter, otherwise none)",
     )
     add(
         "--dtype",
         type=one_of("auto", "bfloat16", "float16", "float32"),
         default="auto",
+        metavar="TYPE",
         help="auto (default), bfloat16, float16 or float32",
     )
     add(
         "--drafter-weights",
         type=one_of(*FORMATS),
         default="full",
-        help="weights of the drafter: full (default), int8 or int4 (int4-32, int4-128: groups of "
-        "so many inputs); the output is the same",
+        metavar="FORMAT",
+        help="quantization of the drafter's weights: full (default) is none; int8; int4, or "
+        "int4-32 and int4-128 with groups of that many inputs; the output is the same",
     )
     add(
         "--draft-vocab",
-        type=_head,
+        type=_number_or_path,
         metavar="N|FILE",
-        help="draft only the target's N most frequent tokens, by the list beside the drafter, or "
-        "those of a list (see hivis draft-vocab); default: all tokens; the text is the same",
+        help="draft only the target's N most frequent tokens, from the list in the drafter's "
+        "folder, or the tokens of the list in FILE (see hivis draft-vocab; default: all tokens); "
+        "the output is the same",
     )
     add(
         "--drafter-config",
@@ -64,48 +64,68 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--policy",
         type=one_of(*policy_names()),
         default=policy_names()[0],
-        help="how large draft trees are: "
+        help="how the size of draft trees is chosen: "
         + ", ".join(f"{record.name} {record.summary}" for record in policy_records())
         + f" (default: {policy_names()[0]}); the output is the same",
     )
-    add("--no-graphs", action="store_true", help="launch a GPU's operations one by one")
+    add("--no-graphs", action="store_true", help="use no CUDA graphs on a GPU")
     add(
         "--compile",
         action="store_true",
-        help="let torch.compile make the model's passes: slow to begin with, then faster",
+        help="compile the model with torch.compile: a slow start, then faster",
     )
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "how tokens are drawn", "What is not given is as the model's generation_config.json says."
+        "sampling", "Defaults are those of the model's generation_config.json."
     )
     add = group.add_argument
-    add("--temperature", type=number, metavar="T", help="0 is greedy")
-    add("--top-k", type=whole, metavar="K", help="draw from the K most probable tokens")
-    add("--top-p", type=number, metavar="P", help="from the most probable that hold this much")
-    add("--min-p", type=number, metavar="P", help="from those this probable beside the first")
+    add("--temperature", type=number, metavar="T", help="0 decodes greedily")
+    add("--top-k", type=whole_number, metavar="K", help="sample from the K most probable tokens")
+    add(
+        "--top-p",
+        type=number,
+        metavar="P",
+        help="sample from the most probable tokens with this total probability",
+    )
+    add(
+        "--min-p",
+        type=number,
+        metavar="P",
+        help="sample from tokens with at least this share of the highest probability",
+    )
     add(
         "--repetition-penalty",
         type=number,
         metavar="P",
-        help="lower tokens that prompt or text hold already; 1 does nothing",
+        help="lower the logits of tokens that prompt or output already contain; 1 does nothing",
     )
-    add("--seed", type=whole, default=0, help="the same seed gives the same text (default: 0)")
-    add("--max-new-tokens", type=whole, metavar="N", help="the limit")
-    add("--stop", action="append", metavar="TEXT", help="end the text before this (repeatable)")
+    add(
+        "--seed",
+        type=whole_number,
+        default=0,
+        help="the same seed gives the same output (default: 0)",
+    )
+    add("--max-new-tokens", type=whole_number, metavar="N", help="the longest output, in tokens")
+    add(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="end the output before this string (repeatable)",
+    )
     add(
         "--set",
         action="append",
         default=[],
         type=_assignment,
         metavar="NAME=VALUE",
-        help="another generation setting by its name in transformers, also to overrule one of the "
-        "model's that hivis refuses (repeatable)",
+        help="another generation setting, by its name in transformers; also replaces a setting of "
+        "the model that hivis refuses (repeatable)",
     )
 
 
-def _head(text: str) -> int | str:
+def _number_or_path(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
@@ -119,8 +139,10 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given, as :meth:`hivis.Model.stream` takes them."""
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The generation settings of the command line, as keywords of :meth:`hivis.Model.stream`."""
+    from hivis.api.settings import KNOWN, OWN
+
     names = (
         "temperature",
         "top_k",
@@ -136,26 +158,26 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         if name not in KNOWN | OWN:
             raise HivisError(f"--set {name}: wanted a generation setting, got an unknown name")
         if given.get(name) is not None and (name != "seed" or options.seed):
-            raise HivisError(f"--set {name}: wanted a setting that is given once, got two")
+            raise HivisError(f"--set {name}: wanted a setting that is given once, got it twice")
         given[name] = value
     return given
 
 
 def same_file(one: str | Path, other: str | Path) -> bool:
-    """Whether two paths lead to one file that is there."""
+    """Whether two paths lead to the same existing file."""
     return Path(one).exists() and Path(other).exists() and Path(one).samefile(other)
 
 
 def images_of(options: argparse.Namespace) -> list[Any]:
-    """The images that were given; if neither they nor a model were, the default one."""
+    """The images of the command line; the default image if there are none and no model."""
     if options.image or options.model is not None:
         return list(options.image)
     return [IMAGE]
 
 
 def load_model(options: argparse.Namespace) -> Model:
-    """The model of the command line, with a note on the terminal while it loads."""
-    with _note(f"loading {options.model or 'the bundled model'} ..."):
+    """Load the model of the command line, with a message on the terminal meanwhile."""
+    with _message(f"loading {options.model or 'the bundled model'} ..."):
         from hivis.api.load import load
         from hivis.models.quiet import quiet
 
@@ -175,7 +197,7 @@ def load_model(options: argparse.Namespace) -> Model:
 
 
 @contextmanager
-def _note(text: str) -> Iterator[None]:
+def _message(text: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
@@ -187,11 +209,13 @@ def _note(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def memory_as_input(what: str = "model and text") -> Iterator[None]:
-    """Too little memory is said in one line like other input that does not fit the machine."""
+def report_out_of_memory(what: str = "model and output") -> Iterator[None]:
+    """Turn a lack of memory into a HivisError: the input is too large for the machine."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        import torch
+
         # On a CPU torch has no class of its own for it.
         known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if not known and "DefaultCPUAllocator" not in str(error):

@@ -1,4 +1,4 @@
-"""An argument parser whose complaints are hivis's own: one line with name, wanted and got."""
+"""An argument parser whose error messages have hivis's form: one line, name, wanted, got."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hivis.errors import HivisError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises HivisError where argparse prints its usage and leaves the program."""
+    """Raises HivisError where argparse prints the usage and exits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -19,24 +19,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        raise HivisError(_in_our_words(message, self.prog))
+        raise HivisError(_reworded(message, self.prog))
 
 
-def _in_our_words(message: str, program: str) -> str:
-    """What argparse says as name, wanted, got. What the types below say is in that form already."""
+def _reworded(message: str, program: str) -> str:
+    """argparse's message as name, wanted, got. The types below write that form themselves."""
     message = message.removeprefix("argument ")
-    name, _, said = message.partition(": ")
+    name, _, details = message.partition(": ")
     if name == "unrecognized arguments":
-        return f"{program}: wanted options that it knows, got {said}"
+        return f"{program}: wanted known options, got {details}"
     if name == "the following arguments are required":
-        return f"{program}: wanted {said}, got none"
-    if choice := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", said):
+        return f"{program}: wanted {details}, got none"
+    if choice := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", details):
         wanted = choice[2].replace("'", "")
         return f"{name}: wanted one of {wanted}, got {choice[1]}"
-    if kind := re.fullmatch(r"invalid (\w+) value: (.*)", said):
+    if kind := re.fullmatch(r"invalid (\w+) value: (.*)", details):
         return f"{name}: wanted {kind[1]}, got {kind[2]}"
-    if said.startswith("expected "):
-        return f"{name}: wanted {said.removeprefix('expected ')}, got none"
+    if details.startswith("expected "):
+        return f"{name}: wanted {details.removeprefix('expected ')}, got none"
     return message
 
 
@@ -47,7 +47,7 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"wanted a number, got {text!r}") from None
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:

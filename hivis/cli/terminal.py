@@ -1,4 +1,4 @@
-"""A text on the terminal as it is made, and what it took."""
+"""Output on the terminal while it is generated, and its statistics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from hivis.errors import printable
+from hivis.page.labels import plural
 
 if TYPE_CHECKING:
     from hivis.api.stream import Chunk, TextGeneration, TextStream
@@ -17,25 +18,29 @@ if TYPE_CHECKING:
 DRAFTED, OWN, RESET = "\x1b[32m", "\x1b[1;35m", "\x1b[0m"
 
 
-def show(stream: TextStream, tree: bool = False) -> None:
-    """Print the pieces of a text. With ``tree``, and on a terminal, colored by how they came.
+def print_stream(stream: TextStream, tree: bool = False) -> None:
+    """Print a stream's text as it is generated.
 
-    What a model writes is not trusted with a terminal: its control characters are shown as such.
+    On a terminal, control characters are printed as escapes, since a model's output is not trusted
+    to control the terminal.
+
+    Args:
+        tree: color drafted tokens and the target's own ones, on a terminal that has colors.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     colored = tree and has_colors()
     safe = printable if sys.stdout.isatty() else str
-    begun = False
+    started = False
     try:
         for chunk in stream.chunks():
-            if not begun:  # behind "ASSISTANT:" many models begin with a space
+            if not started:  # after "ASSISTANT:" many models start with a space
                 chunk = replace(chunk, pieces=_without_first_spaces(chunk.pieces))
-            begun = begun or bool(chunk.text)
+            started = started or bool(chunk.text)
             chunk = replace(chunk, pieces=tuple(map(safe, chunk.pieces)))
             print("".join(_colored(chunk)) if colored else chunk.text, end="", flush=True)
     finally:
-        # Also of a text that was left in the middle: what follows begins on a line of its own.
+        # Also after an interruption, so that whatever follows starts on its own line.
         print(flush=True)
     if colored:
         print(
@@ -44,17 +49,17 @@ def show(stream: TextStream, tree: bool = False) -> None:
 
 
 def has_colors() -> bool:
-    """Whether the text goes to a terminal that shows colors."""
+    """Whether stdout is a terminal that shows colors."""
     dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
     return sys.stdout.isatty() and not dumb
 
 
 def _without_first_spaces(pieces: Sequence[str]) -> tuple[str, ...]:
-    left = len("".join(pieces).lstrip())
+    remaining = len("".join(pieces).lstrip())
     shown: list[str] = []
     for piece in reversed(pieces):
-        shown.append(piece[max(0, len(piece) - left) :])
-        left -= len(shown[-1])
+        shown.append(piece[max(0, len(piece) - remaining) :])
+        remaining -= len(shown[-1])
     return tuple(reversed(shown))
 
 
@@ -65,9 +70,10 @@ def _colored(chunk: Chunk) -> Iterator[str]:
 
 
 def summary(result: TextGeneration) -> str:
-    """What a text took, in one line."""
+    """The statistics of a generation in one line."""
     took = result.statistics
-    parts = [f"{len(result.tokens)} tokens", f"{tokens_per_second(result):.0f} tokens/s"]
+    tokens = len(result.tokens)
+    parts = [f"{tokens} {plural(tokens, 'token')}", f"{tokens_per_second(result):.0f} tokens/s"]
     if any(nodes > 1 for nodes, _ in took.tree_sizes):
         parts.append(f"accepted length {took.accepted_length:.2f}")
         parts.append(f"tokens per cycle {took.tokens_per_cycle:.2f}")
@@ -78,13 +84,13 @@ def summary(result: TextGeneration) -> str:
 
 
 def tokens_per_second(result: TextGeneration) -> float:
-    """Of the whole text, with all that was done for it from the prompt on."""
+    """Of the whole generation, including the preparation and prefill of the prompt."""
     took = result.statistics
     return 1e3 * len(result.tokens) / max(took.prepare_ms + took.total_ms, 1e-6)
 
 
-def as_json(result: TextGeneration) -> dict[str, Any]:
-    """Text, tokens and statistics as JSON takes them."""
+def to_json(result: TextGeneration) -> dict[str, Any]:
+    """Text, tokens and statistics, ready for ``json.dumps``."""
     took: Statistics = result.statistics
     return {
         "text": result.text,

@@ -115,25 +115,25 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
 
 
 def _draft_vocab(options: argparse.Namespace) -> None:
-    from hivis.training.draft_vocab import write_head_list
+    from hivis.training.draft_vocab import write_draft_vocab
 
-    write_head_list(options.target, options.data, options.out)
+    write_draft_vocab(options.target, options.data, options.out)
 
 
 def _capture(options: argparse.Namespace) -> None:
-    from hivis.cli.model_options import memory_as_input
+    from hivis.cli.model_options import report_out_of_memory
     from hivis.training.answer import collect, columns_of
 
     _check(options)
     fits = any("draft" in method_of(name).options for name in options.method)
     if options.draft is not None and not fits:
         raise HivisError(f"--draft: wanted none without draft-vlm, got {options.draft}")
-    with memory_as_input("the answers (fewer at a time: --answer-batch)"):
+    with report_out_of_memory("the answers (fewer at a time: --answer-batch)"):
         collect(_pick(CollectOptions, options), columns_of(options.method))
 
 
 def _train(options: argparse.Namespace) -> None:
-    from hivis.cli.model_options import memory_as_input
+    from hivis.cli.model_options import report_out_of_memory
     from hivis.training.train import train
 
     _check(options)
@@ -151,7 +151,7 @@ def _train(options: argparse.Namespace) -> None:
                     f"{_flag(name)}: wanted none with answers that are captured already, got "
                     f"{getattr(options, name)}"
                 )
-    with memory_as_input("the training (fewer at a time: --batch, --answer-batch)"):
+    with report_out_of_memory("the training (fewer at a time: --batch, --answer-batch)"):
         train(_pick(TrainOptions, options), _pick(CollectOptions, options))
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from copy import copy
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from hivis import ops
+from hivis.core.cache_entries import entry_of
 from hivis.core.handoff import Acceptance
 
 T = TypeVar("T")
 
 
 def row_multiple_of(device: torch.device) -> int:
-    """Caches on ``device`` get a multiple of so many rows.
+    """Caches on ``device`` get a multiple of this many rows.
 
-    What was captured for a GPU to replay works on the memory that it was captured with, so there a
-    text takes over that of the last one if it fits, and what is a little larger often does.
+    What was captured for a GPU to replay works on the memory that it was captured with. So there a
+    sequence takes over the memory of the last one if it fits, and with this rounding it often does.
     """
     return 1 if device.type == "cpu" else 512
 
@@ -30,15 +32,17 @@ class KVCache:
     ``kv_len .. kv_len + N - 1``; ``compact`` pulls the accepted ones together and advances
     ``kv_len``. None of that reads a device value on the host.
 
-    A cache for several texts is made by :meth:`for_sequences` and filled by :meth:`copy_sequence`.
-    The texts in it are always the first B of its room, so one that has ended costs no arithmetic.
+    A cache for several sequences is made by :meth:`for_sequences` and filled by
+    :meth:`copy_sequence`. The sequences in it are always the first B that it has room for, so one
+    that has ended costs no arithmetic.
 
-    All tensors stay where they are, whatever text comes: a captured graph may go on with them.
+    All tensors stay where they are, whatever sequence comes: a captured graph may go on with them.
 
     Attributes:
-        batch_index: ``[B, 1]`` int64, 0 to B - 1, to index texts by.
-        entries: whatever else is known of the texts, by name: ``[B, ...]``, an entry for each, as
-            :meth:`set_entry` has put it down.
+        batch_index: ``[B, 1]`` int64, 0 to B - 1, to index sequences by.
+        entries: what else is known of the sequences, by name: ``[B, ...]`` each, as
+            :meth:`set_entry` has written it. All that there are: ``core/cache_entries.py``.
+        buffer_id: the same object for as long as the tensors stay where they are.
     """
 
     kv: Tensor
@@ -56,35 +60,36 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
-        self._room = torch.empty(
+        # These have room for ``max_batch`` sequences; the public tensors are views of the first B.
+        self._slab = torch.empty(
             (layers, 2, batch, kv_heads, rows, head_dim), dtype=dtype, device=device
         )
         self._lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self._batch_index = torch.arange(batch, device=device).unsqueeze(1)
-        self._entries: dict[str, Tensor] = {}  # of ``entries``, with room for all texts
-        self._tables: dict[Hashable, Any] = {}
-        #: The same object for as long as the tensors stay where they are.
+        self._entries: dict[str, Tensor] = {}
+        self._made: dict[Hashable, Any] = {}
         self.buffer_id = object()
         self.entries: dict[str, Tensor] = {}
         self._hold(batch)
 
-    def _hold(self, texts: int) -> None:
-        self.kv = self._room[:, :, :texts]
-        self.kv_len = self._lengths[:texts]
-        self.entries = {name: self._entries[name][:texts] for name in self.entries}
-        self.batch_index = self._batch_index[:texts]
+    def _hold(self, sequences: int) -> None:
+        """From now on B is ``sequences``."""
+        self.kv = self._slab[:, :, :sequences]
+        self.kv_len = self._lengths[:sequences]
+        self.entries = {name: self._entries[name][:sequences] for name in self.entries}
+        self.batch_index = self._batch_index[:sequences]
         # Views made once: they are asked for in every layer of every pass.
         self.keys = [layer[0] for layer in self.kv]
         self.values = [layer[1] for layer in self.kv]
 
     @property
     def batch_size(self) -> int:
-        """B: how many texts are in it."""
+        """B: how many sequences are in it."""
         return self.kv_len.shape[0]
 
     @property
     def max_batch(self) -> int:
-        """How many texts it could hold."""
+        """How many sequences it could hold."""
         return self._lengths.shape[0]
 
     @property
@@ -92,28 +97,7 @@ class KVCache:
         """S."""
         return self.kv.shape[4]
 
-    def set_entry(self, name: str, value: Tensor) -> None:
-        """Put down ``[B, ...]`` of the texts, over what was there by this name."""
-        self._entry(name, value).copy_(value)
-
-    def _entry(self, name: str, like: Tensor) -> Tensor:
-        if name not in self._entries:
-            self._entries[name] = like.new_empty((self.max_batch, *like.shape[1:]))
-        if name not in self.entries:
-            self.entries[name] = self._entries[name][: self.batch_size]
-        return self.entries[name]
-
-    def get_or_make(self, name: Hashable, make: Callable[[], T]) -> T:
-        """What is made only once for this memory: buffers, and graphs that work on them."""
-        if name not in self._tables:
-            self._tables[name] = make()
-        return self._tables[name]
-
-    def renew(self, name: Hashable, value: object) -> None:
-        """Note ``value`` as the table of this name. If it is another one than it was, whatever was
-        made with the old one is forgotten with it, captures among it."""
-        if self.get_or_make(name, lambda: value) is not value:
-            self._tables, self.buffer_id = {name: value}, object()
+    # What a cycle does. None of it reads a device value on the host.
 
     def node_rows(self, nodes: int, above: int = 0) -> Tensor:
         """``[B, N]`` int64: the slab rows of tree nodes, behind ``above`` others of their tree."""
@@ -144,55 +128,85 @@ class KVCache:
         """Keep the accepted rows, in place, in every layer; ``kv_len`` grows by ``path_len``."""
         ops.kv_compact_(self.kv, self.kv_len, acceptance.path, acceptance.path_len)
 
-    # Texts that come and go. These read lengths on the host.
+    # What is kept beside the rows: entries of the sequences, and buffers of this memory.
+
+    def set_entry(self, name: str, value: Tensor) -> None:
+        """Write ``[B, ...]`` of the sequences, over what was there by this name.
+
+        Raises:
+            HivisError: no entry of this name is declared, or it has another rank or dtype.
+        """
+        self._entry(name, value).copy_(value)
+
+    def _entry(self, name: str, like: Tensor) -> Tensor:
+        if name not in self._entries:
+            entry_of(name).check(like)
+            self._entries[name] = like.new_empty((self.max_batch, *like.shape[1:]))
+        if name not in self.entries:
+            self.entries[name] = self._entries[name][: self.batch_size]
+        return self.entries[name]
+
+    def get_or_make(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What is made only once for this memory: buffers, and graphs that work on them."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def renew(self, name: Hashable, value: object) -> None:
+        """Keep ``value`` as what was made for ``name``. If it is another one than before, all that
+        was made with the old one is dropped, captured graphs among it."""
+        if self.get_or_make(name, lambda: value) is not value:
+            self._made, self.buffer_id = {name: value}, object()
+
+    # Sequences that come and go. These read lengths on the host.
 
     def can_be_reused_for(self, rows: int, row_multiple: int) -> bool:
-        """Whether a text of so many rows could take this memory over, and not waste much of it."""
+        """Whether a sequence of this many rows fits this memory, and wastes little of it."""
         return self.max_batch == 1 and rows <= self.rows <= rows + 8 * (row_multiple - 1)
 
     def reuse(self) -> KVCache:
-        """The same memory for another text. Whoever still holds this cache has no rows any more."""
-        cache = KVCache.__new__(KVCache)
-        cache.__dict__ = dict(self.__dict__)
+        """The same memory as another cache, for another sequence. This one has no rows any more."""
+        cache = copy(self)
         cache.entries = {}
         cache.kv_len.zero_()
-        self._tables, self.buffer_id = {}, object()
+        self._made, self.buffer_id = {}, object()
         self.release()
         return cache
 
     def release(self) -> None:
-        """Give the memory back, whoever still holds this cache: from now on it has no rows."""
-        self._tables.clear()
-        self._room = self._room[..., :0, :].clone()
+        """Give the memory back, whoever still refers to this cache: it has no rows any more."""
+        self._made.clear()
+        self._slab = self._slab[..., :0, :].clone()
         self._hold(self.batch_size)
 
     def for_sequences(self, most: int, rows: int) -> KVCache:
-        """A cache of the same kind with room for ``most`` texts of ``rows`` rows, still empty."""
+        """An empty cache of the same kind with room for ``most`` sequences of ``rows`` rows."""
         layers, _, _, heads, _, width = self.kv.shape
         cache = KVCache(layers, most, heads, rows, width, self.kv.dtype, self.kv.device)
         cache._hold(0)
         return cache
 
     def resized(self, most: int, rows: int) -> KVCache:
-        """These texts in a cache with more room."""
+        """These sequences in a cache with more room."""
         cache = self.for_sequences(most, rows)
-        for text in range(self.batch_size):
-            cache.copy_sequence(text, self, text)
+        for index in range(self.batch_size):
+            cache.copy_sequence(index, self, index)
         return cache
 
-    def copy_sequence(self, text: int, other: KVCache, which: int = 0) -> None:
-        """Copy a text of ``other`` here, in place of one there is or, at B, behind the last."""
-        if text == self.batch_size:
-            self._hold(text + 1)
+    def copy_sequence(self, index: int, other: KVCache, which: int = 0) -> None:
+        """Copy sequence ``which`` of ``other`` to ``index``, over the one that is there; at B,
+        behind the last."""
+        if index == self.batch_size:
+            self._hold(index + 1)
         rows = int(other.kv_len[which])
-        self.kv[:, :, text, :, :rows] = other.kv[:, :, which, :, :rows]
-        self.kv_len[text] = rows
+        self.kv[:, :, index, :, :rows] = other.kv[:, :, which, :, :rows]
+        self.kv_len[index] = rows
         for name, theirs in other.entries.items():
-            self._entry(name, theirs)[text] = theirs[which]
+            self._entry(name, theirs)[index] = theirs[which]
 
-    def remove_sequence(self, text: int) -> None:
-        """Forget a text. The last one takes its number."""
+    def remove_sequence(self, index: int) -> None:
+        """Remove a sequence. The last one takes its index."""
         last = self.batch_size - 1
-        if text != last:
-            self.copy_sequence(text, self, last)
+        if index != last:
+            self.copy_sequence(index, self, last)
         self._hold(last)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hivis.core.cache_entries import entry_of
 from hivis.errors import HivisError
 
 
@@ -23,12 +24,12 @@ class SamplingParams:
         top_k: keep the k most probable tokens (ties with the last one stay); 0 keeps all.
         top_p: keep the smallest set of most probable tokens that holds this much probability.
         min_p: keep tokens at least this probable relative to the most probable one.
-        repetition_penalty: the logits of tokens that the prompt or the text holds already are
+        repetition_penalty: the logits of tokens that the prompt or the output holds already are
             divided by it where they are positive, and multiplied where not (CTRL, arXiv 1909.05858,
             section 4.1); 1 does nothing.
-        seed: 64-bit seed of the shared noise. Same seed, prompt and weights: same text.
+        seed: 64-bit seed of the shared noise. Same seed, prompt and weights: same output.
         max_new_tokens: the token limit.
-        eos_token_ids: tokens that end the text (the last token emitted); ``None`` takes the
+        eos_token_ids: tokens that end the output (the last token emitted); ``None`` takes the
             model's own, ``()`` never stops early.
     """
 
@@ -98,7 +99,7 @@ class SamplingState:
     """The same on the device, one entry per sequence, as the ops take it.
 
     ``greedy`` is a host constant: at temperature 0 no noise has to be generated at all. So is
-    whether there are penalties: without any, nobody keeps account of what was said.
+    whether there are penalties: without any, ``seen`` is not kept up to date.
     """
 
     seed: Tensor  # [B] int64
@@ -108,7 +109,7 @@ class SamplingState:
     min_p: Tensor  # [B] float32
     greedy: bool
     penalty: Tensor | None = None  # [B] float32, of repetitions
-    seen: Tensor | None = None  # [B, V] bool: the tokens of prompt and text; kept up to date
+    seen: Tensor | None = None  # [B, V] bool: the tokens of prompt and output; kept up to date
 
     @classmethod
     def of(cls, params: SamplingParams, batch: int, device: torch.device | str) -> SamplingState:
@@ -127,22 +128,23 @@ class SamplingState:
         return cls.over(sampling_entries(params, device) | found, params)
 
     @classmethod
-    def over(cls, each: Mapping[str, Tensor], params: Sequence[SamplingParams]) -> SamplingState:
-        """The state that lies in ``each``: :func:`sampling_entries` of ``params``, and ``seen``."""
-        penal = "seen" in each and any(p.repetition_penalty != 1 for p in params)
+    def over(cls, entries: Mapping[str, Tensor], params: Sequence[SamplingParams]) -> SamplingState:
+        """The state that lies in a cache's ``entries``: :func:`sampling_entries` of ``params``, and
+        ``seen``."""
+        penal = "seen" in entries and any(p.repetition_penalty != 1 for p in params)
         return cls(
-            **{name: each[name] for name in _ENTRIES if name != "penalty"},
+            **{name: entries[name] for name in _ENTRIES if name != "penalty"},
             greedy=all(p.temperature == 0 for p in params),
-            penalty=each["penalty"] if penal else None,
-            seen=each["seen"] if penal else None,
+            penalty=entries["penalty"] if penal else None,
+            seen=entries["seen"] if penal else None,
         )
 
     def penalize(self, logits: Tensor, path: Tensor) -> Tensor:
         """``[B, N, V]`` logits after the repetition penalty, in float32 if there is one.
 
         Args:
-            path: ``[B, N, M]`` int64, tokens between the text so far and the token that the logits
-                of each node are for; in any order, and any of the text's own in between.
+            path: ``[B, N, M]`` int64, tokens between the sequence so far and the token that the
+                logits of each node are for; in any order, and any of the sequence's in between.
         """
         if self.seen is None or self.penalty is None:
             return logits
@@ -157,18 +159,19 @@ class SamplingState:
         return result.div_(torch.where(others, penalty, 1.0))
 
     def mark_seen(self, tokens: Tensor) -> None:
-        """Take note of ``[B, M]`` int64 tokens that joined the texts; -1 (no token) as any."""
+        """Note ``[B, M]`` int64 tokens that joined the sequences; -1 (no token) counts as some."""
         if self.seen is not None:
             self.seen.scatter_(1, tokens.clamp(min=0), True)
 
 
+#: The cache entries of the settings, and the field of :class:`SamplingParams` that each holds.
 _ENTRIES = {
-    "seed": ("seed", torch.int64),
-    "temperature": ("temperature", torch.float32),
-    "top_k": ("top_k", torch.int32),
-    "top_p": ("top_p", torch.float32),
-    "min_p": ("min_p", torch.float32),
-    "penalty": ("repetition_penalty", torch.float32),
+    "seed": "seed",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty": "repetition_penalty",
 }
 
 
@@ -177,8 +180,10 @@ def sampling_entries(
 ) -> dict[str, Tensor]:
     """Every setting that the ops take, ``[B]`` each, on the device."""
     return {
-        name: torch.tensor([getattr(p, own) for p in params], dtype=dtype, device=device)
-        for name, (own, dtype) in _ENTRIES.items()
+        name: torch.tensor(
+            [getattr(p, field) for p in params], dtype=entry_of(name).dtype, device=device
+        )
+        for name, field in _ENTRIES.items()
     }
 
 

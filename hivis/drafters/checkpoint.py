@@ -100,11 +100,11 @@ def read(folder: Path, config: Config) -> tuple[Config, dict[str, Tensor]]:
     return config, tensors
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU; HivisError if it is not whole."""
+def read_safetensors(path: Path, endings: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """A file's tensors whose names end so, on the CPU; HivisError if the file is not whole."""
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return {name: file.get_tensor(name) for name in file.keys() if name.endswith(endings)}
     except (SafetensorError, OSError) as error:
         raise HivisError(f"{path}: wanted a safetensors file, got {first_line(error)}") from None
 

@@ -1,32 +1,30 @@
-"""Several texts side by side, from a queue that keeps their places filled."""
+"""Continuous batching: several sequences at a time, from a queue that keeps their slots filled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from hivis.core.drafter import Drafter
-from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
-from hivis.core.target import Inputs, Target
+from hivis.core.target import Inputs
+from hivis.engine.engine import Engine
 from hivis.engine.results import Generation, SequenceProgress, Step
-from hivis.engine.running_batch import RunningBatch, SequenceReplaced, check_context
+from hivis.engine.running_batch import RunningBatch, SequenceReplaced
 from hivis.errors import HivisError
-from hivis.policies.cost import default_policy
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class BatchRequest(Generic[T]):
-    """A text to be made.
+    """A sequence to be generated.
 
     Attributes:
         inputs: its prompt.
         params: how tokens are drawn and when to stop.
         name: by which its caller knows it.
-        until: is shown every token of the text in turn, and may end it there by saying true.
+        until: is shown every token in turn, and may end the sequence there by returning true.
     """
 
     inputs: Inputs
@@ -37,7 +35,9 @@ class BatchRequest(Generic[T]):
 
 @dataclass
 class _Slot(Generic[T]):
-    wanted: BatchRequest[T]
+    """A request and how far it has come."""
+
+    request: BatchRequest[T]
     progress: SequenceProgress
     failed: bool = False
 
@@ -48,114 +48,111 @@ class _Slot(Generic[T]):
 
 @dataclass
 class Batch(Generic[T]):
-    """Generates the texts of a queue, up to ``slots`` at a time; iterate to get each as it ends.
+    """Generates the sequences of a queue, up to ``slots`` at a time; iterate to get each as it
+    ends.
 
-    Every text is that of :class:`hivis.engine.generate.Stream` alone, whatever its neighbors:
+    Every sequence is that of :class:`hivis.engine.generate.Stream` alone, whatever its neighbors:
     prompts, images, lengths and settings may all differ. When one ends, the next of the queue
     takes its slot; when there is no next, the others go on among themselves.
 
     Args:
-        target: the loaded model.
+        engine: what they are generated with. All trees of a cycle have one size.
         queue: taken from whenever there is a free slot.
-        slots: texts at a time. Each holds as many rows of the cache as the longest text so far.
-        drafter, policy, graphs: see :class:`hivis.engine.generate.Stream`. All trees of a cycle are
-            of one size.
+        slots: sequences at a time. Each holds as many rows of the cache as the longest so far.
 
     Raises:
-        HivisError: a text would not fit the model's positions, or its logits hold a NaN. Then, and
-            after any error of the queue or for want of memory, no more is taken from the queue, and
-            the error comes when the other texts that had begun have all been handed out.
-        AnotherText: the target or the drafter has begun another text meanwhile; at once.
+        HivisError: a sequence would not fit the model's positions, or its logits hold a NaN. Then,
+            and after any error of the queue or for want of memory, no more is taken from the queue,
+            and the error is raised when the other sequences that had begun have been handed out.
+        SequenceReplaced: the target or the drafter has begun another sequence meanwhile; at once.
     """
 
-    target: Target
+    engine: Engine
     queue: Iterable[BatchRequest[T]]
     slots: int = 4
-    drafter: Drafter | None = None
-    policy: Policy = field(default_factory=default_policy)
-    graphs: bool | None = None
 
     def __post_init__(self) -> None:
         slots = self.slots
         if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
             raise HivisError(f"slots: wanted a whole number >= 1, got {slots!r}")
-        self._loop = RunningBatch(
-            self.target, self.drafter, self.policy, slots=slots, graphs=self.graphs
-        )
-        self._texts: list[_Slot[T]] = []
+        self._running = RunningBatch(self.engine, slots=slots)
+        self._taken: list[_Slot[T]] = []  # in the order of the running batch
         self._waiting = iter(self.queue)
         self._error: Exception | None = None
         self._made = self._make()
 
     @property
     def phases_ms(self) -> dict[str, float]:
-        """Milliseconds by phase, of all texts together: see ``Statistics.phases_ms``."""
-        return self._loop.clock.totals()
+        """Milliseconds by phase, of all sequences together: see ``Statistics.phases_ms``."""
+        return self._running.clock.totals()
 
     def __iter__(self) -> Iterator[tuple[T, Generation]]:
-        """The texts that have not been handed out yet."""
+        """The sequences that have not been handed out yet."""
         return self._made
 
     def _make(self) -> Iterator[tuple[T, Generation]]:
-        texts = self._texts
-        while len(texts) < self.slots and (text := self._begin(len(texts))) is not None:
-            texts.append(text)
-        while texts:
+        taken = self._taken
+        while len(taken) < self.slots and (slot := self._begin(len(taken))) is not None:
+            taken.append(slot)
+        while taken:
             yield from self._ended()
-            if texts:
-                self._take(self._loop.cycle())
-            if any(text.finished for text in texts):
-                # Texts are about to change places: what is under way was begun before that.
-                for steps in self._loop.settle():
-                    self._take(steps)
+            if taken:
+                self._advance(self._running.cycle())
+            if any(slot.finished for slot in taken):
+                # Sequences are about to change places: what is in flight was begun before that.
+                for steps in self._running.settle():
+                    self._advance(steps)
         if self._error is not None:
             raise self._error
 
-    def _begin(self, place: int) -> _Slot[T] | None:
-        """Read the prompt of the queue's next text into a place; None if no text is to begin."""
+    def _begin(self, index: int) -> _Slot[T] | None:
+        """Read the prompt of the queue's next sequence into place ``index`` of the running batch;
+        None if no sequence is to begin."""
         try:
-            wanted = None if self._error else next(self._waiting, None)
-            if wanted is None:
+            request = None if self._error else next(self._waiting, None)
+            if request is None:
                 return None
-            check_context(self.target, wanted.inputs, wanted.params)
-            progress = SequenceProgress(wanted.params, self.target.eos_token_ids, wanted.until)
-            begun = self._loop.add(wanted.inputs, wanted.params, progress.ends, place)
+            self.engine.check_context(request.inputs, request.params)
+            progress = SequenceProgress(
+                request.params, self.engine.target.eos_token_ids, request.until
+            )
+            begun = self._running.add(request.inputs, request.params, progress.ends, index)
         except SequenceReplaced:
             raise
         except Exception as error:  # the queue's own, too little memory: the others can go on
             self._error = error
             return None
-        text = _Slot(wanted, progress)
-        self._note(text, progress.begin, begun)
-        return text
+        slot = _Slot(request, progress)
+        self._note(slot, progress.begin, begun)
+        return slot
 
-    def _take(self, steps: list[Step]) -> None:
-        for text, step in zip(self._texts, steps, strict=True):
-            if not text.finished:
-                self._note(text, text.progress.add, step)
+    def _advance(self, steps: list[Step]) -> None:
+        for slot, step in zip(self._taken, steps, strict=True):
+            if not slot.finished:
+                self._note(slot, slot.progress.add, step)
 
-    def _note(self, text: _Slot[T], take: Callable[[Any], object], new: Any) -> None:
-        """Let a text take what is new. It alone fails if it cannot go on."""
+    def _note(self, slot: _Slot[T], take: Callable[[Any], object], new: Any) -> None:
+        """Let a sequence take what is new. It alone fails if it cannot go on."""
         try:
             take(new)
-            text.progress.check()
+            slot.progress.check()
         except Exception as error:  # also of ``until``
-            text.failed = True
+            slot.failed = True
             self._error = self._error or error
 
     def _ended(self) -> Iterator[tuple[T, Generation]]:
-        """Hand out the texts that have ended, and give their places to others."""
-        texts, place = self._texts, 0
-        while place < len(texts):
-            text = texts[place]
-            if not text.finished:
-                place += 1
+        """Hand out the sequences that have ended, and give their places to others."""
+        taken, index = self._taken, 0
+        while index < len(taken):
+            slot = taken[index]
+            if not slot.finished:
+                index += 1
                 continue
-            if not text.failed:
-                yield text.wanted.name, text.progress.result({})
-            following = self._begin(place)
+            if not slot.failed:
+                yield slot.request.name, slot.progress.result({})
+            following = self._begin(index)
             if following is None:
-                self._loop.drop(place)
-                following = texts.pop()
-            if place < len(texts):
-                texts[place] = following
+                self._running.drop(index)
+                following = taken.pop()
+            if index < len(taken):
+                taken[index] = following

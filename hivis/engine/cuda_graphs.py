@@ -1,9 +1,9 @@
-"""Capture what a cycle asks of the device, and replaying it as one CUDA graph.
+"""Capturing what a cycle asks of the device, and replaying it as one CUDA graph.
 
 A cycle is over a thousand small launches, and Python and driver take longer for them than a GPU
 does for the work. All that a cycle reads and writes has a fixed place and a fixed shape, so it can
-be captured once for every kind of tree, and then be launched as one. What a cycle is captured from
-is what would have run: a replay cannot change a text.
+be captured once for every kind of tree, and then be launched as one. What is captured is what would
+have run: a replay cannot change the output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hivis.errors import HivisError, first_line
 
 T = TypeVar("T")
 
-#: Captures that are kept at a time. Each takes memory for what it computes with.
+#: Captures that are kept at a time. Each takes memory for its intermediate results.
 MOST = 32
 
 
@@ -27,7 +27,7 @@ class Capturer(Protocol):
     """Captures work on a device."""
 
     def capture(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        """Record ``work`` without doing it.
+        """Capture ``work`` without doing it.
 
         Returns:
             What it returned, whose tensors hold nothing yet, and what does the work: every call of
@@ -37,7 +37,7 @@ class Capturer(Protocol):
 
 
 class CudaCapturer:
-    """Captures CUDA graphs. They share their memory: one is over before the next begins."""
+    """Captures CUDA graphs. They share one pool of memory, as no two of them run at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -58,7 +58,7 @@ class CudaCapturer:
                 with capture:
                     result = work()
             except Exception as error:
-                # The end of a capture that has failed raises, too, and keeps the stream.
+                # Ending a capture that has failed raises as well, and keeps the stream.
                 raise (error.__context__ or error) from None
             finally:
                 torch.cuda.set_stream(before)
@@ -67,10 +67,10 @@ class CudaCapturer:
 
 
 class Graphs:
-    """Work that comes again and again, by name: done as it is the first time, captured the second.
+    """Work that is repeated, by name: run as it is the first time, captured the second time.
 
-    The first time is no loss: it makes whatever is made only once, which must not be captured. Work
-    that cannot be captured is done as it is.
+    The first run makes whatever is made only once, which must not be captured. Work that cannot be
+    captured is always run as it is.
     """
 
     def __init__(self, capturer: Capturer) -> None:
@@ -100,13 +100,13 @@ class Graphs:
         return cast(T, result)
 
     def _keep(self, name: Hashable, found: tuple[Any, Callable[[], None]] | None) -> None:
-        """``name`` is the one used last; of too many the one goes that was used before all."""
+        """``name`` is the one used last; of too many, the least recently used one is dropped."""
         self._captured[name] = found
         if len(self._captured) > MOST:
             del self._captured[next(iter(self._captured))]
 
     def replay(self, name: Hashable, work: Callable[[], T]) -> T:
-        """The same, but ``work`` may be done twice more, so that what is done last is a replay."""
+        """As :meth:`run`, but ``work`` may be run twice more, so that the last run is a replay."""
         while self._capturer is not None and self._captured.get(name) is None:
             self.run(name, work)
         return self.run(name, work)
@@ -124,10 +124,13 @@ class Graphs:
 
 
 def capturer_for(device: torch.device, wanted: bool | None) -> Capturer | None:
-    """What captures on ``device``; ``None`` where nothing does and nothing has to.
+    """What captures on ``device``; ``None`` where nothing can be captured, or shall not.
+
+    Args:
+        wanted: whether to capture; ``None``: where the device can.
 
     Raises:
-        HivisError: it is ``wanted`` (and not only welcome, ``None``) where nothing does.
+        HivisError: ``wanted`` is true and the device cannot.
     """
     if device.type == "cuda":
         return None if wanted is False else CudaCapturer(device)
@@ -137,7 +140,7 @@ def capturer_for(device: torch.device, wanted: bool | None) -> Capturer | None:
 
 
 def cycles_in_flight(device: torch.device) -> int:
-    """How many cycles are under way on ``device`` while the host reads the one before them.
+    """How many cycles are in flight on ``device`` while the host reads the one before them.
 
     One on CUDA, which so never waits for the host. On a CPU there is nothing to be gained.
     """

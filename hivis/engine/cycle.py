@@ -1,45 +1,88 @@
-"""The cycle: draft, verify, accept, compact, commit; as it is, or replayed from a capture."""
+"""The cycle: draft, verify, accept, compact, commit; run as it is, or replayed from a capture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from hivis import ops
 from hivis.core.clock import PhaseClock
-from hivis.core.drafter import Drafter
-from hivis.core.handoff import Acceptance
+from hivis.core.handoff import Acceptance, VerifyResult
 from hivis.core.policy import Planner
 from hivis.core.sampling import SamplingState
-from hivis.core.target import Target
 from hivis.core.tree import DraftTree
 from hivis.core.tree_shape import GrowthPlan
-from hivis.engine.cuda_graphs import Capturer, Graphs
-from hivis.engine.report import CycleReport, InFlightCycle, accept
+from hivis.engine.cuda_graphs import Graphs, capturer_for
+from hivis.engine.engine import Engine
+from hivis.engine.report import CycleReport, InFlightCycle
 
 T = TypeVar("T")
 
 
-class Cycles:
-    """Runs the cycles of the texts that lie in the caches of target and drafter.
+def accept(
+    verify: VerifyResult, tree: DraftTree, position: Tensor, sampling: SamplingState
+) -> Acceptance:
+    """Walk ``tree``: at each node draw the target's token, step into the child that carries it.
+
+    ``position`` ``[B]`` is the absolute position of the token drawn at the root.
+    """
+    logits = verify.logits
+    if sampling.seen is not None:
+        logits = sampling.penalize(logits, tree.paths())
+    found = ops.tree_accept(
+        logits,
+        tree.tokens,
+        tree.parents,
+        sampling.seed,
+        position,
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
+        sampling.min_p,
+        tree.max_depth,
+    )
+    return Acceptance(*found)
+
+
+def draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
+    """Draw the token after the prompt: a walk through a tree that is only a root.
 
     Args:
-        target, drafter: the pair; without a drafter a cycle is a step of plain decoding.
-        capturer: captures what can be replayed, if anything does.
+        logits: ``[B, V]``, of the prompt's last row.
+        length: P, the rows of the prompt.
+
+    Returns:
+        ``[B]`` int64.
+    """
+    # The root is no token of the sequence, so nothing may be penalized on its account.
+    logits = sampling.penalize(logits.unsqueeze(1), sampling.seed.new_empty(1, 1, 0))
+    root = DraftTree.root_only(torch.zeros_like(sampling.seed))
+    position = torch.full_like(sampling.seed, length)
+    return accept(
+        VerifyResult(logits, logits), root, position, replace(sampling, seen=None)
+    ).next_token
+
+
+class Cycles:
+    """Runs the cycles of the sequences that lie in the caches of target and drafter.
+
+    Args:
+        engine: what they are run with; without a drafter a cycle is a step of plain decoding.
         traced: keep every cycle as it was.
 
     Attributes:
         clock: is told the phases.
-        accept: walks the tree, as :func:`hivis.engine.report.accept` does.
+        accept: walks the tree, as :func:`accept` does.
     """
 
-    def __init__(
-        self, target: Target, drafter: Drafter | None, capturer: Capturer | None, traced: bool
-    ) -> None:
-        self.target, self.drafter, self.traced = target, drafter, traced
-        self._capturer = capturer
-        self.clock = PhaseClock(target.embedding.device)
+    def __init__(self, engine: Engine, traced: bool) -> None:
+        self.target, self.drafter, self.traced = engine.target, engine.drafter, traced
+        self._capturer = capturer_for(engine.device, engine.graphs)
+        self.clock = PhaseClock(engine.device)
         self.accept = accept
 
     def launch(self, planner: Planner, sampling: SamplingState) -> InFlightCycle:
@@ -119,7 +162,8 @@ class Cycles:
 
     @property
     def _graphs(self) -> Graphs:
-        """What was captured on the target's cache, of this text or an earlier one in its memory."""
+        """What was captured on the target's cache, of this sequence or of earlier ones that had the
+        same memory."""
         capturer = self._capturer
         assert capturer is not None
         return self.target.cache.get_or_make(Graphs, lambda: Graphs(capturer))
@@ -128,9 +172,9 @@ class Cycles:
         self, part: str, sampling: SamplingState, plan: GrowthPlan, learns: bool = False
     ) -> Hashable:
         """All on which the operations of a cycle depend, beside what lies in the target's cache."""
-        texts = self.target.cache.batch_size
+        sequences = self.target.cache.batch_size
         penal = sampling.seen is not None
         if self.drafter is None:
-            return part, texts, sampling.greedy, penal, self.traced
-        memory = self.drafter.cache.buffer_id
-        return part, texts, sampling.greedy, penal, self.traced, memory, plan, learns
+            return part, sequences, sampling.greedy, penal, self.traced
+        buffers = self.drafter.cache.buffer_id
+        return part, sequences, sampling.greedy, penal, self.traced, buffers, plan, learns

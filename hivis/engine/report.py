@@ -1,54 +1,16 @@
-"""The walk through a draft tree, and what the host gets to know of it."""
+"""What the host gets to know of a cycle: one small tensor, read while the next cycle runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hivis import ops
-from hivis.core.handoff import Acceptance, VerifyResult
+from hivis.core.handoff import Acceptance
 from hivis.core.policy import Outcome
-from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
 from hivis.engine.results import CycleTrace, Step
-
-
-def accept(
-    verify: VerifyResult, tree: DraftTree, position: Tensor, sampling: SamplingState
-) -> Acceptance:
-    """Walk ``tree``: at each node draw the target's token, step into the child that carries it.
-
-    ``position`` ``[B]`` is the absolute position of the token drawn at the root.
-    """
-    logits = verify.logits
-    if sampling.seen is not None:
-        logits = sampling.penalize(logits, tree.paths())
-    found = ops.tree_accept(
-        logits,
-        tree.tokens,
-        tree.parents,
-        sampling.seed,
-        position,
-        sampling.temperature,
-        sampling.top_k,
-        sampling.top_p,
-        sampling.min_p,
-        tree.max_depth,
-    )
-    return Acceptance(*found)
-
-
-def draw_first(logits: Tensor, length: int, sampling: SamplingState) -> Tensor:
-    """Draw the token after the prompt: a walk through a tree that is only a root."""
-    # The root is no token of the text, so nothing may be penalized on its account.
-    logits = sampling.penalize(logits.unsqueeze(1), sampling.seed.new_empty(1, 1, 0))
-    root = DraftTree.root_only(torch.zeros_like(sampling.seed))
-    position = torch.full_like(sampling.seed, length)
-    return accept(
-        VerifyResult(logits, logits), root, position, replace(sampling, seen=None)
-    ).next_token
 
 
 @dataclass(frozen=True)
@@ -57,7 +19,7 @@ class CycleReport:
 
     Attributes:
         values: ``[B, C]``, int64, or float64 (which holds token ids exactly) with scores among it.
-        columns: name and width of what lies side by side in there.
+        columns: name and width of what lies side by side in ``values``.
         nodes, depth: of the trees.
     """
 
@@ -68,7 +30,7 @@ class CycleReport:
 
     @classmethod
     def of(cls, acceptance: Acceptance, tree: DraftTree, learns: bool, traced: bool) -> CycleReport:
-        """``learns``: a policy wants to know how the trees did; ``traced``: all of them is kept."""
+        """``learns``: the planner wants to know how the trees did; ``traced``: keep all of them."""
         parts = {"length": acceptance.path_len.unsqueeze(1), "emitted": acceptance.emitted}
         scores = tree.scores if learns or traced else None
         if scores is not None or traced:
@@ -83,7 +45,7 @@ class CycleReport:
         return cls(values, columns, tree.nodes, tree.max_depth)
 
     def steps(self, values: Tensor) -> list[Step]:
-        """What the cycle brought each text; ``values`` are those of :attr:`values`, on the host."""
+        """What the cycle brought each sequence; ``values`` are :attr:`values`, on the host."""
         return [self._step(row) for row in values.tolist()]
 
     def _step(self, row: list[float]) -> Step:
@@ -103,7 +65,7 @@ class CycleReport:
             return Step(drawn, outcome, None)
         tokens = tuple(int(token) for token in found["tokens"])
         parents = tuple(int(node) for node in found["parents"])
-        # What the text kept of the emitted tokens is not known here.
+        # How many of the emitted tokens the sequence keeps is not known here.
         return Step(drawn, outcome, CycleTrace(tokens, parents, scores, path, ()))
 
 
@@ -119,7 +81,7 @@ class InFlightCycle:
             self._event.record(torch.cuda.current_stream(report.values.device))
 
     def steps(self) -> list[Step]:
-        """What the cycle brought each text. Waits for it."""
+        """What the cycle brought each sequence. Waits for it."""
         if self._event is not None:
             self._event.synchronize()
         return self._report.steps(self._values)

@@ -1,4 +1,4 @@
-"""What comes out of a text: its tokens, and what they took."""
+"""What generating a sequence gives: its tokens, and what they took."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class CycleTrace:
     Attributes:
         tokens: of the N nodes; the root, node 0, is the token emitted last before this cycle.
         parents: the node above each, -1 at the root.
-        scores: path log-probabilities by the drafter, 0 at the root; ``None`` if it tells none.
+        scores: path log-probabilities by the drafter, 0 at the root; ``None`` if it has none.
         path: the accepted nodes, the root first.
-        emitted: the tokens that this cycle added to the text: those of the path below the root, and
-            the one that the target drew after it; fewer where the text ended within them.
+        emitted: the tokens that this cycle added to the sequence: those of the path below the root,
+            and the one that the target drew after it; fewer where the sequence ended within them.
     """
 
     tokens: tuple[int, ...]
@@ -33,12 +33,12 @@ class CycleTrace:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a text took.
+    """What a sequence took.
 
     Attributes:
         cycles: verify passes.
         accepted_lengths: drafted tokens accepted, cycle by cycle (the extra token not counted). Of
-            the last cycle only what the text kept counts, so that the sum over the cycles of
+            the last cycle only what the sequence kept counts, so that the sum over the cycles of
             accepted length + 1 is the number of tokens after the first.
         tree_sizes: N (the root included) and depth of the tree of every cycle.
         prompt_rows: rows of the prompt.
@@ -49,9 +49,9 @@ class Statistics:
         total_ms: to the last token. Of a stream that includes what its reader did in between.
         prepare_ms: what tokenizer and image processor took before that, if they were part of it.
         phases_ms: the same by phase: prefill, draft, verify, accept, compact, commit, read; cycle
-            (one that was replayed as a whole) and capture (before that); and measure, in the one
-            text in which a policy measured its times. Empty for a text of a batch, whose phases are
-            those of all its texts.
+            (one that was replayed as a whole) and capture (before that); and measure, where a
+            policy measured its times. Empty for a sequence of a batch, whose phases are those of
+            all its sequences (:attr:`hivis.engine.batch.Batch.phases_ms`).
         trace: every cycle as it was, if that was asked for.
     """
 
@@ -80,7 +80,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole text: its new tokens (the closing EOS included) and what they took."""
+    """A whole sequence: its new tokens (the closing EOS included) and what they took."""
 
     tokens: tuple[int, ...]
     statistics: Statistics
@@ -88,7 +88,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class PrefillResult:
-    """What reading a prompt came to: the first token, and rows as in :class:`Statistics`."""
+    """What reading a prompt gave: the first token, and rows as in :class:`Statistics`."""
 
     token: int
     prompt_rows: int
@@ -98,7 +98,7 @@ class PrefillResult:
 
 @dataclass(frozen=True)
 class Step:
-    """What one cycle brought one text: tokens, how its tree did, and if asked the cycle itself."""
+    """What one cycle brought one sequence: tokens, how its tree did, and if asked its trace."""
 
     drawn: list[int]
     outcome: Outcome
@@ -106,13 +106,13 @@ class Step:
 
 
 class SequenceProgress:
-    """A text on its way: its tokens so far, cut where plain decoding would have stopped, and what
-    they took.
+    """A sequence in progress: its tokens so far, cut where plain decoding would have stopped, and
+    what they took.
 
     Args:
         params: when to stop.
-        model_eos: the tokens that end a text if ``params`` does not say.
-        until: is shown every token in turn, and may end the text there by saying true.
+        model_eos: the tokens that end a sequence if ``params`` does not say.
+        until: is shown every token in turn, and may end the sequence there by returning true.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class SequenceProgress:
         return taken
 
     def add(self, step: Step) -> list[int]:
-        """Take the tokens of a cycle, up to where the text ends; returns those that were taken."""
+        """Take the tokens of a cycle, up to the sequence's end; returns those that were taken."""
         taken = self._take(step.drawn)
         self._cycles.append((len(taken) - 1, step.outcome.nodes, step.outcome.depth))
         if step.trace is not None:
@@ -150,7 +150,7 @@ class SequenceProgress:
         return taken
 
     def result(self, phases_ms: dict[str, float]) -> Generation:
-        """The text as a whole, now that it is finished."""
+        """The sequence as a whole, now that it is finished."""
         return Generation(
             tuple(self.tokens),
             Statistics(
@@ -171,7 +171,7 @@ class SequenceProgress:
         return (time.perf_counter() - self._start) * 1e3
 
     def check(self) -> None:
-        """HivisError if the text cannot go on."""
+        """HivisError if the sequence cannot go on."""
         if self._broken:
             raise HivisError("logits: wanted a finite candidate, got NaN or none at all")
 

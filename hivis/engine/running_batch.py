@@ -1,4 +1,4 @@
-"""Texts that move on together: how they join and leave, one of them or several side by side."""
+"""Sequences that move on together, one of them or several: how they join, advance and leave."""
 
 from __future__ import annotations
 
@@ -11,55 +11,45 @@ from torch import Tensor
 from hivis.core.clock import PhaseClock
 from hivis.core.drafter import Drafter
 from hivis.core.kv_cache import KVCache
-from hivis.core.policy import Planner, Policy
+from hivis.core.policy import Planner
 from hivis.core.sampling import SamplingParams, SamplingState, sampling_entries, seen_tokens
 from hivis.core.target import Inputs, Target
 from hivis.core.tree_shape import GrowthPlan, TreeShape
-from hivis.engine.cuda_graphs import capturer_for, cycles_in_flight
-from hivis.engine.cycle import Cycles
-from hivis.engine.report import InFlightCycle, draw_first
+from hivis.engine.cuda_graphs import cycles_in_flight
+from hivis.engine.cycle import Cycles, draw_first
+from hivis.engine.engine import Engine
+from hivis.engine.report import InFlightCycle
 from hivis.engine.results import PrefillResult, Step
 from hivis.errors import HivisError
 
-#: A cache has room for so many texts at first, and for a multiple of so many rows.
-_FEW, _ROUND = 4, 64
+#: A cache has room for this many sequences at first, and for a multiple of this many rows.
+_FIRST_SLOTS, _ROW_MULTIPLE = 4, 64
 
 
 class SequenceReplaced(HivisError):
-    """The target, or the drafter, has begun a text of somebody else's."""
+    """The target, or the drafter, has begun a sequence outside of this batch."""
 
 
 class RunningBatch:
-    """The texts that a target is at, and the cycle that moves all of them on.
+    """The sequences in the caches of an engine's models, and the cycle that moves all of them on.
 
-    What is known of a text lies in the caches of target and drafter, so a text joins the others by
-    being read alone and copied into a cache of several, and leaves them by being dropped from it.
+    What is known of a sequence lies in the caches of target and drafter. So a sequence joins the
+    others by being read alone and copied into caches of several, and leaves by being removed there.
 
     Args:
-        target, drafter, policy: see :class:`hivis.engine.generate.Stream`.
-        slots: how many texts there may be at a time.
+        engine: what they are generated with.
+        slots: how many sequences there may be at a time.
         traced: keep every cycle as it was.
-        graphs: whether cycles are captured and replayed as CUDA graphs; by default where there is
-            CUDA. Those of a policy that looks at the growing tree cannot be.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        drafter: Drafter | None,
-        policy: Policy,
-        *,
-        slots: int = 1,
-        traced: bool = False,
-        graphs: bool | None = None,
-    ) -> None:
-        self.target, self.drafter, self.policy = target, drafter, policy
-        self.slots = slots
-        self._device = target.embedding.device
-        self._late = cycles_in_flight(self._device)
-        self._underway: deque[InFlightCycle] = deque()
-        self.cycles = Cycles(target, drafter, capturer_for(self._device, graphs), traced)
-        self._models: list[Target | Drafter] = [target] if drafter is None else [target, drafter]
+    def __init__(self, engine: Engine, *, slots: int = 1, traced: bool = False) -> None:
+        self.engine, self.slots = engine, slots
+        self.cycles = Cycles(engine, traced)
+        self._in_flight: deque[InFlightCycle] = deque()
+        self._max_in_flight = cycles_in_flight(engine.device)
+        self._models: list[Target | Drafter] = [engine.target]
+        if engine.drafter is not None:
+            self._models.append(engine.drafter)
         self._caches: list[KVCache] = []
         self._params: list[SamplingParams] = []
         self._ends: list[tuple[int, ...]] = []
@@ -69,110 +59,120 @@ class RunningBatch:
 
     @property
     def clock(self) -> PhaseClock:
-        """Times the phases of all texts."""
+        """Times the phases of all sequences."""
         return self.cycles.clock
 
     @property
-    def texts(self) -> int:
+    def sequences(self) -> int:
         """B."""
         return len(self._params)
 
     def rows(self, inputs: Inputs, params: SamplingParams) -> int:
-        """Cache rows that a text may need: a tree has to fit behind the last row it can reach,
-        and as many for each cycle that is under way when the text turns out to have ended."""
-        tree = 1 if self.drafter is None else self.policy.drafter_rows
-        return inputs.length + params.max_new_tokens + tree * (1 + self._late)
+        """Cache rows that a sequence may need.
+
+        A tree has to fit behind the last row that the sequence can reach, and one more for each
+        cycle that is in flight when the sequence turns out to have ended.
+        """
+        tree = 1 if self.engine.drafter is None else self.engine.policy.drafter_rows
+        return inputs.length + params.max_new_tokens + tree * (1 + self._max_in_flight)
 
     @torch.inference_mode()
     def add(
-        self, inputs: Inputs, params: SamplingParams, ends: tuple[int, ...], text: int | None = None
+        self,
+        inputs: Inputs,
+        params: SamplingParams,
+        ends: tuple[int, ...],
+        index: int | None = None,
     ) -> PrefillResult:
-        """Read a prompt and draw the first token of its text.
+        """Read a prompt and draw the first token of its sequence.
 
         Args:
             inputs: the prompt.
-            params: how the text is drawn.
+            params: how the sequence is drawn.
             ends: tokens that end it.
-            text: the number of a text that has ended, whose place it takes; a new one by default.
+            index: of a sequence that has ended, whose place it takes; a new place by default.
         """
-        text = self.texts if text is None else text
-        if self.texts:
+        index = self.sequences if index is None else index
+        if self.sequences:
             self._check_alone()
         try:
             with self.clock.phase("prefill"):
                 token, kept = self._read(inputs, params)
-                self._join(text)
+                self._join(index)
         except BaseException:
             self._take_back()  # the others can go on
             raise
-        self._params[text : text + 1] = [params]
-        self._ends[text : text + 1] = [ends]
+        self._params[index : index + 1] = [params]
+        self._ends[index : index + 1] = [ends]
         self._regroup()
-        drafter_rows = 0 if self.drafter is None else self.drafter.rows_read
+        drafter = self.engine.drafter
+        drafter_rows = 0 if drafter is None else drafter.rows_read
         with self.clock.phase("read"):
             return PrefillResult(int(token), inputs.length, kept, drafter_rows)
 
     @torch.inference_mode()
-    def drop(self, text: int) -> None:
-        """Forget a text that has ended. The last one takes its number."""
+    def drop(self, index: int) -> None:
+        """Remove a sequence that has ended. The last one takes its index."""
         self._check_alone()
         for cache in self._caches:
-            cache.remove_sequence(text)
+            cache.remove_sequence(index)
         self._take_back()
-        self._params[text], self._ends[text] = self._params[-1], self._ends[-1]
+        self._params[index], self._ends[index] = self._params[-1], self._ends[-1]
         del self._params[-1], self._ends[-1]
         self._regroup()
 
     @torch.inference_mode()
     def cycle(self) -> list[Step]:
-        """Move every text on by at least one token: what the oldest cycle under way has brought.
+        """Move every sequence on by at least one token: what the oldest cycle in flight brought.
 
-        Further cycles may be under way. Texts that have ended are in them, too: whoever drops one
-        of several calls :meth:`settle` first.
+        Further cycles may be in flight, also of sequences that have ended: before one of several is
+        dropped or replaced, :meth:`settle` has to be called.
         """
         self._check_alone()
-        while len(self._underway) <= self._late:
+        while len(self._in_flight) <= self._max_in_flight:
             planner = self.planner
-            if self.drafter is not None and planner.wants_times:
+            if self.engine.drafter is not None and planner.wants_times:
                 with self.clock.phase("measure"):
                     self.cycles.measure(planner, self._sampling)
-            self._underway.append(self.cycles.launch(planner, self._sampling))
+            self._in_flight.append(self.cycles.launch(planner, self._sampling))
         steps = self._oldest()
         for step in steps:
             self.planner.learn(step.outcome)
         return steps
 
     def settle(self) -> Iterator[list[Step]]:
-        """What the cycles under way have brought, the oldest first; no further one is begun."""
-        while self._underway:
+        """What the cycles in flight brought, the oldest first; no further one is begun."""
+        while self._in_flight:
             yield self._oldest()
 
     def _oldest(self) -> list[Step]:
-        """What the oldest cycle under way has brought."""
+        """What the oldest cycle in flight brought."""
         with self.clock.phase("read"):
-            return self._underway.popleft().steps()
+            return self._in_flight.popleft().steps()
 
     @property
     def planner(self) -> Planner:
-        """What plans the trees of these texts; without a drafter there is nothing to plan."""
+        """What plans the trees of these sequences; without a drafter there is nothing to plan."""
         if self._planner is None:
+            engine = self.engine
             self._planner = Planner(GrowthPlan(TreeShape()))
-            if self.drafter is not None:
-                self._planner = self.policy.planner(
-                    self.target, self.drafter, self._device, *self._planned_for
+            if engine.drafter is not None:
+                self._planner = engine.policy.planner(
+                    engine.target, engine.drafter, engine.device, *self._planned_for
                 )
         return self._planner
 
     def _read(self, inputs: Inputs, params: SamplingParams) -> tuple[Tensor, int]:
-        """Prefill target and drafter with a text of their own: its first token ``[1]``, and how
+        """Prefill target and drafter with a sequence of their own: its first token ``[1]``, and how
         many rows the target had already."""
-        target, drafter, capacity = self.target, self.drafter, self.rows(inputs, params)
+        target, drafter = self.engine.target, self.engine.drafter
+        capacity = self.rows(inputs, params)
         if drafter is not None:
             drafter.bind(target.embedding, target.head)
         prefilled = target.prefill(inputs, "none" if drafter is None else drafter.rows, capacity)
         cache = target.cache
         cache.set_entry("seen", seen_tokens(inputs.tokens, target.head.shape[0]))
-        for name, entry in sampling_entries([params], self._device).items():
+        for name, entry in sampling_entries([params], self.engine.device).items():
             cache.set_entry(name, entry)
         sampling = SamplingState.over(cache.entries, [params])
         token = draw_first(prefilled.logits, inputs.length, sampling)
@@ -183,42 +183,43 @@ class RunningBatch:
             drafter.prefill(prefilled.prompt, token.clamp(min=0), capacity)
         return token, prefilled.kept
 
-    def _join(self, text: int) -> None:
-        """The text that was read just now goes to the others, in caches that are large enough."""
+    def _join(self, index: int) -> None:
+        """Copy the sequence that was just read to the others, in caches that are large enough."""
         if self.slots == 1:
             self._caches = [model.cache for model in self._models if hasattr(model, "cache")]
             return
         alone = [model.cache for model in self._models]
         caches = self._caches or [cache.for_sequences(0, 0) for cache in alone]
         for place, cache in enumerate(alone):
-            caches[place] = self._roomy(caches[place], text, cache.rows)
-            caches[place].copy_sequence(text, cache)
+            caches[place] = self._with_room(caches[place], index, cache.rows)
+            caches[place].copy_sequence(index, cache)
         self._caches = caches
         self._take_back()
 
-    def _roomy(self, cache: KVCache, text: int, rows: int) -> KVCache:
-        """``cache`` if a text of so many rows fits in there, else a larger one with its texts.
+    def _with_room(self, cache: KVCache, index: int, rows: int) -> KVCache:
+        """``cache`` if sequence ``index`` of ``rows`` rows fits in there, else a larger one with
+        its sequences.
 
-        Rows and slots grow by more than is asked for, so that texts seldom move.
+        Rows and slots grow by more than is asked for, so that sequences seldom move.
         """
-        room = cache.max_batch
-        if text < room and rows <= cache.rows:
+        slots = cache.max_batch
+        if index < slots and rows <= cache.rows:
             return cache
-        if text >= room:
-            room = min(self.slots, max(_FEW, 2 * room))
+        if index >= slots:
+            slots = min(self.slots, max(_FIRST_SLOTS, 2 * slots))
         if rows > cache.rows:
-            rows = -(-max(rows, cache.rows * 5 // 4) // _ROUND) * _ROUND
-        return cache.resized(room, max(rows, cache.rows))
+            rows = -(-max(rows, cache.rows * 5 // 4) // _ROW_MULTIPLE) * _ROW_MULTIPLE
+        return cache.resized(slots, max(rows, cache.rows))
 
     def _take_back(self) -> None:
         for model, cache in zip(self._models, self._caches, strict=False):
             model.cache = cache
 
     def _regroup(self) -> None:
-        """Take note that there are other texts than before."""
+        """Take note that there are other sequences than before."""
         ends = tuple(sorted({end for own in self._ends for end in own}))
-        if self._planned_for != (ends, self.texts):
-            self._planner, self._planned_for = None, (ends, self.texts)
+        if self._planned_for != (ends, self.sequences):
+            self._planner, self._planned_for = None, (ends, self.sequences)
         if self._params:
             self._sampling = SamplingState.over(self._caches[0].entries, self._params)
 
@@ -226,14 +227,5 @@ class RunningBatch:
         ours = zip(self._models, self._caches, strict=False)
         if not self._caches or any(model.cache is not cache for model, cache in ours):
             raise SequenceReplaced(
-                "text: wanted target and drafter to itself, got another text begun"
+                "sequence: wanted target and drafter to itself, got another one begun"
             )
-
-
-def check_context(target: Target, inputs: Inputs, params: SamplingParams) -> None:
-    """HivisError if prompt and new tokens exceed the model's positions."""
-    if inputs.length + params.max_new_tokens > target.max_positions:
-        raise HivisError(
-            f"context: wanted at most {target.max_positions} positions, got "
-            f"{inputs.length} of the prompt + {params.max_new_tokens} new tokens"
-        )

@@ -51,7 +51,7 @@ class HuggingFaceDecoder:
         self.head: Tensor = self._head.get_parameter("weight")
         #: How many prompt rows pass through the language model at once.
         self.chunk = chunk_rows(self.device)
-        #: Caches have a multiple of so many rows.
+        #: Caches have a multiple of this many rows.
         self.row_multiple = row_multiple_of(self.device)
         self._own: KVCache | None = None
         self._spare: KVCache | None = None
@@ -59,10 +59,10 @@ class HuggingFaceDecoder:
 
     @property
     def cache(self) -> KVCache:
-        """Of the texts that it is at; another one can be put in its place.
+        """The sequences that it is at; another cache can be put in its place.
 
-        The next prefill gives back the slab of the last one, or takes it over, unless another has
-        been put in its place; and never one from outside.
+        The next prefill gives back the slab of the last one, or takes it over, unless another cache
+        has been put in its place; never that of a cache from outside.
         """
         return self._slab.cache
 
@@ -73,10 +73,9 @@ class HuggingFaceDecoder:
             self._own = None
 
     def _forget(self, rows: int = 0) -> None:
-        """Be at no text: before a new one takes memory, that of the last is given back.
+        """Be at no sequence: before a new one takes memory, that of the last is given back.
 
-        Unless the new one needs ``rows`` of it and has the use of them: then it is left for
-        :meth:`_begin`.
+        If the new one needs ``rows`` rows and they fit that memory, it is left for :meth:`_begin`.
         """
         old = self._own or self._spare
         if old is not None and not (rows and old.can_be_reused_for(rows, self.row_multiple)):
@@ -86,7 +85,7 @@ class HuggingFaceDecoder:
         self._spare = old
 
     def _begin(self, batch: int, rows: int) -> KVCache:
-        """Be at texts of at most so many rows, in a cache of its own. Nothing is in it yet."""
+        """Be at sequences of at most ``rows`` rows, in a cache of its own, still empty."""
         spare, self._spare = self._spare, None
         if spare is not None and batch == 1 and spare.can_be_reused_for(rows, self.row_multiple):
             cache = spare.reuse()
@@ -95,9 +94,48 @@ class HuggingFaceDecoder:
         return self._go_on(cache)
 
     def _go_on(self, cache: KVCache) -> KVCache:
-        """Be at the texts of a cache that was made here."""
+        """Be at the sequences of a cache that was made here."""
         self._own = self.cache = cache
         return cache
+
+    def keep_rows(self, old: KVCache, rows: int, capacity: int) -> None:
+        """Be at a new sequence of at most ``capacity`` rows, which begins with the first ``rows``
+        rows of ``old``: a cache of one sequence that was made here.
+
+        They stay where they are if the memory of ``old`` can be taken over. Otherwise they are
+        copied, and for that time both slabs are there.
+        """
+        offset = old.entries["offset"]
+        if old is self._own and old.can_be_reused_for(capacity, self.row_multiple):
+            self._forget(capacity)
+            cache = self._begin(1, capacity)
+        else:
+            cache = self._new_cache(1, capacity)
+            cache.kv[..., :rows, :] = old.kv[..., :rows, :]
+            self._forget()
+            self._go_on(cache)
+        cache.kv_len.fill_(rows)
+        cache.set_entry("offset", offset)
+
+    def read_behind(
+        self, tokens: Tensor, start: int, wanted: Sequence[bool] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Read text behind the first ``start`` rows of the cache, which are its valid ones.
+
+        Args:
+            tokens: ``[1, R]`` int64, none of them visual.
+            wanted: of each row, whether its hidden state is; by default all are.
+
+        Returns:
+            ``[1, R, E]`` input embeddings, and ``[1, K, E]`` hidden states of the K wanted rows.
+        """
+        embeddings = self._embed(tokens)
+        positions = self._positions(torch.arange(tokens.shape[1], device=tokens.device))
+        return embeddings, self._read_on(embeddings, start, positions, wanted)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[..., V]`` of hidden states ``[..., E]``."""
+        return self._head(hidden)
 
     def _new_cache(self, batch: int, rows: int) -> KVCache:
         rows += -rows % self.row_multiple

@@ -96,19 +96,20 @@ class HuggingFaceDraft(HuggingFaceDecoder):
         positions = torch.cat([positions, behind], -1)
         embeddings = torch.cat([embeddings, last], 1)
         wanted = only_last(embeddings.shape[1])
-        return self._logits(self._read(embeddings, capacity, positions, wanted)[:, -1])
+        return self.logits(self._read(embeddings, capacity, positions, wanted)[:, -1])
 
     @torch.inference_mode()
     def extend(self, tokens: Tensor, depths: Tensor, words: Tensor, above: int = 0) -> Tensor:
         """``[B, K, V]`` logits after K tree nodes, see :meth:`HuggingFaceDecoder._run`."""
-        return self._logits(self._run(self._ids(tokens), depths, words, above))
+        return self.logits(self._run(self._ids(tokens), depths, words, above))
 
     def _ids(self, tokens: Tensor) -> Tensor:
         known = self._own_ids == self.vocab_size
         return tokens if known else tokens.clamp(max=self._own_ids - 1)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits = self._head(hidden)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """``[..., V]``, -inf at ids that the model does not know."""
+        logits = super().logits(hidden)
         unknown = self.vocab_size - self._own_ids
         return F.pad(logits, (0, unknown), value=float("-inf")) if unknown else logits
 

@@ -17,11 +17,9 @@ class ContinuedTarget:
     """A target for prompts that begin like the one before, as those of a conversation do.
 
     The rows of the last prompt that the next one begins with keep their keys and values, and the
-    others are read behind them, as the chunks of any prefill are. In float32 that gives the texts
+    others are read behind them, as the chunks of any prefill are. In float32 that gives the output
     of a whole prefill; at lower precision it may round differently. A prompt with other images,
     or with images among its new rows, is read as a whole.
-
-    While the kept rows move, the slabs of both prompts are there.
     """
 
     def __init__(self, target: HuggingFaceTarget) -> None:
@@ -86,13 +84,12 @@ class ContinuedTarget:
     def _continue(
         self, inputs: Inputs, rows: Literal["none", "text", "all"], old: KVCache, capacity: int
     ) -> TargetPrefill:
-        self._move(old, capacity)
         tokens, target = inputs.tokens[:, self.kept :], self.target
-        embeddings = target._embed(tokens)
-        positions = target._positions(torch.arange(tokens.shape[1], device=tokens.device))
+        # In a cache of their own, so that no earlier stream goes on there.
+        target.keep_rows(old, self.kept, capacity)
         wanted = only_last(tokens.shape[1]) if rows == "none" else None
-        hidden = target._read_on(embeddings, self.kept, positions, wanted)
-        logits = target._head(hidden[:, -1])
+        embeddings, hidden = target.read_behind(tokens, self.kept, wanted)
+        logits = target.logits(hidden[:, -1])
         if rows == "none" or self._prompt is None:
             return TargetPrefill(logits, None, self.kept)
         text = target.family.text_rows(target.model, inputs.tokens)
@@ -111,18 +108,3 @@ class ContinuedTarget:
             last.spans,
         )
         return TargetPrefill(logits, prompt, self.kept)
-
-    def _move(self, old: KVCache, capacity: int) -> None:
-        """The kept rows into a cache of their own, so that no earlier stream goes on in it."""
-        target, offset = self.target, old.entries["offset"]
-        if old is target._own and old.can_be_reused_for(capacity, target.row_multiple):
-            target._forget(capacity)
-            cache = target._begin(1, capacity)
-        else:
-            kept = old.kv[..., : self.kept, :]
-            cache = target._new_cache(1, capacity)
-            cache.kv[..., : self.kept, :] = kept
-            target._forget()
-            target._go_on(cache)
-        cache.kv_len.fill_(self.kept)
-        cache.set_entry("offset", offset)

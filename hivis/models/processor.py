@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -25,6 +27,37 @@ ROLES = ("user", "assistant")
 _SLOT = {"type": "image"}
 #: Packages that some processors cannot be loaded without, which their errors do not always say.
 _PROCESSORS_WANT = ("torchvision", "num2words")
+
+
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+@dataclass(frozen=True)
+class TokenKinds:
+    """Tokens on which it depends how others are decoded.
+
+    Attributes:
+        bytes: those that stand for one byte, a run of which is decoded as a whole.
+        special: those that are left out of a text.
+    """
+
+    bytes: frozenset[int]
+    special: frozenset[int]
+
+
+# Looking through a large vocabulary takes a tenth of a second: once is enough.
+_kinds: WeakKeyDictionary[Any, TokenKinds] = WeakKeyDictionary()
+
+
+def token_kinds(tokenizer: Any) -> TokenKinds:
+    """Those of a tokenizer, as it was when it was first asked for."""
+    if tokenizer not in _kinds:
+        added = tokenizer.added_tokens_decoder.items()
+        _kinds[tokenizer] = TokenKinds(
+            frozenset(i for piece, i in tokenizer.get_vocab().items() if _BYTE.fullmatch(piece)),
+            frozenset(tokenizer.all_special_ids) | {i for i, token in added if token.special},
+        )
+    return _kinds[tokenizer]
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -187,6 +220,11 @@ class PromptProcessor:
                 f"chat template: wanted one in the model's processor (or raw=True with a whole "
                 f"prompt), got: {first_line(error)}"
             ) from error
+
+    @property
+    def token_kinds(self) -> TokenKinds:
+        """Tokens that stand for bytes, and special ones."""
+        return token_kinds(self.processor.tokenizer)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of emitted tokens, special ones left out."""

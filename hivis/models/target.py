@@ -55,7 +55,7 @@ class HuggingFaceTarget(HuggingFaceDecoder):
             wanted = [*text[:-1].tolist(), True]
         positions = self.family.positions(self.model, inputs)
         hidden = self._read(embeddings, capacity, positions, wanted)
-        logits = self._head(hidden[:, -1])
+        logits = self.logits(hidden[:, -1])
         if rows == "none":
             return TargetPrefill(logits, None)
         tokens, visual, spans = inputs.tokens, ~text.unsqueeze(0), None
@@ -76,7 +76,7 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     def _verify_rows(self, tokens: Tensor, depths: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[B, N, V]`` and hidden states ``[B, N, E]`` of a whole tree."""
         hidden = self._run(tokens, depths, words)
-        return self._head(hidden), hidden
+        return self.logits(hidden), hidden
 
 
 def only_last(rows: int) -> list[bool]:

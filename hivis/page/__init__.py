@@ -1,4 +1,4 @@
-"""An image of a run: one HTML page, whole in itself, about a text that was just generated."""
+"""A report of one generation as a single, self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The page, put together. It refers to nothing outside, and nothing in it can become code.
+"""The page as HTML. It has no external references, and no text in it can become code.
 
-Whatever a model or a user wrote goes through :func:`hivis.page.labels.escape`. The page's policy
-(Content-Security-Policy) allows its one style sheet and its one script, by their hashes, and
-images inside the page, and nothing else.
+All text of models and users goes through :func:`hivis.page.labels.escape`. The page's
+Content-Security-Policy allows only its own style sheet and script, by their hashes, and images
+inside the page.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from importlib.resources import files
 from PIL import Image
 
 from hivis.page.charts import cycle_chart, phase_bar
-from hivis.page.labels import escape
+from hivis.page.labels import escape, plural
 from hivis.page.run import Cycle, Run
 from hivis.page.text import inner, prompt_html, text_html
-from hivis.page.tree import Drawing
+from hivis.page.tree import TreeDrawing
 
-#: The longest side of an image on the page, in pixels: twice what it is shown at.
+#: The longest side of an image on the page, in pixels: twice the size that it is shown at.
 LONGEST_SIDE = 640
-ENDED = {"eos": "the model ended it", "stop": "a stop string", "length": "the token limit"}
+FINISH = {"eos": "the model's end token", "stop": "a stop string", "length": "the token limit"}
 
 
 def page(run: Run) -> str:
-    """The whole page."""
+    """The HTML of the page."""
     style = files("hivis.page").joinpath("page.css").read_text("utf-8")
     script = files("hivis.page").joinpath("page.js").read_text("utf-8")
     policy = (
@@ -53,7 +53,7 @@ def page(run: Run) -> str:
 <p class="how">{escape(f"{_drawn(run)} · {run.device}")}</p>
 {_tiles(run)}
 </header>
-<section class="run" aria-label="Prompt and text">
+<section class="run" aria-label="Prompt and output">
 {_images(run.images)}
 <div>
 {prompt_html(run)}
@@ -80,7 +80,7 @@ def _headline(run: Run) -> str:
     cycles = len(run.cycles)
     tokens = _count(run.tokens, "token")
     if not cycles:
-        return f"{tokens}, from the prefill alone"
+        return f"{tokens}, from the prefill only"
     if not run.has_drafts:
         return f"{tokens}, one at a time"
     return f"{tokens} in {_count(cycles, 'cycle')}"
@@ -90,14 +90,14 @@ def _names(run: Run) -> str:
     return f"{run.model}, " + (f"drafted by {run.drafter}" if run.drafter else "nothing drafted")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {plural(number, noun)}"
 
 
 def _tiles(run: Run) -> str:
     took = run.statistics
     first_ms, whole_ms = (took.prepare_ms + ms for ms in (took.first_token_ms, took.total_ms))
-    tiles = [(f"{1e3 * run.tokens / max(whole_ms, 1e-6):,.0f}", "tokens/s", "whole text")]
+    tiles = [(f"{1e3 * run.tokens / max(whole_ms, 1e-6):,.0f}", "tokens/s", "prefill included")]
     if run.cycles:
         tiles.append((f"{took.tokens_per_cycle:.2f}", "tokens per cycle", "on average"))
     if run.has_drafts:
@@ -120,18 +120,15 @@ def _facts(run: Run) -> str:
     from hivis import __version__
 
     took = run.statistics
-    read = f"the target {took.prompt_rows}"
+    read = f"target {took.prompt_rows}"
     facts = [
         ("model", run.model),
         ("drafter", run.drafter or "none"),
         ("device", run.device),
-        ("tokens drawn at", _drawn(run)),
-        (
-            "rows of the prompt read",
-            f"{read}, the drafter {took.drafter_rows}" if run.drafter else read,
-        ),
-        ("ended by", f"{run.finish}: {ENDED.get(run.finish, '')}"),
-        ("made with", f"hivis {__version__}"),
+        ("sampling", _drawn(run)),
+        ("prompt rows read", f"{read}, drafter {took.drafter_rows}" if run.drafter else read),
+        ("ended by", f"{run.finish}: {FINISH.get(run.finish, '')}"),
+        ("generated with", f"hivis {__version__}"),
     ]
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(said)}</dd></div>" for name, said in facts)
     return f'<dl class="facts">{rows}</dl>'
@@ -153,14 +150,14 @@ def _images(images: Sequence[Image.Image]) -> str:
         return ""
     shown = [
         f'<img src="{data_uri(image)}" width="{image.width}" height="{image.height}" '
-        f'alt="Image {place} of {len(images)} that the prompt is about">'
+        f'alt="Image {place} of {len(images)} of the prompt">'
         for place, image in enumerate(images, 1)
     ]
     return f'<figure class="{"many" if len(shown) > 1 else "one"}">{"".join(shown)}</figure>'
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image at a moderate size, as PNG (drawings) or JPEG (photographs): the smaller one."""
+    """The image, scaled down, as a data URI: PNG or JPEG, whichever is smaller."""
     small = image.copy()
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     made = {}
@@ -178,7 +175,7 @@ def _charts(run: Run) -> str:
         mean = run.statistics.tokens_per_cycle
         chart = (
             f"<section><h2>Tokens per cycle <small>the solid top is the "
-            f"target’s own token; dashed: the average, {mean:.2f}</small></h2>"
+            f"target’s own token; the dashed line is the average, {mean:.2f}</small></h2>"
             f"{cycle_chart(run.cycles, mean)}</section>"
         )
     return f"{chart}<section><h2>Time by phase</h2>{phase_bar(run.statistics)}</section>"
@@ -188,12 +185,12 @@ def _trees(run: Run) -> str:
     if not run.cycles:
         return ""
     about = (
-        "Each node is a token that the drafter proposed. The boxes along the top are the path that "
-        "the target accepted, with how probable the drafter held each token above it; the last, "
-        "underlined one is the target’s own. The rest was proposed in vain: the thicker its edge, "
-        "the surer the drafter. · is a space, ⏎ a line break; point at a node for its figures."
+        "Each node is a token that the drafter proposed. The boxes along the top are the accepted "
+        "path, with the drafter’s probability above each token; the last, underlined one is the "
+        "target’s own token. The other nodes were not accepted; a thicker edge means a higher "
+        "probability. · is a space, ⏎ a line break. Point at a node for its values."
         if run.has_drafts
-        else "Nothing was drafted: every tree is its root, and the token that the target drew."
+        else "Nothing was drafted: every tree is a root, and the token that the target drew."
     )
     trees = (_tree(place, cycle, run.texts) for place, cycle in enumerate(run.cycles))
     return (
@@ -209,12 +206,12 @@ def _tree(place: int, cycle: Cycle, texts: dict[int, str]) -> str:
         for piece in cycle.pieces
     )
     nodes = cycle.nodes - 1
-    meta = f"{cycle.drafted} of {nodes} drafted" if nodes else "nothing drafted"
+    meta = f"{cycle.drafted} of {nodes} accepted" if nodes else "nothing drafted"
     about = f"Draft tree of cycle {number}: {_count(cycle.nodes, 'node')}, {cycle.drafted} accepted"
     return (
         f'<details class="k{place % 5}" data-c="{number}"{" open" if place == 0 else ""}>'
         f'<summary><b>{number}</b><span class="phrase" dir="auto">{phrase}</span>'
         f'<span class="meta">{meta}</span></summary>'
         f'<div class="tree" id="cycle-{number}" tabindex="0" role="group" aria-label="{about}">'
-        f"{Drawing(cycle.trace, texts).svg(about)}</div></details>"
+        f"{TreeDrawing(cycle.trace, texts).svg(about)}</div></details>"
     )

@@ -1,6 +1,6 @@
-"""The two charts: time by phase, and tokens per cycle. Geometry only; the style sheet has colors.
+"""The two charts: time by phase, and tokens per cycle. The style sheet has their colors.
 
-Both stretch with the page (no text in them is drawn, so nothing is distorted).
+Both are scaled to the width of the page. They contain no text, which scaling would distort.
 """
 
 from __future__ import annotations
@@ -8,24 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hivis.engine.results import Statistics
-from hivis.page.labels import escape
+from hivis.page.labels import escape, plural
 from hivis.page.run import Cycle
 
 ABOUT_PHASES = {
-    "prepare": "tokens and pixels are made of prompt and images",
-    "prefill": "the target reads prompt and images, the drafter what it needs of them",
+    "prepare": "convert prompt and images to tokens and pixels",
+    "prefill": "target and drafter read the prompt",
     "draft": "the drafter grows the tree",
-    "verify": "the target's one pass over the tree",
-    "accept": "the walk through the tree",
-    "compact": "cache rows of the path move together",
-    "commit": "the drafter takes over what was accepted",
-    "cycle": "all of these at once, replayed from a capture",
-    "capture": "a cycle is captured, once for every size of trees",
+    "verify": "one pass of the target over the tree",
+    "accept": "find the accepted path of the tree",
+    "compact": "move the accepted cache rows together",
+    "commit": "the drafter reads the accepted tokens",
+    "cycle": "all phases of a cycle, replayed as one CUDA graph",
+    "capture": "capture a cycle as a CUDA graph, once per tree size",
     "read": "the host reads the new tokens",
     "measure": "the policy times target and drafter, once per model",
-    "rest": "between the phases: text, terminal, keeping the trees for this page",
+    "rest": "between the phases: detokenizing, printing, keeping the trees for this page",
 }
-#: The height of the chart of cycles, and a bar's room in it where there are few; in pixels.
+#: The height of the chart of cycles and the largest width of a bar with its margins, in pixels.
 HEIGHT, WIDEST = 132, 62
 
 
@@ -40,7 +40,7 @@ def phases(statistics: Statistics) -> dict[str, float]:
 
 
 def phase_bar(statistics: Statistics) -> str:
-    """The stacked bar and its legend, a table."""
+    """The stacked bar, and a table as its legend."""
     parts = phases(statistics)
     whole = sum(parts.values())
     bars, rows, x = [], [], 0.0
@@ -60,9 +60,9 @@ def phase_bar(statistics: Statistics) -> str:
         x += width
     return (
         '<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img" '
-        f'aria-label="Time by phase; the table below has the figures">{"".join(bars)}</svg>'
+        f'aria-label="Time by phase; see the table below for the values">{"".join(bars)}</svg>'
         '<table class="phases"><thead><tr><th scope="col">phase</th><th scope="col">ms</th>'
-        '<th scope="col">share</th><th scope="col" class="about">what it is</th></tr></thead>'
+        '<th scope="col">share</th><th scope="col" class="about">description</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody><tfoot><tr><th scope='row'>total</th>"
         f"<td>{_ms(whole)}</td><td>100%</td><td class='about'></td></tr></tfoot></table>"
     )
@@ -73,7 +73,7 @@ def _ms(ms: float) -> str:
 
 
 def cycle_chart(cycles: Sequence[Cycle], mean: float) -> str:
-    """A bar for every cycle: tokens that were drafted, and on top the target's own."""
+    """A bar for each cycle: its drafted tokens, and on top the target's own."""
     top = max(len(cycle.pieces) for cycle in cycles)
     step = max(1, -(-top // 5))
     ceiling = -(-top // step) * step
@@ -102,9 +102,10 @@ def _bar(place: int, cycle: Cycle, ceiling: int) -> str:
         for kind, height, upto in (("d", drafted, drafted), ("o", own, drafted + own))
         if height
     ]
-    title = f"<title>cycle {number}: {drafted} drafted + {own} of the target's own</title>"
+    tokens = f"{len(cycle.pieces)} {plural(len(cycle.pieces), 'token')}"
+    title = f"<title>cycle {number}: {drafted} drafted + {own} drawn by the target</title>"
     return (
         f'<a href="#cycle-{number}" data-c="{number}" class="k{place % 5}" '
-        f'aria-label="cycle {number}: {len(cycle.pieces)} tokens">{title}'
+        f'aria-label="cycle {number}: {tokens}">{title}'
         f'<rect class="hit" x="{place}" y="0" width="1" height="{ceiling}"/>{"".join(parts)}</a>'
     )

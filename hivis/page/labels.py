@@ -1,4 +1,4 @@
-"""What a token looks like by itself, where nothing of it may be invisible."""
+"""Labels of single tokens, in which every character is visible; and escaped text."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-#: Columns of the longest label.
+#: The longest label, in columns.
 LONGEST = 18
 _SEEN = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
-#: They join what stands beside them and have a look only there.
+#: They join the characters beside them and are invisible alone.
 _JOINERS = "\u200c\u200d"
 
 
-def token_texts(tokenizer: Any, tokens: Iterable[int], special: frozenset[int]) -> dict[int, str]:
-    """The text of each token by itself, the space before it included.
+def plural(number: int, noun: str) -> str:
+    """The noun in the form that belongs to the number: ``token`` for 1, else ``tokens``."""
+    return noun if number == 1 else noun + "s"
 
-    A tokenizer may drop a space at the start of a text; so each token is decoded behind another
-    one. What is no text (special tokens, single bytes) is the tokenizer's own name of it.
+
+def token_texts(tokenizer: Any, tokens: Iterable[int], special: frozenset[int]) -> dict[int, str]:
+    """The text of each token alone, including a space before it.
+
+    A tokenizer may drop a space at the start of a text, so each token is decoded after another
+    one. Tokens without text of their own (special tokens, single bytes) get the tokenizer's name.
     """
 
     def decode(ids: list[int]) -> str:
@@ -36,7 +41,7 @@ def token_texts(tokenizer: Any, tokens: Iterable[int], special: frozenset[int]) 
 
 
 def label(text: str) -> str:
-    """A token's text with spaces, line breaks and control characters to be seen; cut if long."""
+    """A token's text with visible spaces, line breaks and control characters, shortened if long."""
     seen = "".join(_seen(character) for character in text)
     if seen and unicodedata.combining(seen[0]):
         seen = "◌" + seen
@@ -56,7 +61,7 @@ def _seen(character: str) -> str:
 
 
 def columns(text: str) -> int:
-    """How many columns a text takes in a font of one width."""
+    """The width of a text in a monospaced font, in columns."""
     return sum(_width(character) for character in text)
 
 
@@ -67,9 +72,9 @@ def _width(character: str) -> int:
 
 
 def escape(text: str) -> str:
-    """``text`` for a page, between tags or in quotes, so that a parser gives back just that.
+    """``text`` as HTML, for between tags or in quotes; a parser returns the same text.
 
-    HTML has no NUL, and a lone half of a surrogate pair has no UTF-8: they become signs for them.
+    HTML has no NUL and UTF-8 no unpaired surrogate, so these are replaced by visible signs.
     """
     text = "".join(
         "\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text

@@ -1,4 +1,4 @@
-"""What the page shows of a run, gathered once it is over."""
+"""The content of the page, collected from a finished generation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from hivis.core.sampling import SamplingParams
 from hivis.drafters.registry import title_of
 from hivis.engine.results import CycleTrace, Statistics
 from hivis.errors import HivisError
-from hivis.models.vocabulary import vocabulary
 from hivis.page.labels import token_texts
 
 if TYPE_CHECKING:
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """A token of the text.
+    """A token of the output.
 
     Attributes:
         token: its id.
-        text: what it made certain of the text, often more or less than its own.
-        drafted: whether the drafter had proposed it; if not the target drew it with no help.
+        text: the text that became certain with it, often more or less than its own.
+        drafted: whether the drafter proposed it; otherwise the target drew it itself.
     """
 
     token: int
@@ -41,39 +40,39 @@ class Piece:
 
 @dataclass(frozen=True)
 class Cycle:
-    """A cycle: its trace, and what it added to the text."""
+    """A cycle: its trace, and the tokens that it added to the output."""
 
     trace: CycleTrace
     pieces: tuple[Piece, ...]
 
     @property
     def drafted(self) -> int:
-        """How many of its tokens in the text had been drafted."""
+        """The number of its tokens that were drafted."""
         return sum(piece.drafted for piece in self.pieces)
 
     @property
     def nodes(self) -> int:
-        """N without padding, the root included."""
+        """N, including the root but not the padding."""
         return sum(token >= 0 for token in self.trace.tokens)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished generation.
 
     Attributes:
-        model, drafter: what they are called; ``drafter`` is ``None`` if nothing drafted.
-        device: the machine and the dtype, in words.
-        prompt: ``(role, text)`` in turn.
-        images: as the model saw them, in order.
-        first: the token that the prefill gave.
-        cycles: the others, with their trees.
-        rest: text that was held back to the end, of no token of its own.
-        params: how the tokens were drawn.
+        model, drafter: their names; ``drafter`` is ``None`` without one.
+        device: names of device and dtype.
+        prompt: ``(role, text)`` of each turn.
+        images: the prompt's images, in order.
+        first: the token of the prefill.
+        cycles: the cycles, with the other tokens and the trees.
+        rest: text that was held back until the end and belongs to no token.
+        params: the sampling parameters.
         finish: ``"eos"``, ``"stop"`` or ``"length"``.
-        statistics: of the run.
-        texts: every token of text and trees by itself.
-        special: those that are left out of the text.
+        statistics: of the generation.
+        texts: the text of every token of output and trees alone, by token id.
+        special: the ids of tokens that are left out of the output's text.
     """
 
     model: str
@@ -96,7 +95,7 @@ class Run:
 
     @property
     def has_drafts(self) -> bool:
-        """Whether any tree is more than its root."""
+        """Whether any tree has more nodes than its root."""
         return any(cycle.nodes > 1 for cycle in self.cycles)
 
     @property
@@ -105,11 +104,11 @@ class Run:
         return "".join(piece.text for piece in pieces) + self.rest
 
 
-def gather(model: Model, stream: TextStream, prompt: Prompt, images: ImageSources = ()) -> Run:
-    """A run of ``model``, from its stream that was read to the end.
+def collect_run(model: Model, stream: TextStream, prompt: Prompt, images: ImageSources = ()) -> Run:
+    """Collect a generation of ``model`` from its stream; see :func:`hivis.page.write_page`.
 
     Raises:
-        HivisError: the stream was not read to its end or not traced, or an image is gone.
+        HivisError: the stream was not read to its end or not traced, or an image cannot be read.
     """
     result = stream.result
     trace = result.statistics.trace
@@ -122,7 +121,7 @@ def gather(model: Model, stream: TextStream, prompt: Prompt, images: ImageSource
         for cycle, chunk in zip(trace, with_tokens, strict=True)
     )
     tokenizer = model.processor.processor.tokenizer
-    special = vocabulary(tokenizer).special
+    special = model.processor.token_kinds.special
     shown = [token for cycle in trace for token in cycle.tokens if token >= 0]
     dtype = str(model.target.model.dtype).removeprefix("torch.")
     return Run(
@@ -143,7 +142,7 @@ def gather(model: Model, stream: TextStream, prompt: Prompt, images: ImageSource
 
 
 def _pieces(tokens: Sequence[int], texts: Sequence[str], drafted: int) -> tuple[Piece, ...]:
-    """A text that ends within its accepted path has no token of the target's own there."""
+    """The tokens of a cycle. If the output ends within the accepted path, all are drafted."""
     pairs = enumerate(zip(tokens, texts, strict=True))
     return tuple(Piece(token, text, place < drafted) for place, (token, text) in pairs)
 
@@ -152,8 +151,8 @@ def _model_name(model: Model) -> str:
     name = str(getattr(model.target.model.config, "_name_or_path", "") or "")
     if name == str(paths.TARGET):
         return "the bundled model"
-    # A folder's own name: where it lies is nobody's business.
-    return Path(name).name if Path(name).is_dir() else name or "a model without a name"
+    # Only the name of a folder: its full path is private.
+    return Path(name).name if Path(name).is_dir() else name or "unnamed model"
 
 
 def _turns(model: Model, prompt: Prompt) -> tuple[tuple[str, str], ...]:
@@ -171,4 +170,4 @@ def _open(source: Any) -> Image.Image:
         with Image.open(source) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise HivisError(f"image {source}: wanted one to put on the page, got: {error}") from None
+        raise HivisError(f"image {source}: wanted one that can be read, got: {error}") from None

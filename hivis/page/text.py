@@ -1,4 +1,4 @@
-"""The text of the page: every token in its place, cycle by cycle."""
+"""Prompt and output on the page, with every token marked by its cycle."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def prompt_html(run: Run) -> str:
 
 
 def text_html(run: Run) -> str:
-    """The text. Its tokens are spans; what is said about them is in attributes, not in the text."""
+    """The output. Tokens are spans whose attributes describe them, so the text stays unchanged."""
     first = "".join(_span(piece, run) for piece in run.first)
     cycles = "".join(_cycle(place, cycle, run) for place, cycle in enumerate(run.cycles))
     rest = f'<span class="rest">{escape(run.rest)}</span>' if run.rest else ""
     body = f'<span class="c first">{first}</span>{cycles}{rest}'
     kinds = "text" if run.has_drafts else "text plain"
     if re.search("  |\\t|^ ", run.text.strip(" "), re.MULTILINE):
-        kinds += " spaced"  # spaces mean something; otherwise none hangs over the end of a line
+        kinds += " spaced"  # keep spaces that have a meaning; others collapse at line ends
     return f'<p id="text" class="{kinds}" dir="auto">{body}</p>{_legend(run)}'
 
 
 def _cycle(place: int, cycle: Cycle, run: Run) -> str:
-    """A cycle's tokens. Its number stands at its first word, so that no line ends between them."""
+    """A cycle's tokens. Its number is attached to its first word, so that they share a line."""
     number, words = place + 1, [bool(piece.text.strip()) for piece in cycle.pieces]
     at = words.index(True) if True in words else -1
     spans = "".join(
@@ -43,7 +43,7 @@ def _cycle(place: int, cycle: Cycle, run: Run) -> str:
 
 def _span(piece: Piece, run: Run, number: int | None = None) -> str:
     kind = "d" if piece.drafted else "o"
-    by = "drafted, and accepted by the target" if piece.drafted else "the target's own"
+    by = "drafted, and accepted by the target" if piece.drafted else "drawn by the target"
     sign = ""
     if piece.token in run.special:
         kind += " s"
@@ -53,7 +53,7 @@ def _span(piece: Piece, run: Run, number: int | None = None) -> str:
 
 
 def inner(piece: Piece, number: int | None = None) -> str:
-    """A token's text; one of the target's own is underlined, the space before it not."""
+    """A token's text. The target's own tokens are underlined, without the space before."""
     word = piece.text.strip()
     if not word or (piece.drafted and number is None):
         return escape(piece.text)
@@ -67,11 +67,11 @@ def _legend(run: Run) -> str:
     if not run.cycles:
         return ""
     if not run.has_drafts:
-        return "<p class='legend'>Nothing was drafted: every token is the target’s own.</p>"
+        return "<p class='legend'>Nothing was drafted: the target drew every token itself.</p>"
     own = "<span class='o k1'><u>target’s own</u></span>"
     return (
-        "<p class='legend'>One color is one cycle, and the small number says which. "
-        "<span class='d k1'>Drafted tokens</span> were proposed by the drafter and accepted; the "
-        f"{own} token ends each accepted path. Without a drafter, the text is drawn in the same "
-        "way, from the same seed, one token at a time. Click on a cycle to see its tree.</p>"
+        "<p class='legend'>Each color is one cycle; the small number is its number. "
+        "<span class='d k1'>Drafted tokens</span> were proposed by the drafter and accepted; each "
+        f"accepted path ends with the {own} token. Without a drafter, the same seed gives the same "
+        "output, one token at a time. Click on a cycle to see its draft tree.</p>"
     )

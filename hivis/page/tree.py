@@ -1,9 +1,9 @@
-"""A draft tree as a drawing: from left to right, the accepted path straight along the top.
+"""A draft tree as an SVG drawing, from left to right, with the accepted path as the top line.
 
-Every leaf has a line of its own and a node stands on the line of its first child. The child that
-was accepted comes first, so the path is the top line and can be read as text. The edges to other
-children go down beside their parent; between its first and last child are only its descendants,
-so no two edges cross.
+Every leaf has its own line, and a node is on the line of its first child. The accepted child comes
+first, so the path is the top line and can be read as text. The edges to other children go down
+beside their parent; between its first and its last child there are only its descendants, so no two
+edges cross.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from hivis.engine.results import CycleTrace
 from hivis.page.labels import columns, escape, label
 
-#: Units of the drawing: a column of text (12 px, one width), a line, the gap between levels.
+#: In pixels: a column of text (12 px monospaced), a line, the gap between levels.
 COLUMN, LINE, GAP = 7.25, 22, 26
-#: Inside of a node beside its text; above the first line, for the probabilities.
+#: In pixels: the padding of a node, the space above the first line for probabilities, the margin.
 PAD, TOP, MARGIN = 6, 26, 2
-#: The name of the node that no draft holds: the target's own token at the end of the path.
+#: The index of a node that is in no draft: the target's own token at the end of the path.
 OWN = -1
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the nodes of a tree stand.
+class TreeLayout:
+    """The places of a tree's nodes.
 
     Attributes:
         line: of each node, 0 at the top.
         depth: of each node, 0 at the root.
         children: of each node, from the top down.
-        lines: how many there are.
+        lines: the number of lines.
     """
 
     line: dict[int, int]
@@ -42,8 +42,8 @@ class Layout:
 
 def lay_out(
     tokens: Sequence[int], parents: Sequence[int], path: Sequence[int], own: bool
-) -> Layout:
-    """Place the nodes that are no padding, and behind the path the target's ``own`` token."""
+) -> TreeLayout:
+    """Place all nodes except padding, and after the path the target's ``own`` token, if any."""
     accepted = set(path)
     children: dict[int, list[int]] = {0: []}
     for node in range(1, len(tokens)):
@@ -65,11 +65,15 @@ def lay_out(
         for child in reversed(children[node]):
             depth[child] = depth[node] + 1
             waiting.append(child)
-    return Layout(line, depth, children, lines)
+    return TreeLayout(line, depth, children, lines)
 
 
-class Drawing:
-    """One cycle's tree."""
+class TreeDrawing:
+    """The drawing of one cycle's tree.
+
+    Args:
+        texts: the text of every token, by token id.
+    """
 
     def __init__(self, trace: CycleTrace, texts: dict[int, str]) -> None:
         self._trace = trace
@@ -79,7 +83,7 @@ class Drawing:
         self._tokens = dict(enumerate(trace.tokens)) | ({OWN: trace.emitted[-1]} if own else {})
         self._labels = {node: label(texts[self._tokens[node]]) for node in self._layout.line}
         width = {node: 2 * PAD + COLUMN * columns(text) for node, text in self._labels.items()}
-        self._right: dict[int, float] = {}  # of each level, where its widest node ends
+        self._right: dict[int, float] = {}  # of each level, the right edge of its widest node
         left = float(MARGIN)
         self._left: list[float] = []
         for level in range(max(self._layout.depth.values()) + 1):
@@ -90,7 +94,7 @@ class Drawing:
         self._node_width = width
 
     def svg(self, about: str) -> str:
-        """The drawing; ``about`` says it in words."""
+        """The SVG element, with ``about`` as its description for screen readers."""
         width = math.ceil(max(self._right.values())) + MARGIN
         height = TOP + LINE * self._layout.lines
         return (
@@ -111,7 +115,7 @@ class Drawing:
         return node == OWN or node in self._trace.path[: self._kept + 1]
 
     def probability(self, node: int) -> float | None:
-        """The drafter's for this node after its parent; ``None`` if it tells none."""
+        """The drafter's probability of this node after its parent; ``None`` if it has no scores."""
         scores = self._trace.scores
         if scores is None or node <= 0:
             return None
@@ -119,12 +123,12 @@ class Drawing:
         return 0.0 if math.isnan(difference) else math.exp(min(0.0, difference))
 
     def _edges(self) -> list[str]:
-        """Edges of a kind are one path: the accepted ones, and the others by how probable."""
+        """One SVG path for each kind of edge: accepted, and others by their probability."""
         kinds: dict[str, list[str]] = {}
         for parent, below in self._layout.children.items():
             for child in below:
                 kinds.setdefault(self._kind(child), []).append(self._edge(parent, child))
-        # In this order "ea" and "eo", of the accepted path, come last and lie on top.
+        # In sorted order "ea" and "eo", of the accepted path, come last and so are drawn on top.
         return [f'<path class="{kind}" d="{"".join(kinds[kind])}"/>' for kind in sorted(kinds)]
 
     def _kind(self, child: int) -> str:
@@ -155,11 +159,11 @@ class Drawing:
                 f'<rect x="{x:.0f}" y="{y - 9}" width="{width:.0f}" height="18" rx="5"/>'
                 + self._above(node)
             )
-        title = f"<title>{escape(self._words(node))}</title>"
+        title = f"<title>{escape(self._description(node))}</title>"
         return f'<g class="{kind}" data-n="{node}">{title}{box}{text}</g>'
 
     def _node_kind(self, node: int) -> str:
-        """n: not accepted; r: the root; a: accepted; x: accepted, behind the text's end; o: own."""
+        """r: root; a: accepted; o: the target's own; x: accepted after the end; n: not accepted."""
         if node in (0, OWN):
             return "r" if node == 0 else "o"
         if node not in self._trace.path:
@@ -174,7 +178,7 @@ class Drawing:
         shown = f"{probability:.2f}"
         return f'<text class="p" x="{middle:.0f}" y="{self._y(node) - 13}">{shown}</text>'
 
-    def _words(self, node: int) -> str:
+    def _description(self, node: int) -> str:
         token = f"token {self._tokens[node]}"
         if node == OWN:
             return f"drawn by the target itself, {token}"
@@ -186,5 +190,5 @@ class Drawing:
             path = math.exp(min(0.0, scores[node])) if not math.isnan(scores[node]) else 0.0
             parts = [f"p {probability:.3g}", f"whole path {path:.3g}", token]
         if self._node_kind(node) == "x":
-            parts.append("accepted, but behind the end of the text")
+            parts.append("accepted, but after the end of the output")
         return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The page's file: refused early, and written whole or not at all."""
+"""The file of the page: checked before the model loads, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def write_page(
     path: str | Path, model: Model, stream: TextStream, prompt: Prompt, images: ImageSources = ()
 ) -> None:
-    """Write a page about a text: its images, the text by cycle, the draft trees, the time.
+    """Write a page about a generation: images, output by cycle, draft trees, times.
 
-    The page needs nothing else: no network, no other file. ::
+    The page is self-contained: it needs no network and no other file. ::
 
         stream = model.stream(prompt, images, traced=True)
         for piece in stream:
@@ -27,24 +27,24 @@ def write_page(
         write_page("run.html", model, stream, prompt, images)
 
     Args:
-        path: of the HTML file; one that is there already is replaced.
-        model: what generated the text.
-        stream: made with ``traced=True``, and read to its end.
-        prompt, images: what the stream was made with.
+        path: the HTML file; an existing one is replaced.
+        model: the model that generated the output.
+        stream: created with ``traced=True``, and read to its end.
+        prompt, images: the arguments with which the stream was created.
 
     Raises:
-        HivisError: the stream was not traced or not read to its end, an image is gone, or there
-            can be no file at ``path``.
+        HivisError: the stream was not traced or not read to its end, an image cannot be read any
+            more, or the file cannot be written.
     """
     from hivis.page.assemble import page
-    from hivis.page.run import gather
+    from hivis.page.run import collect_run
 
-    check_place(path)
-    write_whole(Path(path), page(gather(model, stream, prompt, images)))
+    check_writable(path)
+    replace_file(Path(path), page(collect_run(model, stream, prompt, images)))
 
 
-def check_place(path: str | Path, name: str = "path") -> None:
-    """HivisError unless a file can be written to ``path``. ``name`` is what the caller calls it."""
+def check_writable(path: str | Path, name: str = "path") -> None:
+    """HivisError, with the caller's ``name`` for the path, unless a file can be written there."""
     place = Path(path)
     if not str(path) or place.is_dir():
         raise HivisError(f"{name}: wanted the path of a file, got {str(path)!r}")
@@ -58,13 +58,13 @@ def check_place(path: str | Path, name: str = "path") -> None:
             pass
     except OSError as error:
         raise HivisError(
-            f"{name} {path}: wanted a folder that may be written to, got: {error.strerror}"
+            f"{name} {path}: wanted a folder that can be written to, got: {error.strerror}"
         ) from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace the file at ``path``: readers find the old one or the new one, nothing between."""
-    path = path.resolve()  # a link stays one
+def replace_file(path: Path, text: str) -> None:
+    """Replace the file at ``path``: readers see the old or the new one, never part of it."""
+    path = path.resolve()  # so that a link is not replaced
     draft = path.parent / f".hivis-page-{os.getpid()}.part"
     try:
         with open(draft, "x", encoding="utf-8", newline="\n") as file:

@@ -19,7 +19,7 @@ from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
 from hivis.training.data.answers import Answerer
 from hivis.training.data.capture import CaptureReport, CaptureSettings, write_capture
-from hivis.training.data.conversations import Conversation, asked, read_conversations
+from hivis.training.data.conversations import Conversation, prompts_of, read_conversations
 from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Columns
 from hivis.training.options import CollectOptions
@@ -44,7 +44,7 @@ def collect(options: CollectOptions, columns: Columns) -> CaptureReport:
     conversations = read_conversations(
         options.data, options.images, turns=options.turns, count=options.count, left_out=left_out
     )
-    prompts = asked(conversations, options.turns)
+    prompts = prompts_of(conversations, options.turns)
     target = local_model(options.target)
     draft = None if options.draft is None else local_model(options.draft)
     answerer = load_answerer(options, target, draft)

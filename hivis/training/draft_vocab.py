@@ -1,4 +1,4 @@
-"""The list of a draft vocabulary: counted on a target's own answers, written beside a drafter."""
+"""The token list of a draft vocabulary, counted on a target's own answers."""
 
 from __future__ import annotations
 
@@ -12,53 +12,55 @@ from hivis.drafters.draft_vocab import HEAD_FILE, save_head_ids
 from hivis.errors import HivisError, first_line
 from hivis.models.drafter_sizes import read_sizes
 from hivis.training.answer import local_model
-from hivis.training.data.files import fingerprint, settings_of
+from hivis.training.data.files import fingerprint, read_settings
 from hivis.training.data.samples import Capture, Columns
 from hivis.training.data.token_counts import count_tokens, rank_tokens
 
 
-def write_head_list(target: str, data: Path, out: Path) -> Path:
-    """Count the tokens of captured answers, write them, and say how much the first ones cover.
+def write_draft_vocab(target: str, data: Path, out: Path) -> Path:
+    """Write a target's tokens by frequency, and print which share of its answers they cover.
 
     Args:
-        target: folder or hub name of the VLM whose answers they are.
-        data: folder of its captured answers.
-        out: the file, or the folder of a drafter, for a list beside it.
+        target: folder or hub name of the VLM.
+        data: folder of its captured answers; the capture need not be finished.
+        out: the file to write, or the folder of a drafter.
 
     Returns:
         The file.
 
     Raises:
-        HivisError: no such target, no answers of its, or nowhere to write. A capture that was ended
-            early will do.
+        HivisError: there is no such target, the answers are missing or of another target, or the
+            file cannot be written.
     """
     folder = local_model(target)
-    wanted, got = fingerprint(folder), settings_of(data)["sources"].get("target")
+    wanted, got = fingerprint(folder), read_settings(data)["sources"].get("target")
     if got != wanted:
-        raise HivisError(f"--data {data}: wanted answers of the target {wanted}, got of {got}")
+        raise HivisError(
+            f"--data {data}: wanted answers of the target {wanted}, got answers of {got}"
+        )
     capture = Capture(data, Columns())
     counts = count_tokens(capture, read_sizes(folder).layer["vocab_size"])
-    ids = rank_tokens(counts, ends_of(folder))
+    ids = rank_tokens(counts, read_eos_token_ids(folder))
     path = out / HEAD_FILE if out.is_dir() else out
     try:
         save_head_ids(path, ids)
-    except Exception as error:  # safetensors wraps what the system said in a kind of its own
+    except Exception as error:  # safetensors wraps the system's error in a class of its own
         raise HivisError(
             f"--out: wanted a file that can be written, got {path} ({first_line(error)})"
         ) from None
     console, total = Console(), int(counts.sum())
     console.print(
-        f"{len(capture)} answers, {total} tokens, {len(ids)} of them different: {path}",
+        f"{path}: {len(ids)} different tokens, counted in {len(capture)} answers of {total} tokens",
         soft_wrap=True,
     )
     covered = counts[ids].cumsum(0)
     for size in [2**power for power in range(6, 20) if 2**power < len(ids)]:
-        console.print(f"the first {size}: {int(covered[size - 1]) / max(total, 1):.2%}")
+        console.print(f"the first {size} cover {int(covered[size - 1]) / max(total, 1):.2%}")
     return path
 
 
-def ends_of(folder: Path) -> list[int]:
-    """The tokens that end a text, as the files of the model in ``folder`` say."""
+def read_eos_token_ids(folder: Path) -> list[int]:
+    """The EOS tokens of the model in ``folder``, from its configuration files."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}

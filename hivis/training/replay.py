@@ -1,9 +1,10 @@
 """Accepted length on captured greedy answers, without the target.
 
-At temperature 0 the target's answer is what it is, whatever was drafted. So a captured answer and
-its hidden states replay the cycles exactly: the drafter grows its tree, and the path that spells
-the answer is accepted. Lengths are counted as :class:`hivis.engine.results.Statistics` does: tokens
-up to the end of the text, and of each cycle all but the last.
+At temperature 0 the target's answer does not depend on the drafts. So the cycles can be replayed
+exactly from a captured answer and its hidden states: the drafter grows its tree, and the path whose
+tokens are the next ones of the answer is accepted. Lengths are counted as in
+:class:`hivis.engine.results.Statistics`: tokens up to the end of the answer, and in each cycle all
+except the last.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from hivis.training.data.samples import Sample
 
 
 def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> DrafterPrompt:
-    """The sample's prompt as the target would hand it to a drafter that reads ``rows``.
+    """The sample's prompt as the target passes it to a drafter that reads ``rows``.
 
     Args:
-        embedding: ``[V, E]``, the target's; its device and dtype are the prompt's.
+        embedding: ``[V, E]``, the target's; the prompt has its device and dtype.
+        rows: ``"text"`` or ``"all"``.
     """
     length = sample.prompt_rows
     visual = sample.visual[:length]
@@ -51,7 +53,7 @@ def prompt_of(sample: Sample, embedding: Tensor, rows: str) -> DrafterPrompt:
 def accepted_lengths(
     drafter: Drafter, embedding: Tensor, sample: Sample, shape: TreeShape
 ) -> list[int]:
-    """Drafted tokens accepted in each cycle of one captured answer. ``drafter`` is bound."""
+    """Drafted tokens accepted in each cycle of one captured answer, for a bound ``drafter``."""
     device = embedding.device
     prompt = sample.prompt_rows
     tokens = sample.tokens.tolist()
@@ -64,10 +66,10 @@ def accepted_lengths(
     hidden = sample.hidden_at(torch.arange(len(sample))).to(embedding)
     sampling = SamplingState.of(SamplingParams(), 1, device)
     plan = GrowthPlan(shape)
-    lengths, at = [], prompt  # at: the root's place in the text
+    lengths, at = [], prompt  # at: the row of the root
     while at + 1 < len(tokens):
         tree = drafter.grow(token, torch.zeros_like(token), sampling, plan)
-        path = _spelled(tree, tokens[at + 1 :])
+        path = _matching_path(tree, tokens[at + 1 :])
         after = at + len(path)
         lengths.append(min(after, len(tokens) - 1) - at - 1)
         if after >= len(tokens):
@@ -80,11 +82,11 @@ def accepted_lengths(
     return lengths
 
 
-def _spelled(tree: DraftTree, text: list[int]) -> list[int]:
-    """Nodes of the longest path from the root that spells the start of ``text``."""
+def _matching_path(tree: DraftTree, answer: list[int]) -> list[int]:
+    """Nodes of the longest path from the root whose tokens are the first ones of ``answer``."""
     tokens, parents = tree.tokens[0].tolist(), tree.parents[0].tolist()
     path = [0]
-    for wanted in text:
+    for wanted in answer:
         child = next(
             (n for n, above in enumerate(parents) if above == path[-1] and tokens[n] == wanted),
             None,
@@ -96,6 +98,7 @@ def _spelled(tree: DraftTree, text: list[int]) -> list[int]:
 
 
 def _acceptance(tree: DraftTree, path: list[int], token: Tensor) -> Acceptance:
+    """The acceptance of ``path``, with ``token`` ``[1]`` as the token after it."""
     padded = path + [path[-1]] * (tree.max_depth + 1 - len(path))
     as_tensor = torch.tensor([padded], dtype=torch.int32, device=token.device)
     length = torch.tensor([len(path)], dtype=torch.int32, device=token.device)
@@ -107,7 +110,7 @@ def _acceptance(tree: DraftTree, path: list[int], token: Tensor) -> Acceptance:
 def mean_accepted_length(
     drafter: Drafter, embedding: Tensor, samples: Sequence[Sample], shape: TreeShape
 ) -> float | None:
-    """Mean over all cycles of all greedy samples; ``None`` if there are none."""
+    """Accepted length, the mean over all cycles of all greedy samples; ``None`` without any."""
     lengths = [
         n for s in samples if s.greedy for n in accepted_lengths(drafter, embedding, s, shape)
     ]

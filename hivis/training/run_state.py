@@ -1,9 +1,8 @@
-"""What a training run leaves on disk while it runs, so that it can go on after any stop."""
+"""The state of a training run on disk, from which it can be resumed at any time."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +14,26 @@ from torch import Tensor, nn
 
 from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hivis.errors import HivisError, first_line
+from hivis.training.data.atomic import replacing
 from hivis.training.data.files import write_json
 from hivis.training.learners.learner import Learner
 
 STATE_FILE = "training_state.pt"
 METRICS_FILE = "metrics.json"
+#: Seconds between two saves within a stage.
 SAVE_SECONDS = 60.0
 
 
 @dataclass
 class RunProgress:
-    """Where a run is: ``update`` updates of stage number ``stage`` are done."""
+    """The progress of a run.
+
+    Attributes:
+        stage: index of the current stage; all earlier ones are finished.
+        update: finished updates of that stage.
+        metrics: of each finished stage.
+        optimizer: the optimizer's state; ``None`` at the start of a stage.
+    """
 
     stage: int = 0
     update: int = 0
@@ -34,14 +42,14 @@ class RunProgress:
 
 
 class Checkpoint:
-    """The state of one run in its folder.
+    """The saved state of one run, in its folder.
 
     Args:
-        folder: where the run writes; it is made if it is not there.
-        resume: go on with what is there; otherwise there must be nothing.
+        folder: the run's output folder, created if it does not exist.
+        resume: continue the run in the folder; otherwise the folder must not contain one.
 
     Raises:
-        HivisError: there is another run or a model in the folder, or it cannot be written.
+        HivisError: the folder has another run or a model, or cannot be written.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
@@ -52,8 +60,8 @@ class Checkpoint:
         models = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (folder / name).exists()]
         if runs and not resume:
             raise HivisError(
-                f"--out {folder}: wanted a folder without a training run, or --resume to go on "
-                f"with it, got {runs[0]}"
+                f"--out {folder}: wanted a folder without a training run, or --resume to continue "
+                f"it, got {runs[0]}"
             )
         if models and not runs:
             raise HivisError(f"--out {folder}: wanted a folder without a model, got {models[0]}")
@@ -66,14 +74,18 @@ class Checkpoint:
                 f"--out {folder}: wanted a folder that can be written, got {error.strerror}"
             ) from None
 
-    def open(self, described: dict[str, Any], module: nn.Module) -> RunProgress:
-        """The progress so far, with the weights of then put into ``module``.
+    def open(self, description: dict[str, Any], module: nn.Module) -> RunProgress:
+        """The progress so far; the saved weights are copied into ``module``.
 
-        ``described`` is everything that decides what comes out: the run that is resumed must have
-        had the same.
+        Args:
+            description: everything that the result depends on, as JSON; a resumed run must have
+                been started with the same.
+
+        Raises:
+            HivisError: the saved state cannot be read, or is one of another run.
         """
-        # Through JSON and back, so that what was read compares equal to what is new.
-        self.recipe = json.loads(json.dumps(described))
+        # Through JSON and back, so that it compares equal to the saved one.
+        self.recipe = json.loads(json.dumps(description))
         path = self.folder / STATE_FILE
         if not path.exists():
             if (self.folder / METRICS_FILE).exists():
@@ -82,7 +94,7 @@ class Checkpoint:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             recipe = json.loads(state["recipe"])
-        except Exception as error:  # pickle, zip and torch each raise their own kinds
+        except Exception as error:  # pickle, zip and torch each raise their own classes
             raise HivisError(f"{path}: wanted a training state, got {first_line(error)}") from None
         self._compare(recipe, path)
         own = dict(module.named_parameters())
@@ -108,19 +120,17 @@ class Checkpoint:
         if found == self.recipe:
             return
         for name, wanted, got in _differences(self.recipe, found):
-            raise HivisError(
-                f"{path}: wanted the run that is to be resumed, with {name} {wanted!r}, got {got!r}"
-            )
+            raise HivisError(f"{path}: wanted a run to resume with {name} {wanted!r}, got {got!r}")
 
-    def save_now_and_then(
+    def save_if_due(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: RunProgress
     ) -> None:
-        """Save if the last time is long enough ago."""
+        """Save if the last save was more than ``SAVE_SECONDS`` ago."""
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             self._save(module, optimizer.state_dict(), progress)
 
     def finish_stage(self, learner: Learner, progress: RunProgress, last: bool) -> None:
-        """Write the drafter of the stage that is done; after the last one, only it stays."""
+        """Write the drafter of the finished stage; after the last one, delete the saved state."""
         names = list(progress.metrics)
         learner.save(self.folder if last else self.folder / names[-1])
         progress.stage, progress.update, progress.optimizer = progress.stage + 1, 0, None
@@ -136,21 +146,20 @@ class Checkpoint:
         trained: dict[str, Tensor] = {
             name: p.detach() for name, p in module.named_parameters() if p.requires_grad
         }
-        plain = {"stage": progress.stage, "update": progress.update, "metrics": progress.metrics}
+        position = {"stage": progress.stage, "update": progress.update, "metrics": progress.metrics}
         state = {
             "recipe": json.dumps(self.recipe),
-            "progress": json.dumps(plain),
+            "progress": json.dumps(position),
             "module": trained,
             "optimizer": optimizer,
         }
-        draft = self.folder / (STATE_FILE + ".part")
-        torch.save(state, draft)
-        os.replace(draft, self.folder / STATE_FILE)
+        with replacing(self.folder / STATE_FILE) as draft:
+            torch.save(state, draft)
         self._saved = time.monotonic()
 
 
 def _differences(wanted: Any, found: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """What differs between two JSON documents: (name, wanted, found)."""
+    """The differences between two JSON documents, each as (name, wanted, found)."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         return [
             each

@@ -13,15 +13,15 @@ from hivis.drafters.registry import call, method_of
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
 from hivis.training.answer import collect, local_model
-from hivis.training.bars import Bars
 from hivis.training.data.capture import check_finished
 from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Capture
 from hivis.training.learners.learner import Learner, LearnerRequest
 from hivis.training.learners.losses import TargetTables
 from hivis.training.options import CollectOptions, TrainOptions
+from hivis.training.progress_bars import ProgressBars
 from hivis.training.run_state import Checkpoint
-from hivis.training.tables import read_tables
+from hivis.training.target_tables import read_target_tables
 from hivis.training.trainer import TrainerSettings, run
 
 #: Where in a run's folder the target's answers go.
@@ -64,7 +64,7 @@ def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[
     settings = TrainerSettings(
         batch=options.batch, seed=options.seed, held_out=options.held_out, bf16=not options.fp32
     )
-    with Bars(console) as show:
+    with ProgressBars(console) as show:
         made = run(learner, target, capture, settings, recipe, checkpoint, show)
     for stage, metrics in made["metrics"].items():
         for tree, length in metrics["accepted_length"].items():
@@ -93,7 +93,7 @@ def make_learner(
     if method.learner is None:
         raise HivisError(f"--method: wanted one that is trained, got {method.name}")
     sizes = read_sizes(folder)
-    target = read_tables(folder, options.device, sizes.tied)
+    target = read_target_tables(folder, options.device, sizes.tied)
     torch.manual_seed(options.seed)
     request = LearnerRequest(options, sizes, target, folder, draft)
     return call(method.learner, request), target

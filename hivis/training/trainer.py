@@ -1,8 +1,8 @@
-"""The training loop: runs the stages of any Learner, and goes on exactly where it was stopped.
+"""The training loop: runs the stages of any Learner, and resumes exactly where it was stopped.
 
-What an update does depends on the seed, the stage and its number alone: which samples it sees, the
-noise on them, the learning rate. So a checkpoint is the weights, the optimizer's state and two
-numbers, and a run that was killed and resumed ends in the very weights of one that was not.
+The samples, noise and learning rate of an update depend only on the seed, the stage and the number
+of the update. So a checkpoint is the weights, the optimizer's state and two numbers, and a run that
+was killed and resumed ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -26,25 +26,27 @@ from hivis.training.learners.losses import RowLosses, TargetTables, masked_mean
 from hivis.training.replay import mean_accepted_length
 from hivis.training.run_state import Checkpoint, RunProgress
 
-#: Trees that held-out answers are replayed with: a chain of five, and a small tree.
-MEASURED = (TreeShape(6, 5, 1), TreeShape(16, 5, 4))
-_QUICK = MEASURED[1]
+#: Trees with which held-out answers are replayed: a chain of five, and a small tree.
+REPLAY_TREES = (TreeShape(6, 5, 1), TreeShape(16, 5, 4))
+#: The tree for the replays within a stage.
+_CHECK_TREE = REPLAY_TREES[1]
 NAMES = ("feature", "soft", "top", "hit", "first")
-#: Updates between two reports of the losses, each of which reads some twenty numbers.
+#: Updates between two reports of the losses; each reads about twenty numbers from the device.
 REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How all stages run.
+    """The settings of all stages.
 
     Attributes:
-        held_out: samples that are never trained on (at most a fifth of all).
-        warmup: updates over which the learning rate rises, in every stage.
-        clip: largest norm of the gradient.
-        bf16: autocast; the weights and the optimizer's state stay in float32.
-        checks: how often in a stage a few held-out answers are replayed.
-        checked: how many.
+        batch: samples per update.
+        held_out: samples that are not trained on, at most a fifth of all.
+        warmup: updates at the start of each stage over which the learning rate rises.
+        clip: the largest norm of the gradient.
+        bf16: whether to autocast to bfloat16; weights and optimizer state stay in float32.
+        checks: how often a stage replays some held-out answers.
+        checked: how many answers it replays.
     """
 
     batch: int = 16
@@ -59,12 +61,14 @@ class TrainerSettings:
 
 @dataclass
 class StageProgress:
-    """Where a run is, for a progress bar.
+    """The progress of a stage, for a progress bar.
 
     Attributes:
-        stage: its name; ``updates`` of ``total`` are done.
-        losses: per pass, the means over the rows that count.
-        accepted: accepted length on a few held-out answers, when last looked at.
+        stage: the name of the stage.
+        total: its updates.
+        updates: its finished updates.
+        losses: for each pass, the means over the rows that count.
+        accepted: accepted length on some held-out answers, at the last replay.
     """
 
     stage: str
@@ -83,15 +87,18 @@ def run(
     checkpoint: Checkpoint,
     report: Callable[[StageProgress], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Train through all stages that are not done yet; returns the metrics of each.
+    """Run all stages that are not finished; returns the description of the run and its metrics.
 
-    Every finished stage leaves its drafter in ``checkpoint``'s folder.
+    Every finished stage writes its drafter into ``checkpoint``'s folder.
 
     Args:
-        recipe: what else decides what comes out, as JSON: a run is only resumed with the same.
+        recipe: further inputs that the result depends on, as JSON; a run is resumed only with the
+            same recipe.
+        report: called after every update.
 
     Raises:
-        HivisError: too few answers, a checkpoint of another run, or a loss that is not finite.
+        HivisError: there are too few answers, the checkpoint is of another run, or a gradient is
+            not finite.
     """
     stages = list(learner.stages())
     training, held_out = split(capture.conversations, settings.held_out, settings.seed)
@@ -100,17 +107,17 @@ def run(
             "captured data: wanted at least 5 times as many answers as a conversation has, so that "
             f"one conversation can be held out, got {len(capture)}"
         )
-    described = {
+    description = {
         "recipe": recipe,
         "settings": asdict(settings),
         "stages": [asdict(stage) for stage in stages],
-        "drafter": learner.described(),
+        "drafter": learner.description(),
         "samples": len(training),
         "held_out": len(held_out),
         "data": fingerprint(capture.directory, pieces=4),
     }
-    progress = checkpoint.open(described, learner.module)
-    unseen = [capture[i] for i in held_out]
+    progress = checkpoint.open(description, learner.module)
+    held_out_samples = [capture[i] for i in held_out]
     while progress.stage < len(stages):
         stage = stages[progress.stage]
         _run_stage(
@@ -118,7 +125,7 @@ def run(
             target,
             capture,
             training,
-            unseen,
+            held_out_samples,
             stage,
             settings,
             checkpoint,
@@ -128,16 +135,18 @@ def run(
         drafter = learner.drafter()
         progress.metrics[stage.name] = {
             "updates": stage.updates,
-            "held_out_passes": measure(learner, unseen, replace(stages[-1], noise=0.0), settings),
+            "held_out_passes": measure(
+                learner, held_out_samples, replace(stages[-1], noise=0.0), settings
+            ),
             "accepted_length": {
                 f"{shape.nodes}/{shape.depth}/{shape.top_k}": mean_accepted_length(
-                    drafter, target.embedding, unseen, shape
+                    drafter, target.embedding, held_out_samples, shape
                 )
-                for shape in MEASURED
+                for shape in REPLAY_TREES
             },
         }
         checkpoint.finish_stage(learner, progress, last=progress.stage + 1 == len(stages))
-    return described | {"metrics": progress.metrics}
+    return description | {"metrics": progress.metrics}
 
 
 def _run_stage(
@@ -145,7 +154,7 @@ def _run_stage(
     target: TargetTables,
     capture: Capture,
     training: Sequence[int],
-    unseen: Sequence[Sample],
+    held_out: Sequence[Sample],
     stage: Stage,
     settings: TrainerSettings,
     checkpoint: Checkpoint,
@@ -157,7 +166,7 @@ def _run_stage(
     if progress.optimizer is not None:
         optimizer.load_state_dict(progress.optimizer)
     state = StageProgress(stage.name, stage.updates, progress.update)
-    few = [sample for sample in unseen if sample.greedy][: settings.checked]
+    replayed = [sample for sample in held_out if sample.greedy][: settings.checked]
     check_every = max(1, stage.updates // max(1, settings.checks))
     learner.module.train()
     device = target.head.device
@@ -175,18 +184,18 @@ def _run_stage(
         if not bool(torch.isfinite(norm)):
             raise HivisError(
                 f"{stage.name}, update {update}: wanted a finite gradient, got {float(norm)}; the "
-                "last checkpoint stands. A lower --lr may help"
+                "last checkpoint is kept. A lower --lr may help"
             )
         optimizer.step()
         progress.update = state.updates = update + 1
         if update % REPORT_EVERY == 0 or state.updates == stage.updates:
-            state.losses = [_brief(x, keep) for x, keep in passes]
-        if state.updates % check_every == 0 and few:
+            state.losses = [_means(x, keep) for x, keep in passes]
+        if state.updates % check_every == 0 and replayed:
             drafter = learner.drafter()
-            state.accepted = mean_accepted_length(drafter, target.embedding, few, _QUICK)
+            state.accepted = mean_accepted_length(drafter, target.embedding, replayed, _CHECK_TREE)
             learner.module.train()
         report(state)
-        checkpoint.save_now_and_then(learner.module, optimizer, progress)
+        checkpoint.save_if_due(learner.module, optimizer, progress)
 
 
 def _batches(
@@ -197,33 +206,33 @@ def _batches(
     settings: TrainerSettings,
     progress: RunProgress,
 ) -> Iterator[Any]:
-    """The rest of the stage's batches, each made while the one before is trained on."""
+    """The remaining batches of the stage; each is made during the update before."""
     lengths = [capture.lengths[i] for i in training]
-    of_stage = progress.stage
+    stage_index = progress.stage
     order: dict[int, list[list[int]]] = {}
 
     def make(update: int) -> Any:
         per_epoch = -(-len(lengths) // settings.batch)
-        epoch, place = divmod(update, per_epoch)
+        epoch, index = divmod(update, per_epoch)
         if epoch not in order:
             order.clear()
             order[epoch] = batch_order(
-                lengths, settings.batch, _seed(settings.seed, of_stage, ~epoch)
+                lengths, settings.batch, _seed(settings.seed, stage_index, ~epoch)
             )
-        chosen = [capture[training[i]] for i in order[epoch][place]]
+        chosen = [capture[training[i]] for i in order[epoch][index]]
         return learner.batch(chosen, stage)
 
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(make, progress.update)
+    with ThreadPoolExecutor(1) as executor:
+        next_batch = executor.submit(make, progress.update)
         for update in range(progress.update, stage.updates):
-            batch = coming.result()
+            batch = next_batch.result()
             if update + 1 < stage.updates:
-                coming = ahead.submit(make, update + 1)
+                next_batch = executor.submit(make, update + 1)
             yield batch
 
 
 def _seed(*parts: int) -> int:
-    """A seed for torch and random from some numbers, the same on every machine."""
+    """A seed for torch and random from several numbers, the same on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 
@@ -234,7 +243,7 @@ def learning_rate(stage: Stage, warmup: int, update: int) -> float:
 
 
 @torch.no_grad()
-def _brief(losses: RowLosses, keep: Tensor) -> dict[str, float]:
+def _means(losses: RowLosses, keep: Tensor) -> dict[str, float]:
     return {name: float(masked_mean(getattr(losses, name).float(), keep)) for name in NAMES}
 
 
@@ -242,7 +251,7 @@ def _brief(losses: RowLosses, keep: Tensor) -> dict[str, float]:
 def measure(
     learner: Learner, samples: Sequence[Sample], stage: Stage, settings: TrainerSettings
 ) -> list[dict[str, float]]:
-    """Means over all answer rows of ``samples`` (no row selection), for each pass of ``stage``."""
+    """For each pass of ``stage``, means over all answer rows of ``samples`` (no row selection)."""
     learner.module.eval()
     sums: list[dict[str, float]] = []
     rows = 0

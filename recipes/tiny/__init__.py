@@ -1,1 +1,1 @@
-"""How the bundled model was made: python -m recipes.tiny.train_target and the like."""
+"""The recipe of the bundled model: data, target, draft model, evaluation, shipping."""

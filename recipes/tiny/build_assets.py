@@ -1,11 +1,11 @@
 """Rebuild `assets/sprites.png` and `assets/objects.json` from their sources.
 
-Not needed for training: the results ship with the package. It wants the unpacked npm package
+Not needed for training, since the results are in the repository. It needs the unpacked npm package
 `openmoji` 17.0.0, the WordNet 3.0 noun files (Debian `wordnet-base`) and the package `resvg-py`:
 
     python -m recipes.tiny.build_assets --openmoji package --wordnet usr/share/wordnet
 
-`assets/objects.txt` is the hand-made part: which drawings, and which WordNet sense of each name.
+`assets/objects.txt` is written by hand: the drawings, and the WordNet sense of each name.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def plural(name: str) -> str:
 
 
 def tidy(gloss: str) -> str:
-    """A WordNet gloss without examples and remarks, short, and with an article in front."""
+    """A short WordNet gloss with an article, without examples and remarks."""
     gloss = re.split(r'[;:]\s*"', gloss)[0]
     gloss = re.sub(r"\s*\([^)]*\)", "", gloss).strip()
     parts = gloss.split(";")
@@ -58,7 +58,7 @@ def tidy(gloss: str) -> str:
 
 
 def read_wordnet(folder: Path) -> tuple[dict[str, list[str]], bytes]:
-    """Offsets of every noun's senses in order, and the bytes of `data.noun` they point into."""
+    """The offsets of every noun's senses in order, and the bytes of `data.noun` that they index."""
     senses: dict[str, list[str]] = {}
     for line in (folder / "index.noun").read_text().splitlines():
         if not line.startswith(" "):
@@ -68,17 +68,17 @@ def read_wordnet(folder: Path) -> tuple[dict[str, list[str]], bytes]:
 
 
 def drawing(svg: Path) -> Image.Image:
-    """The drawing cropped to its content and centred on a transparent square."""
-    import resvg_py  # only needed here
+    """The drawing, cropped to its content and centered on a transparent square."""
+    import resvg_py  # needed only here
 
     raw = resvg_py.svg_to_bytes(svg_path=str(svg), width=4 * SPRITE_SIZE)
-    picture = Image.open(io.BytesIO(bytes(raw))).convert("RGBA")
-    picture = picture.crop(picture.getchannel("A").getbbox())
-    scale = SPRITE_SIZE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    image = Image.open(io.BytesIO(bytes(raw))).convert("RGBA")
+    image = image.crop(image.getchannel("A").getbbox())
+    scale = SPRITE_SIZE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (SPRITE_SIZE, SPRITE_SIZE))
-    square.paste(picture, ((SPRITE_SIZE - size[0]) // 2, (SPRITE_SIZE - size[1]) // 2))
+    square.paste(image, ((SPRITE_SIZE - size[0]) // 2, (SPRITE_SIZE - size[1]) // 2))
     return square
 
 
@@ -118,7 +118,7 @@ def build(openmoji: Path, wordnet: Path) -> list[dict[str, Any]]:
     atlas = Image.new("RGBA", (COLUMNS * SPRITE_SIZE, rows * SPRITE_SIZE))
     for i, sprite in enumerate(sprites):
         atlas.paste(sprite, (i % COLUMNS * SPRITE_SIZE, i // COLUMNS * SPRITE_SIZE))
-    # The drawings use few colours: a palette of 256 makes the file a third of the size.
+    # The drawings use few colors: with a palette of 256 the file has a third of the size.
     atlas = atlas.quantize(256, method=Image.Quantize.FASTOCTREE)
     atlas.save(ASSETS / "sprites.png", optimize=True)
     (ASSETS / "objects.json").write_text(json.dumps(objects, indent=1, ensure_ascii=False) + "\n")

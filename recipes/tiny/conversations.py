@@ -1,49 +1,48 @@
-"""Questions about generated pictures, as LLaVA keeps its data.
+"""Questions about generated images, in LLaVA's data format.
 
     python -m recipes.tiny.conversations --out DIR --count N --seed S
 
-Writes ``DIR/conversations.jsonl`` and ``DIR/pictures/*.png``. The answers are left to the target:
-a conversation is one human turn.
+Writes ``DIR/conversations.jsonl`` and ``DIR/images/*.png``. Each conversation
+is one human turn, since the target writes the answers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from rich.progress import track
 
 from hivis.errors import HivisError, run_cli
-from hivis.training.data.conversations import MARKER
+from hivis.training.data.atomic import replacing
+from hivis.training.data.conversations import IMAGE_MARKER
 from recipes.tiny.prompts import training_prompts
 
 FILE = "conversations.jsonl"
 
 
 def write_conversations(out: Path, count: int, seed: int, progress: bool = False) -> Path:
-    """Write ``count`` conversations over training scenes, always the same for a seed.
+    """Write ``count`` conversations about training scenes, the same for the same seed.
 
     Returns:
-        The file, which appears when all its pictures are there.
+        The file, which appears when all images are written.
     """
     if count < 1:
         raise HivisError(f"count: wanted at least 1, got {count}")
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    (out / "images").mkdir(parents=True, exist_ok=True)
     lines = []
     asked = track(training_prompts(seed, count), "drawing", total=count, disable=not progress)
-    for number, (picture, question) in enumerate(asked):
+    for number, (image, question) in enumerate(asked):
         record: dict[str, object] = {"id": f"{seed}-{number}"}
-        if picture is not None:
-            record["image"] = f"pictures/{seed}-{number:06d}.png"
-            picture.save(out / str(record["image"]))
-            question = f"{MARKER}\n{question}"
+        if image is not None:
+            record["image"] = f"images/{seed}-{number:06d}.png"
+            image.save(out / str(record["image"]))
+            question = f"{IMAGE_MARKER}\n{question}"
         record["conversations"] = [{"from": "human", "value": question}]
         lines.append(json.dumps(record) + "\n")
-    draft = out / f"{FILE}.part"
-    draft.write_text("".join(lines), encoding="utf-8")
-    os.replace(draft, out / FILE)
+    with replacing(out / FILE) as draft:
+        draft.write_text("".join(lines), encoding="utf-8")
     return out / FILE
 
 

@@ -1,6 +1,6 @@
-"""A fresh small VLM to draft for the target: python -m recipes.tiny.draft --out DIR
+"""A fresh small VLM that drafts for the target: python -m recipes.tiny.draft --out DIR
 
-It looks through the target's own vision tower, which is therefore not among its weights.
+It shares the target's vision tower, which is therefore not among its weights.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def draft_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
 
 
 def make_draft(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForConditionalGeneration:
-    """A fresh draft model; what is in its tower does not matter."""
+    """A fresh draft model; the weights of its tower are not used."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(draft_config(tokenizer))
     for name, parameter in model.named_parameters():
@@ -58,9 +58,9 @@ def make_draft(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCon
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             # Residual branches add up: keep their sum as large as one branch.
             parameter.data.mul_((2 * LAYERS) ** -0.5)
-    # The table is the head as well. Smaller ones learn later (measured: after 150 updates the cross
-    # entropy is 2.5 from 0.02, 1.8 from 0.05, 1.5 from 0.1 to 0.2), as do larger ones (1.6 from
-    # 0.4); a projection of the target's own tables is no better than noise of the same size.
+    # The embedding is the head as well. A smaller or larger scale learns more slowly: after 150
+    # updates the cross entropy is 2.5 with std 0.02, 1.8 with 0.05, 1.5 with 0.1 to 0.2, and 1.6
+    # with 0.4. A projection of the target's own embedding is no better than noise of the same size.
     nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.15)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -71,10 +71,10 @@ def make_draft(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCon
 
 
 def write_draft(out: Path, target: Path = TARGET, seed: int = 0) -> None:
-    """Write a fresh draft model for ``target``, whose tokenizer it takes.
+    """Write a fresh draft model with the tokenizer of ``target``.
 
     Raises:
-        HivisError: there is a model in ``out``, or no tokenizer in ``target``.
+        HivisError: ``out`` has a model, or ``target`` has no tokenizer.
     """
     if (out / "config.json").exists():
         raise HivisError(f"--out: wanted a folder without a model, got {out}")
@@ -88,7 +88,9 @@ def write_draft(out: Path, target: Path = TARGET, seed: int = 0) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--target", type=Path, default=TARGET, help="whose tokenizer it takes")
+    parser.add_argument(
+        "--target", type=Path, default=TARGET, help="the model whose tokenizer is used"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     write_draft(options.out, options.target, options.seed)

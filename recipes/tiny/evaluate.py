@@ -1,7 +1,7 @@
-"""How well a target reads pictures it never saw: python -m recipes.tiny.evaluate --target DIR
+"""Evaluate a target on held-out images: python -m recipes.tiny.evaluate --target DIR
 
-Every held-out prompt is answered twice, greedily: with its own picture and with that of another
-scene. A model that looks must do well on the first and near chance on the second.
+Every held-out prompt is answered twice, greedily: with its own image and with the image of another
+scene. A model that uses the image does well on the first and is near chance on the second.
 """
 
 import argparse
@@ -18,35 +18,35 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from hivis.bundled.paths import TARGET
-from hivis.bundled.prompts import HeldOut, heldout
+from hivis.bundled.prompts import HeldOutPrompt, held_out_prompts
 from hivis.errors import run_cli
 from hivis.models.load import load_model
-from recipes.tiny.data import IGNORE, Conversations, normalise
+from recipes.tiny.data import IGNORE, Conversations, normalize
 from recipes.tiny.tokenizer import prompt_text
 
 Scores = dict[str, list[float]]
 
 
 def contains(text: str, fact: str) -> bool:
-    """Whether the fact stands in the text as whole words."""
+    """Whether the text contains the fact as whole words."""
     return re.search(rf"\b{re.escape(fact)}\b", text) is not None
 
 
-def score(prompt: HeldOut, answer: str, scores: Scores) -> None:
-    """Add the answer's marks to `scores`, by topic.
+def score(prompt: HeldOutPrompt, answer: str, scores: Scores) -> None:
+    """Add the scores of an answer to `scores`, by topic.
 
-    A description's facts come in threes (noun, colour, place), perhaps with a sign's word last. The
-    noun must occur; colour and place must occur in a sentence that names the noun.
+    A description's facts come in threes (noun, color, place), with a sign's word last if there is
+    one. The noun must occur; color and place must occur in a sentence with the noun.
     """
     if prompt.kind == "short":
         scores[prompt.topic].append(float(all(contains(answer, f) for f in prompt.facts)))
         return
     sentences = re.split(r"(?<=\.) ", answer)
     for i in range(0, len(prompt.facts) - 2, 3):
-        noun, colour, place = prompt.facts[i : i + 3]
+        noun, color, place = prompt.facts[i : i + 3]
         about = [s for s in sentences if contains(s, noun)]
         scores["long: thing"].append(float(bool(about)))
-        scores["long: colour"].append(float(any(contains(s, colour) for s in about)))
+        scores["long: colour"].append(float(any(contains(s, color) for s in about)))
         scores["long: place"].append(float(any(contains(s, place) for s in about)))
     if len(prompt.facts) % 3:
         scores["long: word"].append(float(contains(answer, prompt.facts[-1])))
@@ -60,7 +60,7 @@ def answers(
     max_new_tokens: int,
     batch: int = 25,
 ) -> list[str]:
-    """Greedy answers to (picture file, question) pairs."""
+    """Greedy answers to (image file, question) pairs."""
     out: list[str] = []
     for i in range(0, len(prompts), batch):
         part = prompts[i : i + batch]
@@ -81,13 +81,13 @@ def answers(
 def perplexity(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, count: int = 6
 ) -> float:
-    """Per answer token, over `count` batches of 16 conversations about held-out scenes."""
+    """Perplexity per answer token, on `count` batches of 16 conversations about held-out scenes."""
     total, tokens = 0.0, 0
     stream = iter(Conversations(16, processor.tokenizer, seed=-2))
     for _ in range(count):
         batch = next(stream)
-        pictures = normalise(batch.pictures).to(model.device, model.dtype)
-        hidden = model.model(input_ids=batch.ids.to(model.device), pixel_values=pictures)
+        images = normalize(batch.images).to(model.device, model.dtype)
+        hidden = model.model(input_ids=batch.ids.to(model.device), pixel_values=images)
         labels = batch.labels[:, 1:].to(model.device)
         kept = labels != IGNORE
         logits = model.lm_head(hidden.last_hidden_state[:, :-1][kept]).float()
@@ -97,20 +97,21 @@ def perplexity(
 
 
 def evaluate(target: Path, limit: int | None = None) -> dict[str, Any]:
-    """Accuracy by topic with the right and with a swapped picture, and the perplexity."""
+    """Accuracy by topic with the right and with a swapped image, and the perplexity."""
     model: Any = load_model(target, torch.float32)
     processor = AutoProcessor.from_pretrained(target)
-    prompts = heldout()[:limit]
-    pictures = sorted({p.image for p in prompts})
-    other = {a: b for a, b in zip(pictures, pictures[1:] + pictures[:1], strict=True)}
+    prompts = held_out_prompts()[:limit]
+    images = sorted({p.image for p in prompts})
+    other = {a: b for a, b in zip(images, images[1:] + images[:1], strict=True)}
     result: dict[str, Any] = {"prompts": len(prompts), "dtype": str(model.dtype)}
     for name in ("right", "swapped"):
         scores: Scores = defaultdict(list)
         words: list[int] = []
-        for kind, room in (("short", 48), ("long", 256)):
+        for kind, max_new_tokens in (("short", 48), ("long", 256)):
             asked = [p for p in prompts if p.kind == kind]
             pairs = [(p.image if name == "right" else other[p.image], p.prompt) for p in asked]
-            for prompt, answer in zip(asked, answers(model, processor, pairs, room), strict=True):
+            made = answers(model, processor, pairs, max_new_tokens)
+            for prompt, answer in zip(asked, made, strict=True):
                 score(prompt, answer, scores)
                 if kind == "long":
                     words.append(len(answer.split()))
@@ -124,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=Path, default=TARGET)
     parser.add_argument("--out", type=Path, help="also write the figures to this JSON file")
-    parser.add_argument("--limit", type=int, help="the first so many prompts only")
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT prompts")
     args = parser.parse_args()
     result = evaluate(args.target, args.limit)
     text = json.dumps(result, indent=1)

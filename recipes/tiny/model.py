@@ -1,4 +1,4 @@
-"""The shape of the target and its initial weights."""
+"""The architecture of the target and its initial weights."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ from recipes.tiny.scenes import CANVAS
 from recipes.tiny.tokenizer import IMAGE, PATCH
 
 LAYERS = 16
-# The layers that are trained first; the others join later as identities (`use_layers`).
+# The layers that are trained first; the others are added later as identities (`use_layers`).
 FIRST_LAYERS = (0, 3, 6, 9, 12, 15)
 
 
@@ -64,7 +64,7 @@ def target_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
 
 
 def _positions(width: int) -> Tensor:
-    """Sines and cosines of row and column, [101,E] (row 0, the class token's, is zero)."""
+    """Sines and cosines of row and column, [101,E]; row 0, for the class token, is zero."""
     grid = CANVAS // PATCH
     steps = torch.arange(grid, dtype=torch.float32)
     waves = steps[:, None] * torch.logspace(math.log10(2.5), -1, width // 4)
@@ -76,10 +76,10 @@ def _positions(width: int) -> Tensor:
 
 
 def _start_local(tower: Any) -> None:
-    """Let patches begin by looking at their neighbours: it takes a fresh tower long to find out.
+    """Initialize the tower so that patches attend to their neighbors, which is slow to learn.
 
-    Positions start as waves as strong as the pixels, and in the first half of the layers keys start
-    equal to queries, so that near positions attend to each other.
+    Position embeddings start as waves of about the size of the pixel embeddings, and in the first
+    half of the layers keys start equal to queries, so that near positions attend to each other.
     """
     weight = tower.embeddings.position_embedding.weight
     weight.data.copy_(0.7 * _positions(weight.shape[1]))
@@ -129,7 +129,7 @@ def use_layers(
 def save_target(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
     """Write weights (bf16 safetensors), configuration, tokenizer and processor.
 
-    Each file is replaced whole, so a reader never meets half of one.
+    Each file is replaced at once, so a reader never sees part of one.
     """
     part = out / "part"
     part.mkdir(parents=True, exist_ok=True)

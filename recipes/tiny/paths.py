@@ -1,4 +1,4 @@
-"""Where the drawings and dictionary sentences are."""
+"""The folder of the drawings and dictionary sentences."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Prompts: endless ones over training scenes, and how the shipped held-out ones were made."""
+"""Prompts about training scenes, and the held-out prompts that are bundled with hivis."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from hivis.bundled.paths import EVAL
-from hivis.bundled.prompts import HeldOut
+from hivis.bundled.prompts import HeldOutPrompt
 from recipes.tiny.questions import ABOUT, Turn, about_meaning, long_turn
 from recipes.tiny.scenes import HELD_OUT_SEEDS, Scene, draw_scene, make_scene, things
 
@@ -18,9 +18,9 @@ HELD_OUT_COUNT = 50
 
 
 def training_prompts(seed: int, count: int) -> Iterator[tuple[Image.Image | None, str]]:
-    """`count` pairs (picture or None, question) over scenes that training may see.
+    """`count` pairs (image or None, question) about training scenes.
 
-    Six in ten ask for a description, one in twenty has no picture, the rest are short questions.
+    Six in ten ask for a description, one in twenty has no image, the rest are short questions.
     """
     rng = random.Random(f"hivis prompts {seed}")
     for _ in range(count):
@@ -36,30 +36,30 @@ def training_prompts(seed: int, count: int) -> Iterator[tuple[Image.Image | None
         yield draw_scene(scene), turn.question
 
 
-def heldout_scene(number: int) -> Scene:
-    """The scene of picture `number`; its seed is outside the range of training seeds."""
+def held_out_scene(number: int) -> Scene:
+    """The scene of held-out image `number`; its seed is outside the range of training seeds."""
     return make_scene(HELD_OUT_SEEDS + 1000 + number)
 
 
-def heldout_turns(scene: Scene) -> Iterator[tuple[str, Turn]]:
-    """(topic, turn): one long question about a held-out scene and one short one of every kind."""
+def held_out_turns(scene: Scene) -> Iterator[tuple[str, Turn]]:
+    """(topic, turn): one long question about a held-out scene, and a short one on every topic."""
     rng = random.Random(f"hivis held out {scene.seed}")
     yield "long", long_turn(scene, rng)
     for topic, ask in ABOUT.items():
         yield topic, ask(scene, rng)
 
 
-def write_heldout(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
-    """Write the pictures and `prompts.jsonl`; return the number of prompts."""
+def write_held_out(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
+    """Write the images and `prompts.jsonl`; return the number of prompts."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(count):
-        scene = heldout_scene(number)
+        scene = held_out_scene(number)
         image = f"scene{number:02d}.png"
         draw_scene(scene).save(folder / image, optimize=True)
-        for topic, turn in heldout_turns(scene):
+        for topic, turn in held_out_turns(scene):
             record = asdict(
-                HeldOut(
+                HeldOutPrompt(
                     f"{number:02d}-{topic}",
                     Path(image),
                     turn.question,
@@ -74,8 +74,8 @@ def write_heldout(folder: Path = EVAL, count: int = HELD_OUT_COUNT) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the held-out pictures and prompts.")
+    parser = argparse.ArgumentParser(description="Write the held-out images and prompts.")
     parser.add_argument("--out", type=Path, default=EVAL)
     parser.add_argument("--count", type=int, default=HELD_OUT_COUNT)
     args = parser.parse_args()
-    print(f"{write_heldout(args.out, args.count)} prompts in {args.out}")
+    print(f"{write_held_out(args.out, args.count)} prompts in {args.out}")

@@ -1,6 +1,7 @@
 """Conversations about a scene: one long description and some short questions, all exactly true.
 
-Wordings are drawn at random, so that a model trained on them has real choices to sample from.
+The wording is drawn at random, so that the output distribution of a model trained on it is not
+degenerate.
 """
 
 import random
@@ -74,7 +75,7 @@ def _placed(item: Item, rng: random.Random) -> str:
         it="it" if one else "them",
         phrase=item.phrase,
         Phrase=_sentence(item.phrase),
-        colour=item.colour,
+        colour=item.color,
         shape=item.shape,
     )
 
@@ -148,14 +149,14 @@ def _about_place(scene: Scene, rng: random.Random) -> Turn:
     return Turn(question.format(at(place)), answer, "short", facts)
 
 
-def _about_colour(scene: Scene, rng: random.Random) -> Turn:
+def _about_color(scene: Scene, rng: random.Random) -> Turn:
     item = rng.choice(scene.items)
     noun = item.thing.name if item.count == 1 else item.thing.plural
     question = rng.choice(
         (f"What color is the {item.shape} behind the {noun}?", f"Which color is behind the {noun}?")
     )
-    answer = f"The {item.shape} behind the {noun} is {item.colour}."
-    return Turn(question, answer, "short", (item.colour,))
+    answer = f"The {item.shape} behind the {noun} is {item.color}."
+    return Turn(question, answer, "short", (item.color,))
 
 
 def _about_count(scene: Scene, rng: random.Random) -> Turn:
@@ -212,19 +213,19 @@ def _about_where(scene: Scene, rng: random.Random) -> Turn:
     )
 
 
-def _about_colour_owner(scene: Scene, rng: random.Random) -> Turn:
-    colours = [i.colour for i in scene.items]
+def _about_color_owner(scene: Scene, rng: random.Random) -> Turn:
+    colors = [i.color for i in scene.items]
     item = rng.choice(scene.items)
-    if colours.count(item.colour) > 1:
+    if colors.count(item.color) > 1:
         return _about_where(scene, rng)
-    question = f"What is on the {item.colour} {item.shape}?"
+    question = f"What is on the {item.color} {item.shape}?"
     noun = item.thing.name if item.count == 1 else item.thing.plural
     answer = f"{_sentence(item.phrase)} {'is' if item.count == 1 else 'are'} on it."
     return Turn(question, answer, "short", (noun,))
 
 
 def about_meaning(thing: Thing, rng: random.Random) -> Turn:
-    """A question that needs no picture."""
+    """A question that needs no image."""
     question = rng.choice(
         (
             f"What is {thing.a}?",
@@ -237,12 +238,12 @@ def about_meaning(thing: Thing, rng: random.Random) -> Turn:
 
 ABOUT = {
     "place": _about_place,
-    "colour": _about_colour,
+    "colour": _about_color,
     "count": _about_count,
     "sign": _about_sign,
     "presence": _about_presence,
     "where": _about_where,
-    "owner": _about_colour_owner,
+    "owner": _about_color_owner,
 }
 
 
@@ -252,11 +253,11 @@ def _absent(scene: Scene, rng: random.Random) -> Thing:
 
 
 def long_turn(scene: Scene, rng: random.Random) -> Turn:
-    """Ask for a description. Its facts: every noun, colour and place, and the sign's word."""
+    """Ask for a description. Its facts: every noun, color and place, and the sign's word."""
     facts = [
         f
         for i in scene.items
-        for f in ((i.thing.name if i.count == 1 else i.thing.plural), i.colour, PLACES[i.place])
+        for f in ((i.thing.name if i.count == 1 else i.thing.plural), i.color, PLACES[i.place])
     ]
     if scene.sign:
         facts.append(scene.sign.word)
@@ -264,7 +265,7 @@ def long_turn(scene: Scene, rng: random.Random) -> Turn:
 
 
 def conversation(scene: Scene, rng: random.Random) -> list[Turn]:
-    """One long and two to four short turns about one picture, in random order."""
+    """One long and two to four short turns about one image, in random order."""
     kinds = rng.sample(tuple(ABOUT), rng.choice((2, 3, 4)))
     turns = [ABOUT[kind](scene, rng) for kind in kinds]
     if rng.random() < 0.15:
@@ -275,5 +276,5 @@ def conversation(scene: Scene, rng: random.Random) -> list[Turn]:
 
 
 def text_only(rng: random.Random) -> list[Turn]:
-    """Two to four questions with no picture."""
+    """Two to four questions without an image."""
     return [about_meaning(thing, rng) for thing in rng.sample(things(), rng.choice((2, 3, 4)))]

@@ -1,11 +1,11 @@
-"""Pictures of named things on coloured tiles, and the facts in them; a pure function of a seed.
+"""Images of named things on colored tiles, and the facts in them; a pure function of a seed.
 
 A scene is a 3 x 3 grid of places on a pale background. Two to four places hold one thing (large
 or small) or two to four small ones on a square tile or a round disc; one more place may hold
 a sign with a word. Every fact of the scene is in `Scene`, so questions can be answered exactly.
 
-Some pairs (object, tile colour) are *reserved*: no training scene has one, every held-out scene
-has.
+Some pairs (object, tile color) are *reserved*: no training scene has one, every held-out scene
+has at least one.
 """
 
 import json
@@ -19,7 +19,7 @@ from recipes.tiny.paths import ASSETS
 
 CANVAS = 160
 MARGIN = 8
-PITCH = 48  # a multiple of the vision tower's patch: all places look alike to it
+PITCH = 48  # a multiple of the patch size, so that the tower sees all places alike
 TILE = 46
 SPRITE_SIZE = 96
 COLUMNS = 12
@@ -36,7 +36,7 @@ PLACES = (
     "bottom middle",
     "bottom right",
 )
-TILE_COLOURS = {
+TILE_COLORS = {
     "red": (231, 76, 60),
     "orange": (245, 158, 66),
     "yellow": (247, 220, 82),
@@ -52,7 +52,7 @@ WORDS = (
     "CAFE", "FARM", "SHOP", "NEWS", "HOME", "MENU",
 )  # fmt: skip
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# Size in pixels and the centres within the tile of the drawings of a group of n.
+# Sizes of drawings in pixels, and for a group of n the centers of its drawings within the tile.
 SINGLE = {"large": 40, "small": 24}
 GROUP_SIZE = 20
 GROUPS = {
@@ -64,7 +64,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Thing:
-    """What a name means. `gloss` is from WordNet; `code_point` names the OpenMoji drawing."""
+    """A kind of thing. `gloss` is from WordNet, `code_point` is that of the OpenMoji drawing."""
 
     index: int
     name: str
@@ -82,13 +82,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Item:
-    """One place's content: `count` drawings of `thing`. A group (count > 1) is always small."""
+    """The content of a place: `count` drawings of `thing`. A group (count > 1) is always small."""
 
     thing: Thing
     place: int
     count: int
     size: str
-    colour: str
+    color: str
     shape: str
 
     @property
@@ -109,7 +109,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """All facts of one picture; items in reading order."""
+    """All facts of one image; items are in reading order."""
 
     seed: int
     background: str
@@ -126,14 +126,14 @@ class Scene:
 
 @cache
 def things() -> tuple[Thing, ...]:
-    """All nameable things, in the order of the sprite atlas."""
+    """All things, in the order of the sprite atlas."""
     records = json.loads((ASSETS / "objects.json").read_text(encoding="utf-8"))
     return tuple(Thing(index=i, **record) for i, record in enumerate(records))
 
 
-def is_reserved(thing: Thing, colour: str) -> bool:
+def is_reserved(thing: Thing, color: str) -> bool:
     """Whether this pair is kept out of training scenes (about one in twenty)."""
-    return (13 * thing.index + 5 * tuple(TILE_COLOURS).index(colour)) % 21 == 0
+    return (13 * thing.index + 5 * tuple(TILE_COLORS).index(color)) % 21 == 0
 
 
 def _try_scene(seed: int, rng: random.Random, crowded: bool) -> Scene:
@@ -148,7 +148,7 @@ def _try_scene(seed: int, rng: random.Random, crowded: bool) -> Scene:
                 place=place,
                 count=number,
                 size=rng.choice(("large", "small")) if number == 1 else "small",
-                colour=rng.choice(tuple(TILE_COLOURS)),
+                color=rng.choice(tuple(TILE_COLORS)),
                 shape=rng.choice(("tile", "disc")),
             )
         )
@@ -160,13 +160,13 @@ def _try_scene(seed: int, rng: random.Random, crowded: bool) -> Scene:
 def make_scene(seed: int, crowded: bool = False) -> Scene:
     """The scene of a seed. Seeds from `HELD_OUT_SEEDS` on give scenes with a reserved pair.
 
-    A crowded scene has six to eight things and a sign: more to learn from in one picture.
+    A crowded scene has six to eight things and a sign, so that each image has more labels.
     """
     rng = random.Random(f"hivis scene {seed}")
     held_out = seed >= HELD_OUT_SEEDS
     while True:
         scene = _try_scene(seed, rng, crowded)
-        if held_out == any(is_reserved(i.thing, i.colour) for i in scene.items):
+        if held_out == any(is_reserved(i.thing, i.color) for i in scene.items):
             return scene
 
 
@@ -174,8 +174,8 @@ def make_scene(seed: int, crowded: bool = False) -> Scene:
 def sprite(index: int, size: int) -> Image.Image:
     """The drawing of a thing, RGBA, `size` pixels square."""
     x, y = index % COLUMNS * SPRITE_SIZE, index // COLUMNS * SPRITE_SIZE
-    picture = _atlas().crop((x, y, x + SPRITE_SIZE, y + SPRITE_SIZE))
-    return picture.resize((size, size), Image.Resampling.LANCZOS)
+    drawing = _atlas().crop((x, y, x + SPRITE_SIZE, y + SPRITE_SIZE))
+    return drawing.resize((size, size), Image.Resampling.LANCZOS)
 
 
 @cache
@@ -184,15 +184,15 @@ def _atlas() -> Image.Image:
 
 
 @lru_cache(maxsize=64)
-def _backing(colour: str, shape: str) -> Image.Image:
-    """A tile or disc, drawn large and reduced so that its edge is smooth."""
+def _backing(color: str, shape: str) -> Image.Image:
+    """A tile or disc, drawn large and scaled down so that its edge is smooth."""
     big = Image.new("RGBA", (4 * TILE, 4 * TILE))
     draw = ImageDraw.Draw(big)
     box = (0, 0, 4 * TILE - 1, 4 * TILE - 1)
     if shape == "disc":
-        draw.ellipse(box, fill=TILE_COLOURS[colour])
+        draw.ellipse(box, fill=TILE_COLORS[color])
     else:
-        draw.rounded_rectangle(box, radius=24, fill=TILE_COLOURS[colour])
+        draw.rounded_rectangle(box, radius=24, fill=TILE_COLORS[color])
     return big.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
@@ -210,8 +210,8 @@ def _sign(word: str) -> Image.Image:
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The picture, RGB, `CANVAS` pixels square. Drawings are nudged by up to two pixels."""
-    rng = random.Random(f"hivis picture {scene.seed}")
+    """The image, RGB, `CANVAS` pixels square. Drawings are shifted by up to two pixels."""
+    rng = random.Random(f"hivis picture {scene.seed}")  # another string would change all images
     canvas = Image.new("RGB", (CANVAS, CANVAS), BACKGROUNDS[scene.background])
     for part in (*scene.items, scene.sign):
         if part is None:
@@ -222,17 +222,17 @@ def draw_scene(scene: Scene) -> Image.Image:
             board = _sign(part.word)
             canvas.paste(board, (x, y), board)
             continue
-        backing = _backing(part.colour, part.shape)
+        backing = _backing(part.color, part.shape)
         canvas.paste(backing, (x, y), backing)
-        centres: tuple[tuple[int, int], ...]
+        centers: tuple[tuple[int, int], ...]
         if part.count == 1:
-            size, centres = SINGLE[part.size], ((TILE // 2, TILE // 2),)
+            size, centers = SINGLE[part.size], ((TILE // 2, TILE // 2),)
         else:
-            size, centres = GROUP_SIZE, GROUPS[part.count]
-        for cx, cy in centres:
-            picture = sprite(part.thing.index, size)
-            nudge = 1 if size == GROUP_SIZE else 2
-            left = x + cx - size // 2 + rng.randint(-nudge, nudge)
-            top = y + cy - size // 2 + rng.randint(-nudge, nudge)
-            canvas.paste(picture, (left, top), picture)
+            size, centers = GROUP_SIZE, GROUPS[part.count]
+        for cx, cy in centers:
+            drawing = sprite(part.thing.index, size)
+            shift = 1 if size == GROUP_SIZE else 2
+            left = x + cx - size // 2 + rng.randint(-shift, shift)
+            top = y + cy - size // 2 + rng.randint(-shift, shift)
+            canvas.paste(drawing, (left, top), drawing)
     return canvas

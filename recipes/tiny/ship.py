@@ -1,7 +1,7 @@
-"""Put a finished training run into the package: python -m recipes.tiny.ship --run DIR
+"""Copy a finished training run into the package: python -m recipes.tiny.ship --run DIR
 
-Takes RUN/target, the drafters in RUN/hivis, RUN/vispec, RUN/eagle and RUN/draft_vlm, and
-RUN/evaluation.json; weights go in as bfloat16.
+It copies DIR/target, the drafters in DIR/hivis, DIR/vispec, DIR/eagle and DIR/draft_vlm, and
+DIR/evaluation.json; weights are converted to bfloat16.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hivis.bundled.paths import DRAFT_VLM, EAGLE, HIVIS, TARGET, VISPEC, WEIGHTS
+from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hivis.drafters.draft_vocab import HEAD_FILE
 from hivis.errors import HivisError, run_cli
 
 TARGET_FILES = (
-    "config.json",
+    CONFIG_FILE,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "processor_config.json",
     "chat_template.jinja",
 )
-WEIGHTS_FILE = "model.safetensors"
 DRAFTERS = {
-    **dict.fromkeys((HIVIS, VISPEC, EAGLE), ("config.json", HEAD_FILE)),
-    DRAFT_VLM: ("config.json", "tokenizer.json", "tokenizer_config.json"),
+    **dict.fromkeys((HIVIS, VISPEC, EAGLE), (CONFIG_FILE, HEAD_FILE)),
+    DRAFT_VLM: (CONFIG_FILE, "tokenizer.json", "tokenizer_config.json"),
 }
-#: Megabytes that all weights together may have.
+#: The largest size of all weights together, in megabytes.
 LIMIT = 40.0
 
 
 def copy_files(source: Path, destination: Path, names: tuple[str, ...]) -> None:
-    """Copy what ships, and the weights as bfloat16; HivisError names the first missing file."""
+    """Copy the files `names`, and the weights as bfloat16; HivisError if a file is missing."""
     for name in (*names, WEIGHTS_FILE):
         if not (source / name).is_file():
             raise HivisError(f"{source}: wanted {name}, got none")
@@ -51,7 +51,7 @@ def copy_files(source: Path, destination: Path, names: tuple[str, ...]) -> None:
 
 
 def collect_figures(run: Path) -> dict[str, object]:
-    """What was measured on the way: the target's evaluation, the drafters' held-out numbers."""
+    """The figures of the run: the target's training and evaluation, the drafters' metrics."""
     sources = {
         "target": run / "evaluation.json",
         "target_training": run / "target" / "history.jsonl",
@@ -61,7 +61,7 @@ def collect_figures(run: Path) -> dict[str, object]:
             raise HivisError(f"--run {run}: wanted {path}, got no such file")
     texts = {name: path.read_text() for name, path in sources.items()}
     history = [json.loads(line) for line in texts.pop("target_training").splitlines()]
-    last = {record["stage"]: record for record in history}  # of each stage, at its end
+    last = {record["stage"]: record for record in history}  # the last record of each stage
     figures: dict[str, object] = {name: json.loads(text) for name, text in texts.items()}
     return figures | {"target_training": list(last.values())}
 

@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 def prompt_text(question: str, with_image: bool) -> str:
-    """The text of one turn up to and including "ASSISTANT:"; an answer follows after a space."""
+    """The text of one turn up to and including "ASSISTANT:"; the answer follows after a space."""
     return f"USER: {IMAGE + chr(10) if with_image else ''}{question} ASSISTANT:"
 
 
@@ -41,14 +41,14 @@ def _corpus() -> list[str]:
     turns += [t for _ in range(200) for t in text_only(rng)]
     lines = [f"{prompt_text(t.question, False)} {t.answer}" for t in turns]
     lines += [f"USER: {IMAGE}\n{q}" for q in DESCRIBE]
-    # Every name in every number, and every gloss, whatever the scenes above drew.
+    # Every name in singular and plural, and every gloss, even those that no scene above has.
     for thing in things():
         lines += [f"{meaning(thing, rng)} {thing.name}s {thing.plural}."] * 4
     return lines
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, the same at every call; nearly every word is one token."""
+    """The tokenizer, the same in every call; nearly every word is one token."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -76,7 +76,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """The processor: pictures to `CANVAS` pixels square, values in [-1, 1], one token a patch."""
+    """The processor: images of `CANVAS` pixels square, values in [-1, 1], one token per patch."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": CANVAS},
         crop_size={"height": CANVAS, "width": CANVAS},
@@ -88,6 +88,6 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,  # the class token, dropped again by "default"
+        num_additional_image_tokens=1,  # the class token, which "default" removes again
         chat_template=CHAT_TEMPLATE,
     )

@@ -1,9 +1,9 @@
-"""Train the target from nothing: python -m recipes.tiny.train_target --minutes 55 --out DIR
+"""Train the target from scratch: python -m recipes.tiny.train_target --minutes 55 --out DIR
 
-Three stages share the minutes; the clock, not a step count, drives the schedule.
-  vision   the tower alone, supervised: every patch must tell what its place holds
+Three stages share the minutes; the schedule follows the clock, not a number of steps.
+  vision   the tower alone, supervised: every patch predicts the content of its place
   shallow  projector and a language model of 6 layers, on conversations, loss on answers only
-  full     all 16 layers: the 10 new ones start as identities, so the loss goes on where it was
+  full     all 16 layers: the 10 new ones start as identities, so the loss does not jump
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import LlavaProcessor
 
 from hivis.errors import HivisError, run_cli
-from recipes.tiny.data import IGNORE, Batch, Conversations, ScenePatches, batches, normalise
+from recipes.tiny.data import IGNORE, Batch, Conversations, ScenePatches, batches, normalize
 from recipes.tiny.model import make_target, save_target, use_layers
 from recipes.tiny.threads import patient_threads
 from recipes.tiny.tokenizer import make_processor, train_tokenizer
@@ -33,15 +33,15 @@ STAGES = ("vision", "shallow", "full")
 SHARES = (0.14, 0.36, 0.5)
 BATCH = {"vision": 32, "shallow": 16, "full": 16}
 LEARNING_RATE = {"vision": 1.5e-3, "language": 1.2e-3}
-TOWER_RATE = 0.1  # of the language model's rate, once the heads are gone
+TOWER_RATE = 0.1  # relative to the language model's rate, after the vision stage
 WARM_UP = 0.03
 CHECKPOINT_SECONDS = 300
 LOG_SECONDS = 30
 
 
 @dataclass
-class Progress:
-    """What a resumed run needs to know: seconds trained, and steps made per stage."""
+class TrainingProgress:
+    """The progress of a run: seconds trained, and steps per stage."""
 
     elapsed: float = 0.0
     vision: int = 0
@@ -59,28 +59,28 @@ class Progress:
 
 
 class Trainer:
-    """The model, its optimizer and the clock."""
+    """The model, its optimizer and the progress of its training."""
 
     def __init__(self, out: Path, minutes: float, device: str, resume: bool) -> None:
         self.out, self.seconds, self.device = out, 60 * minutes, device
         tokenizer = train_tokenizer()
         self.processor: LlavaProcessor = make_processor(tokenizer)
         self.tokenizer = tokenizer
-        target: Any = make_target(tokenizer)  # transformers' own types do not know its parts
+        target: Any = make_target(tokenizer)  # transformers' types do not declare its parts
         self.model = target.to(device)
         self.layers = self.model.model.language_model.layers
         # On a CPU the fused attention's backward pass is slow at the tower's sizes.
         self.model.model.vision_tower.config._attn_implementation = "eager"
         self.heads = PatchHeads(self.model.config.vision_config.hidden_size).to(device)
         self.optimizer = self._optimizer()
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         out.mkdir(parents=True, exist_ok=True)
         if resume and (out / "training_state.pt").exists():
             state = torch.load(out / "training_state.pt", map_location=device)
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.progress = Progress(**state["progress"])
+            self.progress = TrainingProgress(**state["progress"])
         self.held_out = {
             "vision": next(iter(ScenePatches(64, seed=-1))),
             "language": next(iter(Conversations(24, tokenizer, seed=-1))),
@@ -103,7 +103,7 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
 
     def _set_rates(self, stage: str) -> float:
-        """The rate of this moment: warm-up, then a cosine, over the stage (language: both)."""
+        """Set and return the rate: warm-up, then a cosine, over the stage (language: over both)."""
         start, end = (0.0, SHARES[0]) if stage == "vision" else (SHARES[0], 1.0)
         done = (self.progress.elapsed / self.seconds - start) / (end - start)
         shape = min(1.0, done / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(done, 1.0))))
@@ -113,18 +113,18 @@ class Trainer:
             group["lr"] = rate * TOWER_RATE if slow else rate
         return rate
 
-    def vision_loss(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def vision_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device, dtype=torch.bfloat16):
             tower = self.model.model.vision_tower
-            states = tower(normalise(pictures.to(self.device)), output_hidden_states=True)
+            states = tower(normalize(images.to(self.device)), output_hidden_states=True)
             return self.heads(states.hidden_states[-1][:, 1:], labels.to(self.device))
 
     def language_loss(self, batch: Batch) -> Tensor:
         """Mean cross-entropy over the answers' tokens. Padding is right, so no mask is needed."""
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            pictures = normalise(batch.pictures.to(self.device)) if len(batch.pictures) else None
+            images = normalize(batch.images.to(self.device)) if len(batch.images) else None
             ids, labels = batch.ids.to(self.device), batch.labels.to(self.device)[:, 1:]
-            hidden = self.model.model(input_ids=ids, pixel_values=pictures, use_cache=False)
+            hidden = self.model.model(input_ids=ids, pixel_values=images, use_cache=False)
             answers = labels != IGNORE
             logits = self.model.lm_head(hidden.last_hidden_state[:, :-1][answers])
             return F.cross_entropy(logits.float(), labels[answers])
@@ -136,7 +136,7 @@ class Trainer:
 
     @torch.no_grad()
     def check(self, stage: str) -> dict[str, float]:
-        """Figures on a fixed batch that is not trained on."""
+        """Metrics on a fixed held-out batch."""
         if stage == "vision":
             loss, right = self.vision_loss(*cast(tuple[Tensor, Tensor], self.held_out["vision"]))
             names = ("thing", "colour", "word", "look", "background")
@@ -144,7 +144,7 @@ class Trainer:
         return {"check_loss": self.language_loss(cast(Batch, self.held_out["language"])).item()}
 
     def run(self) -> None:
-        """Train until the minutes are over; checkpoints on the way and at the end."""
+        """Train until the time is over, with checkpoints in between and at the end."""
         with Bar(disable=not sys.stdout.isatty()) as bar:
             bar.add_task("", total=self.seconds)
             while stage := self.progress.stage(self.seconds):
@@ -153,7 +153,7 @@ class Trainer:
                 self.save()
 
     def _run_stage(self, stage: str, bar: Bar) -> None:
-        seed = getattr(self.progress, stage)  # a resumed run sees new pictures
+        seed = getattr(self.progress, stage)  # so a resumed run gets new images
         if stage == "vision":
             stream = batches(ScenePatches(BATCH[stage], seed))
         else:
@@ -197,7 +197,7 @@ class Trainer:
         print(" ".join(f"{k}={v}" for k, v in record.items()), flush=True)
 
     def save(self) -> None:
-        """A loadable bf16 checkpoint, and the state that `--resume` reads."""
+        """Write a bf16 checkpoint that can be loaded, and the state for `--resume`."""
         use_layers(self.model, self.layers, all_of_them=True)
         save_target(self.model, self.processor, self.out)
         state = {
@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=53.0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the vision tower is trained with before the language model sees its output."""
+"""The heads with which the vision tower is trained before the language model."""
 
 import torch
 import torch.nn.functional as F
@@ -8,14 +8,17 @@ from recipes.tiny.data import IGNORE, LABEL_SIZES
 
 
 class PatchHeads(nn.Module):
-    """The throw-away heads of the vision stage: one linear map per kind of label."""
+    """The heads of the vision stage, one linear map per kind of label; they are not kept."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in LABEL_SIZES)
 
     def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B,100,E], labels [B,10,10,5] -> loss, accuracy per head over filled places."""
+        """The loss, and each head's accuracy on filled places, of features [B,100,E].
+
+        `labels` is [B,10,10,5] int64.
+        """
         labels = labels.flatten(1, 2)
         losses, right = [], []
         for i, head in enumerate(self.heads):

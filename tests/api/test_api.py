@@ -54,7 +54,11 @@ def drafters(tmp_path_factory) -> dict[str, Path]:
 
 
 def plain(model: Model) -> Model:
-    return dataclasses.replace(model, drafter=None)
+    return with_engine(model, drafter=None)
+
+
+def with_engine(model: Model, **changes) -> Model:
+    return Model(dataclasses.replace(model.engine, **changes), model.processor)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -158,7 +162,7 @@ def test_a_text_that_was_left_leaves_no_trace(model, drafters, kind, monkeypatch
         break
     assert loaded.generate(QUESTION, IMAGE, **settings).tokens == wanted
     with pytest.raises(torch.OutOfMemoryError):
-        dataclasses.replace(loaded, policy=OutOfMemory()).generate("And?", IMAGE, **settings)
+        with_engine(loaded, policy=OutOfMemory()).generate("And?", IMAGE, **settings)
     assert loaded.generate(QUESTION, IMAGE, **settings).tokens == wanted
     forward = loaded.target._forward
     for error in (torch.OutOfMemoryError, KeyboardInterrupt):
@@ -174,7 +178,7 @@ def test_the_next_text_ends_a_stream(model):
     stream = model.stream(QUESTION, IMAGE)
     next(stream)
     model.generate("What is it?", IMAGE, max_new_tokens=4)
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         list(stream)
 
 
@@ -192,7 +196,7 @@ def test_streamers_of_transformers(model, capsys):
 def test_a_streamer_is_told_of_the_end_even_of_a_text_that_fails(model):
     queue = TextIteratorStreamer(model.processor.processor.tokenizer, skip_prompt=True)
     with pytest.raises(torch.OutOfMemoryError):
-        dataclasses.replace(model, policy=OutOfMemory()).generate(QUESTION, IMAGE, streamer=queue)
+        with_engine(model, policy=OutOfMemory()).generate(QUESTION, IMAGE, streamer=queue)
     assert "".join(queue)  # would wait forever for an end
 
 

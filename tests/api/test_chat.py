@@ -9,9 +9,11 @@ import torch
 
 import hivis
 from hivis.api.chat import Chat
+from hivis.api.model import Model
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.prefix_reuse import ContinuedTarget
@@ -34,7 +36,7 @@ def model():
 @pytest.mark.parametrize("drafter", ["hivis", "none"])
 def test_every_answer_is_that_of_a_whole_prefill(model, temperature, drafter, monkeypatch):
     if drafter == "none":
-        model = dataclasses.replace(model, drafter=None)
+        model = Model(dataclasses.replace(model.engine, drafter=None), model.processor)
     looks = []
     look = model.target.family.look
 
@@ -51,9 +53,8 @@ def test_every_answer_is_that_of_a_whole_prefill(model, temperature, drafter, mo
         monkeypatch.undo()
         turns.append(("user", ("" if place else "<image>") + question))
         # The chat's own cache must not be touched in between, so this one is loaded anew.
-        fresh = dataclasses.replace(
-            model, target=HuggingFaceTarget(model.target.model, model.target.family)
-        )
+        target = HuggingFaceTarget(model.target.model, model.target.family)
+        fresh = Model(dataclasses.replace(model.engine, target=target), model.processor)
         assert said == fresh.generate(turns, IMAGES[:1], **settings).text
         assert stream.result.text == said
         turns.append(("assistant", said))
@@ -107,15 +108,17 @@ def test_rows_are_kept_wherever_the_prompts_part(new, rows, chunk):
     inputs = random_inputs(2, text=8)
     image_ends = int((inputs.tokens[0] == IMAGE_TOKEN).nonzero().max()) + 1
     params = SamplingParams(temperature=1.0, seed=4, max_new_tokens=10)
-    generate(continued, inputs, params, drafter, policy)
+    generate(Engine(continued, drafter, policy), inputs, params)
     for back in (0, 1, inputs.length - image_ends):
         kept = inputs.tokens[:, : inputs.length - back]
         more = torch.randint(3, IMAGE_TOKEN, (1, new), generator=make)
         longer = Inputs(torch.cat([kept, more], 1), inputs.features)
-        said = generate(continued, longer, params, drafter, policy)
+        said = generate(Engine(continued, drafter, policy), longer, params)
         assert continued.kept >= kept.shape[1] - 1
-        assert said.tokens == generate(random_target(), longer, params, drafter, policy).tokens
-        generate(continued, inputs, params, drafter, policy)
+        assert (
+            said.tokens == generate(Engine(random_target(), drafter, policy), longer, params).tokens
+        )
+        generate(Engine(continued, drafter, policy), inputs, params)
 
 
 @pytest.mark.parametrize("part", [1, 2])
@@ -123,7 +126,7 @@ def test_a_prefill_that_failed_is_not_gone_on_from(monkeypatch, part):
     continued, inputs = ContinuedTarget(random_target()), random_inputs(2)
     continued.target.chunk = 4
     params = SamplingParams(temperature=1.0, seed=1, max_new_tokens=9)
-    wanted = generate(continued, inputs, params).tokens
+    wanted = generate(Engine(continued), inputs, params).tokens
     assert len(set(wanted)) > 4
     longer = Inputs(torch.cat([inputs.tokens, inputs.tokens[:, :8]], 1), inputs.features)
     read, passes = continued.target._forward, []
@@ -137,11 +140,11 @@ def test_a_prefill_that_failed_is_not_gone_on_from(monkeypatch, part):
     with monkeypatch.context() as patch:
         patch.setattr(continued.target, "_forward", fails)
         with pytest.raises(torch.OutOfMemoryError):
-            generate(continued, longer, params)
+            generate(Engine(continued), longer, params)
         assert continued.kept == inputs.length
-    assert generate(continued, inputs, params).tokens == wanted and continued.kept == 0
+    assert generate(Engine(continued), inputs, params).tokens == wanted and continued.kept == 0
     other = Inputs(inputs.tokens, {"pixel_values": inputs.features["pixel_values"] + 1})
-    generate(continued, other, params)
+    generate(Engine(continued), other, params)
     assert continued.kept == 0
 
 
@@ -162,7 +165,7 @@ def test_a_stream_does_not_go_on_behind_the_next_turn(model):
     left = talk.say(QUESTIONS[0], IMAGES[0], max_new_tokens=20)
     next(left)
     "".join(talk.say(QUESTIONS[1], max_new_tokens=4))
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         list(left)
 
 
@@ -177,9 +180,9 @@ def test_the_positions_of_every_family_go_on(kind, family_target):
         for question in ("What is it?", "Why?", "And then?"):
             turns += [("user", question)]
             inputs = processor.conversation(turns, images(2))
-            ours = generate(continued, inputs, params, drafter, FixedPolicy(8, 3, 3))
+            ours = generate(Engine(continued, drafter, FixedPolicy(8, 3, 3)), inputs, params)
             assert bool(continued.kept) == (len(turns) > 1)
-            plain = generate(other, inputs, params)
+            plain = generate(Engine(other), inputs, params)
             assert ours.tokens == plain.tokens, name
             turns += [("assistant", processor.decode(plain.tokens) or "nothing")]
         continued = ContinuedTarget(target)
@@ -194,6 +197,6 @@ def test_a_image_that_moves_is_read_again():
     for place in (2, 5, 3):
         moved = torch.cat([words[:, :place], image, words[:, place:]], 1)
         moved = Inputs(moved, inputs.features)
-        said = generate(continued, moved, params)
+        said = generate(Engine(continued), moved, params)
         assert continued.kept == 0
-        assert said.tokens == generate(random_target(), moved, params).tokens
+        assert said.tokens == generate(Engine(random_target()), moved, params).tokens

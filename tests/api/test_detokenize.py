@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from hivis.api.detokenize import TextPieces
 from hivis.bundled import paths
 from hivis.errors import HivisError
-from hivis.models.vocabulary import vocabulary
+from hivis.models.processor import token_kinds
 
 WORDS = ["▁a", "▁the", "▁cat", "s", "▁", "▁▁", ".", "▁你", "好", "�", "\n", "<b>"]
 
@@ -77,7 +77,7 @@ TOKENIZERS = {
 
 def pieces_of(tokenizer, stop: Sequence[str] = ()) -> TextPieces:
     return TextPieces(
-        tokenizer.decode, vocabulary(tokenizer).bytes, vocabulary(tokenizer).special, stop
+        tokenizer.decode, token_kinds(tokenizer).bytes, token_kinds(tokenizer).special, stop
     )
 
 

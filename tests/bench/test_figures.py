@@ -16,7 +16,7 @@ from bench.headline.prefill_rows import llava, llava_next, prefill_rows, qwen
 from bench.headline.prompts import Case, mixed
 from bench.headline.summary import Series, make_rows, pool
 from bench.headline.tables import write_json
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.core.sampling import SamplingParams
 from hivis.engine.results import Generation, Statistics
 from hivis.errors import HivisError
@@ -112,7 +112,7 @@ def test_methods_take_turns_and_repeats_come_back_to_their_prompt():
 
 
 def test_the_prompts_are_mixed():
-    chosen = mixed(heldout(), 12, 2)
+    chosen = mixed(held_out_prompts(), 12, 2)
     assert [item.kind for item in chosen] == ["long", "short", "short"] * 12
     short = [item for item in chosen if item.kind == "short"]
     assert len({item.id for item in chosen}) == 36

@@ -228,8 +228,7 @@ def test_captured_cycles_accept_what_the_list_says(monkeypatch):
     """As on a GPU: captured once, replayed for every text, read one cycle late."""
     capturer = CpuCapturer()
     monkeypatch.setattr(
-        "hivis.engine.running_batch.capturer_for",
-        lambda device, wanted: capturer if wanted else None,
+        "hivis.engine.cycle.capturer_for", lambda device, wanted: capturer if wanted else None
     )
     monkeypatch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 1)
     pair = pair_of()

@@ -293,8 +293,7 @@ def test_both_modes_are_measured_where_there_are_graphs(tmp_path, monkeypatch):
     """As on a GPU, by a stand-in: what is captured accepts the same lengths."""
     capturer, path = CpuCapturer(), tmp_path / "out.json"
     monkeypatch.setattr(
-        "hivis.engine.running_batch.capturer_for",
-        lambda device, wanted: capturer if wanted else None,
+        "hivis.engine.cycle.capturer_for", lambda device, wanted: capturer if wanted else None
     )
     monkeypatch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 1)
     for module in ("shape_run", "shape_texts"):

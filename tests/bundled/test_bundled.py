@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hivis.bundled import paths
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
@@ -32,12 +33,12 @@ def embedded():
 def test_whole_answers_are_those_of_plain_decoding(embedded, folder, settings):
     target, processor = embedded
     drafter = load_drafter(folder)
-    items = heldout()
+    items = held_out_prompts()
     for seed, item in enumerate([items[0], items[9], items[18]]):
         inputs = processor(item.prompt, [item.image])
         params = SamplingParams(max_new_tokens=160, seed=seed, **settings)
-        plain = generate(target, inputs, params)
-        drafted = generate(target, inputs, params, drafter, FixedPolicy())
+        plain = generate(Engine(target), inputs, params)
+        drafted = generate(Engine(target, drafter, FixedPolicy()), inputs, params)
         assert drafted.tokens == plain.tokens
         assert drafted.statistics.cycles < plain.statistics.cycles
 
@@ -45,9 +46,9 @@ def test_whole_answers_are_those_of_plain_decoding(embedded, folder, settings):
 def test_the_images_matter(embedded):
     """The same question about two images with different signs gets different, right answers."""
     target, processor = embedded
-    signs = [item for item in heldout() if item.topic == "sign"][:6]
+    signs = [item for item in held_out_prompts() if item.topic == "sign"][:6]
     right = 0
     for item in signs:
-        answer = generate(target, processor(item.prompt, [item.image]), SamplingParams())
+        answer = generate(Engine(target), processor(item.prompt, [item.image]), SamplingParams())
         right += all(fact in processor.decode(answer.tokens) for fact in item.facts)
     assert right >= 5

@@ -55,7 +55,7 @@ def test_a_file_of_prompts(folder: Path, model: Model, capsys: Any) -> None:
         assert text["tokens"] == list(alone.tokens)
         assert text["statistics"]["cycles"] == alone.statistics.cycles
     total = sum(len(text["tokens"]) for text in made)
-    assert said.err.startswith(f"{len(ENTRIES)} texts | {total} tokens | ")
+    assert said.err.startswith(f"{len(ENTRIES)} outputs | {total} tokens | ")
     assert said.err.endswith("3 at a time\n")
 
 
@@ -95,7 +95,7 @@ def test_a_bad_line_is_named_and_what_was_begun_is_written(
     said = capsys.readouterr()
     (written,) = said.out.splitlines()
     assert json.loads(written)["number"] == 0
-    assert said.err.startswith("1 texts | ")
+    assert said.err.startswith("1 output | ")
 
 
 @pytest.mark.parametrize(

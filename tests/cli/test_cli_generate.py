@@ -18,8 +18,7 @@ import pytest
 import hivis
 from hivis.api.stream import Chunk
 from hivis.bundled import paths
-from hivis.cli import bench
-from hivis.cli import terminal as show
+from hivis.cli import bench, terminal
 from hivis.cli.generate import PROMPT
 from hivis.cli.main import main
 from hivis.errors import HivisError
@@ -96,7 +95,7 @@ def test_generate_on_a_terminal(text):
     lines = shown.decode().replace("\r\n", "\n")
     assert lines.startswith("loading the bundled model ...\r\x1b[K")
     lines = lines.split("\x1b[K", 1)[1]
-    assert show.DRAFTED in lines and show.OWN in lines
+    assert terminal.DRAFTED in lines and terminal.OWN in lines
     plain, legend, line = re.sub(r"\x1b\[[\d;]*m", "", lines).splitlines()
     assert plain == text.lstrip() and LINE.match(line)
     assert legend == "drafted and accepted, the target's own"
@@ -121,7 +120,7 @@ def test_what_a_model_writes_does_not_command_the_terminal(monkeypatch, out, tre
         def chunks(self):
             yield Chunk((1, 2, 3), pieces)
 
-    show.show(Stream(), tree)
+    terminal.print_stream(Stream(), tree)
     shown = sys.stdout.getvalue()
     if out is Terminal:
         assert re.sub("\x1b\\[[0-9;]*m", "", shown) == "a\\x1b]0;evil\\x07\\x9b2J\tb\\x0d\n\n"
@@ -204,7 +203,7 @@ def test_exit_status_2(command):
         (["capture", "--count", "x"], "--count: wanted int, got 'x'"),
         (["generat"], "COMMAND: wanted one of generate, chat, .*, got 'generat'"),
         (["generate", "--image"], "--image: wanted at least one argument, got none"),
-        (["info", "--x"], "python -m hivis: wanted options that it knows, got --x"),
+        (["info", "--x"], "python -m hivis: wanted known options, got --x"),
     ],
 )
 def test_what_argparse_says_is_said_in_our_words(command, message):
@@ -274,7 +273,7 @@ def test_bench_is_that_of_the_checkout(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "generate", "chat", "info", "train", "capture", "head", "bench"]
+    "command", ["", "generate", "chat", "info", "train", "capture", "draft-vocab", "bench"]
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -20,7 +20,7 @@ def test_a_cache_of_several_keeps_each_sequence(seed: int) -> None:
         cache = KVCache(2, 1, 3, rows + make.randint(0, 4), 8, torch.float32, "cpu")
         cache.kv.normal_()
         cache.kv_len.fill_(rows)
-        cache.set_entry("offset", torch.randn(1, 1))
+        cache.set_entry("offset", torch.randint(-9, 1, (1, 1)))
         cache.set_entry("output", torch.randn(1, 5))
         return cache
 

@@ -15,10 +15,12 @@ from hivis.core.target import Inputs
 from hivis.core.tree import DraftTree
 from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.draft_vlm import DraftVLM
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.draft_model import HuggingFaceDraft, TextModel
 from hivis.models.families.llava import Llava
+from hivis.policies.cost import default_policy
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.draft_models import bound, draft_model, small_llama
 from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, random_inputs, random_target
@@ -272,11 +274,11 @@ def target():
 @pytest.mark.parametrize("kind", ["llava", "text"])
 def test_drafted_text_is_plain_text(target, kind, images, temperature):
     drafter = DraftVLM(draft_model(kind))
-    for seed, policy in enumerate([*POLICIES, None]):
+    for seed, policy in enumerate([*POLICIES, default_policy()]):
         inputs = random_inputs(seed, 7 + 3 * seed, images)
         params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=30)
-        plain = generate(target, inputs, params)
-        drafted = generate(target, inputs, params, drafter, policy)
+        plain = generate(Engine(target), inputs, params)
+        drafted = generate(Engine(target, drafter, policy), inputs, params)
         assert drafted.tokens == plain.tokens
         text = int((inputs.tokens != IMAGE_TOKEN).sum())
         read = text if kind == "text" else inputs.length
@@ -292,8 +294,8 @@ def test_the_target_as_its_own_draft_model_is_always_right(target, temperature, 
     params = SamplingParams(temperature=temperature, max_new_tokens=60)
     drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
     chain = FixedPolicy(depth + 1, depth, 1)
-    found = generate(target, inputs, params, drafter, chain)
-    assert found.tokens == generate(target, inputs, params).tokens
+    found = generate(Engine(target, drafter, chain), inputs, params)
+    assert found.tokens == generate(Engine(target), inputs, params).tokens
     assert set(found.statistics.accepted_lengths[:-1]) == {depth}
 
 
@@ -303,7 +305,7 @@ def test_a_sharp_tree_of_the_target_itself_is_accepted_to_its_depth(target, temp
     params = SamplingParams(temperature=temperature, max_new_tokens=60)
     drafter = DraftVLM(HuggingFaceDraft(target.model, Llava(), shares_vision=True))
     policy = FixedPolicy(40, 6, 4, sharpness=100.0)
-    found = generate(target, inputs, params, drafter, policy)
+    found = generate(Engine(target, drafter, policy), inputs, params)
     assert set(found.statistics.accepted_lengths[:-1]) == {6}
 
 
@@ -323,8 +325,10 @@ def test_a_broken_draft_model_costs_speed_alone(target):
         broken.lm_head.weight[7:40] = float("nan")
     params = SamplingParams(temperature=1.0, max_new_tokens=20)
     inputs = random_inputs(2)
-    drafted = generate(target, inputs, params, DraftVLM(HuggingFaceDraft(broken, TextModel())))
-    assert drafted.tokens == generate(target, inputs, params).tokens
+    drafted = generate(
+        Engine(target, DraftVLM(HuggingFaceDraft(broken, TextModel()))), inputs, params
+    )
+    assert drafted.tokens == generate(Engine(target), inputs, params).tokens
 
 
 # Fixed shapes
@@ -364,8 +368,8 @@ def test_padding_of_the_draft_vocabulary_is_never_drafted(target):
         tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), plan)
         assert int(tree.tokens.max()) < VOCAB
     params = SamplingParams(temperature=1.0, max_new_tokens=20)
-    drafted = generate(target, inputs, params, drafter)
-    assert drafted.tokens == generate(target, inputs, params).tokens
+    drafted = generate(Engine(target, drafter), inputs, params)
+    assert drafted.tokens == generate(Engine(target), inputs, params).tokens
 
 
 def test_ids_that_the_draft_model_does_not_know(target):
@@ -377,8 +381,8 @@ def test_ids_that_the_draft_model_does_not_know(target):
         inputs = random_inputs(2, images=1)
         assert int(inputs.tokens.max()) >= known
         params = SamplingParams(temperature=temperature, max_new_tokens=30)
-        plain = generate(target, inputs, params)
-        assert generate(target, inputs, params, drafter).tokens == plain.tokens
+        plain = generate(Engine(target), inputs, params)
+        assert generate(Engine(target, drafter), inputs, params).tokens == plain.tokens
         assert max(plain.tokens) >= known
         plan = GrowthPlan(POLICIES[1].shape)
         tree = drafter.grow(torch.tensor([9]), torch.tensor([9]), state(temperature), plan)
@@ -401,11 +405,11 @@ def test_a_text_longer_than_the_draft_models_positions_is_refused(target):
     inputs, policy = random_inputs(2, text=12, images=1), FixedPolicy(16, 5, 4)
     params = SamplingParams(max_new_tokens=33)
     with pytest.raises(HivisError, match="at most its 64 positions, got 65"):
-        generate(target, inputs, params, drafter, policy)
+        generate(Engine(target, drafter, policy), inputs, params)
     # The image's rows do not count: they are never read.
     params = SamplingParams(max_new_tokens=32)
     assert inputs.length + 32 + 20 > 64
-    assert len(generate(target, inputs, params, drafter, policy).tokens) == 32
+    assert len(generate(Engine(target, drafter, policy), inputs, params).tokens) == 32
 
 
 def test_limits_of_the_tree():
@@ -423,6 +427,6 @@ def test_a_prompt_of_images_alone_leaves_a_text_model_the_first_token(target):
     inputs = random_inputs(2, text=2)
     inputs = Inputs(inputs.tokens[:, inputs.tokens[0] == IMAGE_TOKEN], inputs.features)
     params = SamplingParams(max_new_tokens=12)
-    drafted = generate(target, inputs, params, DraftVLM(draft_model("text")))
-    assert drafted.tokens == generate(target, inputs, params).tokens
+    drafted = generate(Engine(target, DraftVLM(draft_model("text"))), inputs, params)
+    assert drafted.tokens == generate(Engine(target), inputs, params).tokens
     assert drafted.statistics.drafter_rows == 0

@@ -24,13 +24,14 @@ from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.engine.batch import Batch
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Columns, save_shard
 from hivis.training.data.token_counts import count_tokens, rank_tokens
-from hivis.training.draft_vocab import ends_of
+from hivis.training.draft_vocab import read_eos_token_ids
 from tests.helpers.batch_requests import alone, request_of
 from tests.helpers.captured_cycles import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
 from tests.helpers.captured_cycles import SAMPLING as GRAPHED
@@ -62,7 +63,7 @@ def test_so_is_that_of_three_side_by_side() -> None:
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(40))
     policy = FixedPolicy(nodes=10, depth=4, top_k=3)
-    for number, generation in Batch(target, map(request_of, range(9)), 3, drafter, policy):
+    for number, generation in Batch(Engine(target, drafter, policy), map(request_of, range(9)), 3):
         assert generation.tokens == alone(number), number
 
 
@@ -80,7 +81,9 @@ def test_a_cycle_of_a_quantized_drafter_can_be_captured(
         assert isinstance(drafter, OneLayerDrafter)
         drafter.quantize(weights, some_ids(60))
         roomy(target, drafter)
-        return [parts(generate(target, inputs, params, drafter, TREE)) for inputs in PROMPTS]
+        return [
+            parts(generate(Engine(target, drafter, TREE), inputs, params)) for inputs in PROMPTS
+        ]
 
     before, wanted = texts(), all_plainly(params)
     gpu = OnGpu(monkeypatch)
@@ -176,7 +179,7 @@ def test_the_lists_that_ship(folder: Path) -> None:
     """Of one target, which ends its texts with token 2."""
     ids = read_head_ids(folder / HEAD_FILE)
     assert torch.equal(ids, read_head_ids(paths.HIVIS / HEAD_FILE))
-    assert ids[0] == 2 and ends_of(paths.TARGET) == [2]
+    assert ids[0] == 2 and read_eos_token_ids(paths.TARGET) == [2]
     load_drafter(folder, head=len(ids))
 
 
@@ -199,11 +202,11 @@ def test_tokens_are_ranked() -> None:
 
 
 def test_what_ends_a_text(tmp_path: Path) -> None:
-    assert ends_of(tmp_path) == []
+    assert read_eos_token_ids(tmp_path) == []
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": [5, 6]}}))
-    assert ends_of(tmp_path) == [5, 6]
+    assert read_eos_token_ids(tmp_path) == [5, 6]
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 7}))
-    assert ends_of(tmp_path) == [7]
+    assert read_eos_token_ids(tmp_path) == [7]
 
 
 def captured(folder: Path, target: str) -> Path:
@@ -218,19 +221,20 @@ def test_the_command_writes_a_list(tmp_path: Path, capsys: pytest.CaptureFixture
     drafter = tmp_path / "drafter"
     drafter.mkdir()
     for out in (drafter, tmp_path / "ids.safetensors"):
-        main(["head", "--target", str(paths.TARGET), "--data", str(data), "--out", str(out)])
+        main(["draft-vocab", "--target", str(paths.TARGET), "--data", str(data), "--out", str(out)])
     ids = read_head_ids(drafter / HEAD_FILE)
     assert torch.equal(ids, read_head_ids(tmp_path / "ids.safetensors"))
     counts = count_tokens(toy_samples(6), TOY_VOCAB)
     assert torch.equal(ids, rank_tokens(counts, [2]))
-    assert f"6 answers, {int(counts.sum())} tokens, {len(ids)} of them" in capsys.readouterr().out
+    wanted = f"{len(ids)} different tokens, counted in 6 answers of {int(counts.sum())} tokens"
+    assert wanted in capsys.readouterr().out
 
 
 def test_what_the_command_refuses(tmp_path: Path) -> None:
     other = captured(tmp_path / "other", "another")
     ours = captured(tmp_path / "ours", fingerprint(paths.TARGET))
-    command = ["head", "--target", str(paths.TARGET), "--out"]
-    with pytest.raises(HivisError, match="wanted answers of the target .*, got of another"):
+    command = ["draft-vocab", "--target", str(paths.TARGET), "--out"]
+    with pytest.raises(HivisError, match="wanted answers of the target .*, got answers of another"):
         main([*command, str(tmp_path), "--data", str(other)])
     with pytest.raises(HivisError, match="wanted the settings of a capture"):
         main([*command, str(tmp_path), "--data", str(tmp_path)])
@@ -299,7 +303,7 @@ def test_a_tree_wider_than_the_head_is_refused() -> None:
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(3))
     with pytest.raises(HivisError, match="top_k of the tree: wanted at most the vocabulary, 3"):
-        generate(target, random_inputs(0), SamplingParams(), drafter, FixedPolicy(8, 2, 4))
+        generate(Engine(target, drafter, FixedPolicy(8, 2, 4)), random_inputs(0), SamplingParams())
 
 
 @pytest.mark.parametrize(

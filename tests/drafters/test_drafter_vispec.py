@@ -22,6 +22,7 @@ from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.load import load_drafter
 from hivis.drafters.quantized_linear import Dense
 from hivis.drafters.vispec import ViSpecDrafter, image_spans
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.policies.fixed import FixedPolicy
@@ -391,8 +392,8 @@ def test_the_text_is_that_of_plain_decoding(target, temperature: float, queries:
     for seed in range(6):
         inputs = random_inputs(seed, text=5 + 3 * seed, images=seed % 3)
         sampling = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=30)
-        plain = generate(target, inputs, sampling)
-        drafted = generate(target, inputs, sampling, drafter, policies[seed // 2])
+        plain = generate(Engine(target), inputs, sampling)
+        drafted = generate(Engine(target, drafter, policies[seed // 2]), inputs, sampling)
         assert drafted.tokens == plain.tokens
         text = int((inputs.tokens != IMAGE_TOKEN).sum())
         taken = sum(drafted.statistics.accepted_lengths) + drafted.statistics.cycles

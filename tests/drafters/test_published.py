@@ -18,6 +18,7 @@ from hivis.drafters.inspect import inspect
 from hivis.drafters.load import load_drafter
 from hivis.drafters.published import ignored_tensors
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from tests.helpers.published_checkpoints import HEADS, HIDING, PUBLISHED, E, write
@@ -153,8 +154,8 @@ def test_the_text_is_that_of_plain_decoding(tmp_path: Path, name: str, temperatu
     for images in range(3):
         inputs = random_inputs(images, text=16, images=images)
         sampling = SamplingParams(temperature=temperature, seed=images, max_new_tokens=24)
-        plain = generate(target, inputs, sampling)
-        assert generate(target, inputs, sampling, drafter).tokens == plain.tokens
+        plain = generate(Engine(target), inputs, sampling)
+        assert generate(Engine(target, drafter), inputs, sampling).tokens == plain.tokens
 
 
 def test_a_hivis_checkpoint_is_refused_if_nobody_says_how_images_are_hidden(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hivis.api.model import Model, Request
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
+from hivis.engine.engine import Engine
 from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
@@ -26,7 +27,7 @@ DRAFTERS = ["none", "hivis", "original", "eagle", "vispec", "draft vlm", "draft 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
 @pytest.mark.parametrize("kind", DRAFTERS)
 def test_every_text_is_what_it_is_alone(kind: str, slots: int) -> None:
-    made = dict(Batch(target(), map(request_of, range(14)), slots, drafter(kind), POLICY))
+    made = dict(Batch(Engine(target(), drafter(kind), POLICY), map(request_of, range(14)), slots))
     assert sorted(made) == list(range(14))
     for number, generation in made.items():
         assert generation.tokens == alone(number), number
@@ -38,7 +39,9 @@ def test_every_text_is_what_it_is_alone(kind: str, slots: int) -> None:
 def test_no_policy_changes_a_text_of_a_batch(policy: Any) -> None:
     # Twice: the second time the cost model has measured, for every number of texts.
     for _ in range(2):
-        made = dict(Batch(target(), map(request_of, range(14)), 3, drafter("hivis"), policy))
+        made = dict(
+            Batch(Engine(target(), drafter("hivis"), policy), map(request_of, range(14)), 3)
+        )
         assert {number: one.tokens for number, one in made.items()} == {
             number: alone(number) for number in range(14)
         }
@@ -86,7 +89,7 @@ def test_slots_are_kept_filled_and_free_ones_cost_nothing(monkeypatch: Any) -> N
 
     monkeypatch.setattr(HuggingFaceTarget, "verify", verify)
     ended = 0
-    for _ in Batch(one, queue(), 3, drafter("hivis"), POLICY):
+    for _ in Batch(Engine(one, drafter("hivis"), POLICY), queue(), 3):
         ended += 1
         assert taken <= ended + 3  # none before there is a place for it
     assert ended == 9
@@ -104,9 +107,9 @@ def test_a_longer_text_finds_room() -> None:
         for n, (text, new) in enumerate(sizes)
     ]
     for kind in ("none", "hivis", "draft text"):
-        made = dict(Batch(target(), texts, 2, drafter(kind), POLICY))
+        made = dict(Batch(Engine(target(), drafter(kind), POLICY), texts, 2))
         for text in texts:
-            wanted_tokens = generate(target(), text.inputs, text.params).tokens
+            wanted_tokens = generate(Engine(target()), text.inputs, text.params).tokens
             assert made[text.name].tokens == wanted_tokens
 
 
@@ -118,7 +121,7 @@ def test_a_bad_text_stops_the_queue_and_nothing_else() -> None:
 
     made: dict[int, Any] = {}
     with pytest.raises(HivisError, match=r"context: wanted at most 256 positions, got \d+ of"):
-        for name, text in Batch(target(), queue(), 3, drafter("hivis"), POLICY):
+        for name, text in Batch(Engine(target(), drafter("hivis"), POLICY), queue(), 3):
             made[name] = text
     assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(4)}
 
@@ -142,38 +145,43 @@ def test_logits_with_a_nan_end_one_text_alone(monkeypatch: Any, where: str) -> N
     texts = [BatchRequest(random_inputs(n), SamplingParams(max_new_tokens=20), n) for n in range(3)]
     made: dict[int, Any] = {}
     with pytest.raises(HivisError, match="logits: wanted a finite candidate, got NaN"):
-        for which, text in Batch(one, texts, 3, drafter("hivis"), POLICY):
+        for which, text in Batch(Engine(one, drafter("hivis"), POLICY), texts, 3):
             made[which] = text
     lost = poisoned if where == "first token" else 1
     assert sorted(made) == sorted({0, 1, 2} - {lost})
     for which, text in made.items():
-        assert text.tokens == generate(target(), texts[which].inputs, texts[which].params).tokens
+        assert (
+            text.tokens
+            == generate(Engine(target()), texts[which].inputs, texts[which].params).tokens
+        )
 
 
 def test_another_text_on_the_target_ends_a_batch() -> None:
-    running = iter(Batch(target(), map(request_of, range(9)), 2, drafter("hivis"), POLICY))
+    running = iter(Batch(Engine(target(), drafter("hivis"), POLICY), map(request_of, range(9)), 2))
     next(running)
-    next(iter(Stream(target(), random_inputs(50))))
+    next(iter(Stream(Engine(target()), random_inputs(50))))
     with pytest.raises(HivisError, match="wanted target and drafter to itself"):
         list(running)
 
 
 def test_a_batch_can_be_left_and_the_model_goes_on() -> None:
-    running = iter(Batch(target(), map(request_of, range(9)), 3, drafter("vispec"), POLICY))
+    running = iter(Batch(Engine(target(), drafter("vispec"), POLICY), map(request_of, range(9)), 3))
     next(running)
     running.close()  # type: ignore[attr-defined]
     one = request_of(2)
-    assert generate(target(), one.inputs, one.params, drafter("vispec"), POLICY).tokens == alone(2)
+    assert generate(
+        Engine(target(), drafter("vispec"), POLICY), one.inputs, one.params
+    ).tokens == alone(2)
 
 
 @pytest.mark.parametrize("slots", [0, -1, 1.5, True, "4"])
 def test_slots_are_checked(slots: Any) -> None:
     with pytest.raises(HivisError, match="slots: wanted a whole number >= 1, got"):
-        Batch(target(), [], slots)
+        Batch(Engine(target()), [], slots)
 
 
 def test_no_texts_at_all() -> None:
-    assert list(Batch(target(), [], 4)) == []
+    assert list(Batch(Engine(target()), [], 4)) == []
 
 
 # --- from prompts

@@ -12,6 +12,7 @@ import torch
 from hivis.core.kv_cache import KVCache
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
+from hivis.engine.engine import Engine
 from hivis.engine.generate import Stream, generate
 from hivis.engine.running_batch import SequenceReplaced
 from hivis.errors import HivisError
@@ -38,24 +39,24 @@ def test_every_family_side_by_side(kind: str, family_target: Any) -> None:
         for seed in range(2)
         for prompt in PROMPTS
     ]
-    plain = {text.name: generate(made, text.inputs, params).tokens for text in texts}
+    plain = {text.name: generate(Engine(made), text.inputs, params).tokens for text in texts}
     for name in ("hivis", "vispec"):
         for of in (made, ContinuedTarget(made)):
-            batch = dict(Batch(of, texts, 3, family_drafters()[name], POLICY))
+            batch = dict(Batch(Engine(of, family_drafters()[name], POLICY), texts, 3))
             assert {which: text.tokens for which, text in batch.items()} == plain, name
 
 
 def test_a_newer_text_is_left_alone() -> None:
-    running = iter(Batch(target(), map(request_of, range(9)), 2, drafter("hivis"), POLICY))
+    running = iter(Batch(Engine(target(), drafter("hivis"), POLICY), map(request_of, range(9)), 2))
     next(running)
     one = request_of(50)
-    newer = iter(Stream(target(), one.inputs, SamplingParams(max_new_tokens=30)))
+    newer = iter(Stream(Engine(target()), one.inputs, SamplingParams(max_new_tokens=30)))
     tokens = next(newer)
     with pytest.raises(SequenceReplaced):
         next(running)
     for new in newer:
         tokens = tokens + new
-    plain = generate(target(), one.inputs, SamplingParams(max_new_tokens=30)).tokens
+    plain = generate(Engine(target()), one.inputs, SamplingParams(max_new_tokens=30)).tokens
     assert tuple(tokens) == plain
 
 
@@ -63,13 +64,13 @@ def test_a_drafter_is_of_one_text_at_a_time() -> None:
     other = HuggingFaceTarget(random_llava(), Llava())
     shared = drafter("hivis")
     long = SamplingParams(max_new_tokens=40)
-    first = iter(Stream(target(), random_inputs(1), long, shared, POLICY))
+    first = iter(Stream(Engine(target(), shared, POLICY), random_inputs(1), long))
     next(first)
-    Stream(other, random_inputs(2), long, shared, POLICY)  # no text yet
+    Stream(Engine(other, shared, POLICY), random_inputs(2), long)  # no text yet
     next(first)
-    plain = generate(target(), random_inputs(2), long).tokens
-    assert generate(other, random_inputs(2), long, shared, POLICY).tokens == plain
-    with pytest.raises(SequenceReplaced, match="text: wanted target and drafter to itself"):
+    plain = generate(Engine(target()), random_inputs(2), long).tokens
+    assert generate(Engine(other, shared, POLICY), random_inputs(2), long).tokens == plain
+    with pytest.raises(SequenceReplaced, match="sequence: wanted target and drafter to itself"):
         list(first)
 
 
@@ -81,7 +82,7 @@ def test_a_queue_that_fails_takes_no_text_along(error: Exception) -> None:
 
     made: dict[int, Any] = {}
     with pytest.raises(type(error)):
-        for name, text in Batch(target(), queue(), 3, drafter("hivis"), POLICY):
+        for name, text in Batch(Engine(target(), drafter("hivis"), POLICY), queue(), 3):
             made[name] = text
     assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(4)}
 
@@ -99,7 +100,9 @@ def test_nor_does_a_prefill_without_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(one, "prefill", prefill)
     made: dict[int, Any] = {}
     with pytest.raises(torch.OutOfMemoryError, match="the fourth"):
-        for name, text in Batch(one, map(request_of, range(9)), 3, drafter("vispec"), POLICY):
+        for name, text in Batch(
+            Engine(one, drafter("vispec"), POLICY), map(request_of, range(9)), 3
+        ):
             made[name] = text
     assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(3)}
 
@@ -121,11 +124,11 @@ def test_the_first_error_is_the_one_that_is_said() -> None:
         BatchRequest(random_inputs(n), long, n, broken(n) if n < 2 else None) for n in range(3)
     ]
     with pytest.raises(RuntimeError, match="text 0"):
-        list(Batch(target(), texts, 3, drafter("hivis"), POLICY))
+        list(Batch(Engine(target(), drafter("hivis"), POLICY), texts, 3))
 
 
 def test_going_on_after_a_break_gives_the_rest() -> None:
-    batch = Batch(target(), map(request_of, range(6)), 2, drafter("hivis"), POLICY)
+    batch = Batch(Engine(target(), drafter("hivis"), POLICY), map(request_of, range(6)), 2)
     names = []
     for name, _ in batch:
         names.append(name)
@@ -143,7 +146,7 @@ def test_a_queue_may_compute_with_gradients() -> None:
             modes.append(torch.is_inference_mode_enabled())
             yield request_of(number)
 
-    for _ in Batch(target(), queue(), 2, drafter("hivis"), POLICY):
+    for _ in Batch(Engine(target(), drafter("hivis"), POLICY), queue(), 2):
         modes.append(torch.is_inference_mode_enabled())
     assert not any(modes)
 
@@ -151,11 +154,11 @@ def test_a_queue_may_compute_with_gradients() -> None:
 def test_a_reader_that_takes_its_time_is_not_counted() -> None:
     last = 0.0
     texts = [BatchRequest(random_inputs(n), SamplingParams(max_new_tokens=6), n) for n in range(2)]
-    for _, text in Batch(target(), texts, 1, drafter("hivis"), POLICY):
+    for _, text in Batch(Engine(target(), drafter("hivis"), POLICY), texts, 1):
         time.sleep(0.4)
         last = text.statistics.total_ms
     assert last < 400
-    stream = Stream(target(), random_inputs(0), SamplingParams(max_new_tokens=1))
+    stream = Stream(Engine(target()), random_inputs(0), SamplingParams(max_new_tokens=1))
     for _ in stream:
         time.sleep(0.4)
     assert stream.result.statistics.total_ms < 400
@@ -163,23 +166,23 @@ def test_a_reader_that_takes_its_time_is_not_counted() -> None:
 
 def test_caches_grow_seldom_and_with_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     moves, rooms = [], []
-    moved = KVCache.resized
+    resized = KVCache.resized
 
     def count(self: KVCache, most: int, rows: int) -> KVCache:
         moves.append(rows)
         rooms.append(most)
-        return moved(self, most, rows)
+        return resized(self, most, rows)
 
     monkeypatch.setattr(KVCache, "resized", count)
     few = [BatchRequest(random_inputs(n), SamplingParams(max_new_tokens=4), n) for n in range(2)]
-    assert len(dict(Batch(target(), few, 2**70))) == 2
+    assert len(dict(Batch(Engine(target()), few, 2**70))) == 2
     assert max(rooms) == 4
     moves.clear()
     ascending = [
         BatchRequest(random_inputs(n, 3 + 5 * n), SamplingParams(max_new_tokens=2), n)
         for n in range(30)
     ]
-    assert len(dict(Batch(target(), ascending, 2))) == 30
+    assert len(dict(Batch(Engine(target()), ascending, 2))) == 30
     assert len(moves) <= 6
 
 
@@ -200,7 +203,7 @@ def test_planners_learn_on_whatever_ends_a_text() -> None:
     ]
     texts = [BatchRequest(random_inputs(n), each, n) for n, each in enumerate(params)]
     one = random_target()
-    list(Batch(one, texts, 3, drafter("eagle"), Noted()))
+    list(Batch(Engine(one, drafter("eagle"), Noted()), texts, 3))
     # The shortest ends first, and the fourth takes its place; then the third, then the second.
     assert seen == [((1, 2, 3, 4), 3), ((1, 2, 3, 4, 5), 3), ((2, 3, 5), 2), ((5,), 1)]
     assert len(policy._kept) == 3  # for three, two and one of them
@@ -211,11 +214,11 @@ def test_a_text_may_just_fit() -> None:
     new = target().max_positions - inputs.length
     fits = SamplingParams(max_new_tokens=new, eos_token_ids=())
     ((_, text),) = Batch(
-        target(), [BatchRequest(inputs, fits, 0)], 2, drafter("hivis"), FixedPolicy()
+        Engine(target(), drafter("hivis"), FixedPolicy()), [BatchRequest(inputs, fits, 0)], 2
     )
     assert len(text.tokens) == new
     with pytest.raises(HivisError, match="context: wanted at most"):
-        generate(target(), inputs, SamplingParams(max_new_tokens=new + 1))
+        generate(Engine(target()), inputs, SamplingParams(max_new_tokens=new + 1))
 
 
 def test_memory_stays_flat() -> None:
@@ -223,10 +226,10 @@ def test_memory_stays_flat() -> None:
         for number in range(60):
             yield BatchRequest(random_inputs(number % 5), SamplingParams(max_new_tokens=12), number)
 
-    batch = Batch(target(), queue(), 3, drafter("hivis"), POLICY)
+    batch = Batch(Engine(target(), drafter("hivis"), POLICY), queue(), 3)
     sizes = []
     for _ in batch:
-        sizes.append(len(batch._loop.clock._spans) + len(batch._loop.clock._sums))
+        sizes.append(len(batch._running.clock._spans) + len(batch._running.clock._sums))
     assert max(sizes) < 20
 
 
@@ -234,7 +237,7 @@ def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyP
     """A cycle may accept tokens before the one that cannot be drawn: they are good."""
     one, inputs = random_target(), random_inputs(7)
     params = SamplingParams(max_new_tokens=30)
-    plain = generate(one, inputs, params).tokens
+    plain = generate(Engine(one), inputs, params).tokens
     original, last = one.verify, inputs.length + 12
 
     def verify(tree: Any) -> Any:
@@ -247,6 +250,8 @@ def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyP
     for guesser in (None, OracleDrafter(VOCAB, inputs.length, plain, right=True)):
         got: list[int] = []
         with pytest.raises(HivisError, match="logits: wanted a finite candidate"):
-            for new in Stream(one, inputs, params, guesser, FixedPolicy(nodes=9, depth=8, top_k=2)):
+            for new in Stream(
+                Engine(one, guesser, FixedPolicy(nodes=9, depth=8, top_k=2)), inputs, params
+            ):
                 got += new
         assert tuple(got) == plain[:13]

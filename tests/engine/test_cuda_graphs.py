@@ -14,6 +14,7 @@ from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.cuda_graphs import Graphs
+from hivis.engine.engine import Engine
 from hivis.engine.generate import Stream, generate
 from hivis.engine.results import Generation
 from hivis.errors import HivisError
@@ -57,7 +58,9 @@ def test_text_after_text(kind: str, sampling: str, monkeypatch: pytest.MonkeyPat
     def texts() -> list[tuple[Any, ...]]:
         target, drafter = (random_target(), None) if kind == "none" else pair(kind)
         roomy(target, drafter)
-        return [parts(generate(target, inputs, params, drafter, TREE)) for inputs in PROMPTS]
+        return [
+            parts(generate(Engine(target, drafter, TREE), inputs, params)) for inputs in PROMPTS
+        ]
 
     before = texts()
     gpu = OnGpu(monkeypatch)
@@ -77,15 +80,17 @@ def test_the_end_is_exact(gpu: OnGpu, late: int, limit: int) -> None:
     gpu.late, params = late, replace(GREEDY, max_new_tokens=limit)
     target, drafter = pair("hivis")
     whole = plainly(random_target(), PROMPTS[1], GREEDY)
-    assert generate(target, PROMPTS[1], params, drafter, TREE).tokens == whole[:limit]
+    assert generate(Engine(target, drafter, TREE), PROMPTS[1], params).tokens == whole[:limit]
     ends = whole[limit - 1]
     until = whole[: whole.index(ends) + 1]
     params = replace(GREEDY, eos_token_ids=(ends,))
-    made = generate(target, PROMPTS[1], params, drafter, TREE)
+    made = generate(Engine(target, drafter, TREE), PROMPTS[1], params)
     assert made.tokens == until
     s = made.statistics
     assert sum(s.accepted_lengths) + s.cycles + 1 == len(until)
-    stream = Stream(target, PROMPTS[1], GREEDY, drafter, TREE, until=lambda token: token == ends)
+    stream = Stream(
+        Engine(target, drafter, TREE), PROMPTS[1], GREEDY, until=lambda token: token == ends
+    )
     assert tuple(token for new in stream for token in new) == until
 
 
@@ -106,7 +111,7 @@ def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
         )
         wanted[number] = plainly(plain, inputs, params)
         queue.append(BatchRequest(inputs, params, number))
-    made = dict(Batch(target, queue, slots, drafter, TREE))
+    made = dict(Batch(Engine(target, drafter, TREE), queue, slots))
     assert {number: text.tokens for number, text in made.items()} == wanted
     for text in made.values():
         s = text.statistics
@@ -128,7 +133,9 @@ def test_policies(gpu: OnGpu, policy: Policy) -> None:
     target, drafter = pair("hivis")
     wanted = all_plainly(SAMPLING["sampled"])
     roomy(target, drafter)
-    made = [generate(target, inputs, SAMPLING["sampled"], drafter, policy) for inputs in PROMPTS]
+    made = [
+        generate(Engine(target, drafter, policy), inputs, SAMPLING["sampled"]) for inputs in PROMPTS
+    ]
     assert [text.tokens for text in made] == wanted
     looks = isinstance(policy, CostPolicy) and policy.ahead is None
     assert bool(gpu.capturer.replayed) != looks
@@ -139,7 +146,7 @@ def test_what_is_measured_is_what_is_replayed(gpu: OnGpu) -> None:
     target, drafter = pair("hivis")
     params = replace(SAMPLING["sampled"], max_new_tokens=200)
     policy = CostPolicy(ahead=True)
-    made = generate(target, PROMPTS[0], params, drafter, policy)
+    made = generate(Engine(target, drafter, policy), PROMPTS[0], params)
     assert made.tokens == plainly(random_target(), PROMPTS[0], params)
     assert "measure" in made.statistics.phases_ms
     captures = target.cache.get_or_make(Graphs, lambda: Graphs(CpuCapturer()))._captured
@@ -154,14 +161,14 @@ def test_a_quantized_drafter_with_a_short_head(gpu: OnGpu, weights: str) -> None
     drafter.quantize(weights, torch.arange(0, VOCAB, 2))  # type: ignore[attr-defined]
     roomy(target, drafter)
     params = SAMPLING["sampled"]
-    made = [generate(target, inputs, params, drafter, TREE).tokens for inputs in PROMPTS]
+    made = [generate(Engine(target, drafter, TREE), inputs, params).tokens for inputs in PROMPTS]
     assert made == all_plainly(params) and gpu.capturer.replayed
 
 
 def test_every_cycle_is_traced_as_it_was(gpu: OnGpu) -> None:
     def traced() -> Generation:
         target, drafter = pair("hivis")
-        stream = Stream(target, PROMPTS[2], SAMPLING["sampled"], drafter, TREE, traced=True)
+        stream = Stream(Engine(target, drafter, TREE), PROMPTS[2], SAMPLING["sampled"], traced=True)
         for _ in stream:
             pass
         return stream.result
@@ -177,7 +184,7 @@ def test_a_conversation(gpu: OnGpu) -> None:
     continued, inputs, wanted = ContinuedTarget(random_target()), PROMPTS[1], random_target()
     continued.target.row_multiple = ROW_MULTIPLE
     for turn in range(4):
-        made = generate(continued, inputs, GREEDY, drafter, TREE)  # type: ignore[arg-type]
+        made = generate(Engine(continued, drafter, TREE), inputs, GREEDY)  # type: ignore[arg-type]
         assert made.tokens == plainly(wanted, inputs, GREEDY)
         assert bool(continued.kept) == bool(turn)
         new = torch.tensor([[*made.tokens[:9], 5 + turn]])
@@ -200,7 +207,7 @@ def test_other_memory_is_captured_anew(gpu: OnGpu) -> None:
             (target, drafter, plain),
             (target, None, plain),
         ):
-            made = generate(at, inputs, GREEDY, drafts, TREE)
+            made = generate(Engine(at, drafts, TREE), inputs, GREEDY)
             assert made.tokens == plainly(truth, inputs, GREEDY), (inputs.length,)
     assert gpu.capturer.replayed
 
@@ -216,17 +223,17 @@ def test_what_cannot_be_captured_is_done_as_it_is(gpu: OnGpu) -> None:
     gpu.capturer = Refuses()
     target, drafter = pair("hivis")
     with pytest.warns(UserWarning, match="^cycle: wanted to capture it.*no memory for graphs$"):
-        made = generate(target, PROMPTS[0], GREEDY, drafter, TREE)
+        made = generate(Engine(target, drafter, TREE), PROMPTS[0], GREEDY)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once for this memory, and not tried again
-        generate(target, PROMPTS[0], GREEDY, drafter, TREE)
+        generate(Engine(target, drafter, TREE), PROMPTS[0], GREEDY)
 
 
 def test_a_drafter_that_reads_on_the_host_is_not_captured(gpu: OnGpu) -> None:
     target = random_target()
     with pytest.warns(UserWarning, match="not permitted when stream is capturing"):
-        made = generate(target, PROMPTS[0], GREEDY, Peeks(), TREE)
+        made = generate(Engine(target, Peeks(), TREE), PROMPTS[0], GREEDY)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
     assert not gpu.capturer.captured
 
@@ -241,7 +248,7 @@ class Peeks(RandomDrafter):
 
 def test_logits_with_a_nan_end_the_text(gpu: OnGpu) -> None:
     target, drafter = pair("hivis")
-    stream = iter(Stream(target, PROMPTS[0], GREEDY, drafter, TREE))
+    stream = iter(Stream(Engine(target, drafter, TREE), PROMPTS[0], GREEDY))
     before = next(stream)
     head = target.head.data.clone()
     try:
@@ -258,13 +265,13 @@ def test_an_older_stream_ends(gpu: OnGpu) -> None:
     """Though its cache's memory is the new one's now."""
     target, drafter = pair("hivis")
     roomy(target, drafter)
-    left = iter(Stream(target, PROMPTS[0], GREEDY, drafter, TREE))
+    left = iter(Stream(Engine(target, drafter, TREE), PROMPTS[0], GREEDY))
     for _ in range(3):
         next(left)
     wanted = plainly(random_target(), PROMPTS[1], GREEDY)
-    fresh = iter(Stream(target, PROMPTS[1], GREEDY, drafter, TREE))
+    fresh = iter(Stream(Engine(target, drafter, TREE), PROMPTS[1], GREEDY))
     got = next(fresh)
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         for _ in left:
             pass
     for new in fresh:
@@ -285,19 +292,19 @@ def test_a_longer_text_joins_in_memory_that_stays(gpu: OnGpu, drafts: bool) -> N
         params = replace(GREEDY, max_new_tokens=new)
         wanted[number] = plainly(plain, inputs, params)
         queue.append(BatchRequest(inputs, params, number))
-    batch = Batch(target, queue, 2, drafter if drafts else None, TREE)
+    batch = Batch(Engine(target, drafter if drafts else None, TREE), queue, 2)
     assert {number: made.tokens for number, made in batch} == wanted
     assert gpu.capturer.replayed
 
 
 def test_a_drafter_bound_elsewhere_ends_the_text(gpu: OnGpu) -> None:
     target, drafter = pair("hivis")
-    stream = iter(Stream(target, PROMPTS[0], GREEDY, drafter, TREE))
+    stream = iter(Stream(Engine(target, drafter, TREE), PROMPTS[0], GREEDY))
     for _ in range(4):
         next(stream)
     other = random_target(seed=5)
     drafter.bind(other.embedding, other.head)
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         next(stream)
 
 
@@ -309,11 +316,11 @@ def test_a_draft_model_for_targets_of_two_vocabularies(gpu: OnGpu) -> None:
         drafter.bind(table, table)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(drafter, "bind", lambda embedding, head: None)
-            assert generate(target, PROMPTS[0], GREEDY, drafter, TREE).tokens == wanted
+            assert generate(Engine(target, drafter, TREE), PROMPTS[0], GREEDY).tokens == wanted
 
 
 def test_a_drafter_without_a_cache_is_not_captured(gpu: OnGpu) -> None:
-    made = generate(random_target(), PROMPTS[0], GREEDY, RandomDrafter(VOCAB), TREE)
+    made = generate(Engine(random_target(), RandomDrafter(VOCAB), TREE), PROMPTS[0], GREEDY)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
     assert not gpu.capturer.captured
 
@@ -333,7 +340,7 @@ def test_on_a_gpu(kind: str, sampling: str) -> None:
     def texts(drafter: Drafter | None, graphs: bool) -> list[tuple[Any, ...]]:
         made = []
         for inputs in prompts:
-            stream = Stream(target, inputs, params, drafter, TREE, graphs=graphs)
+            stream = Stream(Engine(target, drafter, TREE, graphs), inputs, params)
             list(stream)
             made.append(parts(stream.result))
         return made
@@ -344,7 +351,7 @@ def test_on_a_gpu(kind: str, sampling: str) -> None:
         one_by_one, replayed = texts(drafter, False), texts(drafter, True)
         assert [text[0] for text in replayed] == wanted and replayed == one_by_one
         queue = [BatchRequest(inputs, params, n) for n, inputs in enumerate(prompts)]
-        batch = dict(Batch(target, queue, 3, drafter, TREE, graphs=True))
+        batch = dict(Batch(Engine(target, drafter, TREE, True), queue, 3))
     assert [batch[n].tokens for n in range(len(prompts))] == wanted
 
 

@@ -18,6 +18,7 @@ from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.models.decoder import HuggingFaceDecoder
 from hivis.models.draft_model import HuggingFaceDraft
@@ -96,7 +97,7 @@ def at_a_text(model: Any, texts: int, width: int, vocab: int) -> None:
 def loop_of(
     target: HuggingFaceTarget, drafter: Any, policy: Policy, params: SamplingParams, texts: int
 ) -> RunningBatch:
-    loop = RunningBatch(target, drafter, policy, slots=texts)
+    loop = RunningBatch(Engine(target, drafter, policy), slots=texts)
     loop.cycles.clock = PhaseClock(torch.device("cpu"))
     vocab, width = target.head.shape
     for model in loop._models:

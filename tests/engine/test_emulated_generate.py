@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.policies.fixed import FixedPolicy
 from tests.emulation.library import emulated_ops
@@ -16,10 +17,10 @@ from tests.helpers.toy_drafters import OracleDrafter
 def test_the_cuda_kernels_give_the_plain_text(rule: dict[str, float]):
     target, inputs = random_target(), random_inputs(0, text=5, images=0)
     sampling = SamplingParams(max_new_tokens=6, **rule)
-    plain = generate(target, inputs, sampling)
+    plain = generate(Engine(target), inputs, sampling)
     drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
     with emulated_ops(seed=len(rule)):
-        assert generate(target, inputs, sampling).tokens == plain.tokens
-        drafted = generate(target, inputs, sampling, drafter, FixedPolicy(12, 5, 4))
+        assert generate(Engine(target), inputs, sampling).tokens == plain.tokens
+        drafted = generate(Engine(target, drafter, FixedPolicy(12, 5, 4)), inputs, sampling)
     assert drafted.tokens == plain.tokens
     assert drafted.statistics.accepted_length > 0

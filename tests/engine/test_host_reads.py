@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
@@ -99,7 +100,7 @@ def loop_of(kind: str, policy: str, sampling: str, texts: int) -> RunningBatch:
         target, drafter = random_target(), eagle_drafter()
     else:
         target, drafter = pair(kind)
-    loop = RunningBatch(target, drafter, POLICIES[policy], slots=texts)
+    loop = RunningBatch(Engine(target, drafter, POLICIES[policy]), slots=texts)
     for text in range(texts):
         loop.add(random_inputs(text, text=7 + text, images=text % 2), SAMPLING[sampling], (2,))
     return loop

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hivis.core.clock import PhaseClock
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.engine.results import Generation
 from hivis.policies.cost import default_policy
@@ -68,7 +69,7 @@ def watched_phases(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Watch]]:
 
 
 def text(target, drafter, policy: Policy, inputs=PROMPT, params=PARAMS) -> Generation:
-    return generate(target, inputs, params, drafter, policy)
+    return generate(Engine(target, drafter, policy), inputs, params)
 
 
 def stopped(target, drafter, policy: Policy, watch: Watch, watched: list[Watch], **how) -> None:

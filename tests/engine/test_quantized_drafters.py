@@ -16,6 +16,7 @@ from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.engine.batch import Batch
+from hivis.engine.engine import Engine
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
@@ -46,7 +47,7 @@ def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float)
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
 def test_so_is_that_of_three_side_by_side(weights: str) -> None:
     target, drafter = quantized_pair("hivis", weights)
-    made = dict(Batch(target, map(request_of, range(7)), 3, drafter, POLICY))
+    made = dict(Batch(Engine(target, drafter, POLICY), map(request_of, range(7)), 3))
     assert sorted(made) == list(range(7))
     for number, generation in made.items():
         assert generation.tokens == alone(number), number

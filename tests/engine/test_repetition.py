@@ -11,6 +11,7 @@ import hivis
 from hivis.api.settings import resolve
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.family_prompts import FAMILIES, ask, asked_of
@@ -36,14 +37,16 @@ def test_plain_greedy_is_generate(family_target: Any, kind: str, penalty: float)
             repetition_penalty=penalty,
         )
         params = SamplingParams(max_new_tokens=30, repetition_penalty=penalty)
-        ours = generate(target, inputs, params).tokens
+        ours = generate(Engine(target), inputs, params).tokens
         assert list(ours) == theirs[0, inputs.length :].tolist()
-        changed |= ours != generate(target, inputs, replace(params, repetition_penalty=1.0)).tokens
+        changed |= (
+            ours != generate(Engine(target), inputs, replace(params, repetition_penalty=1.0)).tokens
+        )
     assert changed or penalty == 1.05
     one = ask(processor, "one")
-    plain = generate(target, one, params).tokens
+    plain = generate(Engine(target), one, params).tokens
     for name, drafter in family_drafters().items():
-        assert generate(target, one, params, drafter, POLICY).tokens == plain, name
+        assert generate(Engine(target, drafter, POLICY), one, params).tokens == plain, name
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
@@ -55,13 +58,13 @@ def test_any_drafter_gives_the_plain_text(temperature: float, penalty: float) ->
         params = SamplingParams(
             temperature=temperature, seed=seed, max_new_tokens=40, repetition_penalty=penalty
         )
-        plain = generate(target, inputs, params).tokens
+        plain = generate(Engine(target), inputs, params).tokens
         for name, drafter in {
             "random": RandomDrafter(VOCAB),
             "right": OracleDrafter(VOCAB, inputs.length, plain, right=True),
             "wrong": OracleDrafter(VOCAB, inputs.length, plain, right=False),
         }.items():
-            drafted = generate(target, inputs, params, drafter, POLICY)
+            drafted = generate(Engine(target, drafter, POLICY), inputs, params)
             assert drafted.tokens == plain, name
             if name == "right":  # long paths, in which the penalty is the path's own
                 assert max(drafted.statistics.accepted_lengths) > 3

@@ -13,6 +13,7 @@ import torch
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import default_policy
@@ -51,7 +52,7 @@ def texts(target: HuggingFaceTarget, drafter: Drafter, policy: Policy, cycles: i
             max_new_tokens=(8, 40, 90, 25)[number % 4], temperature=float(number % 2), seed=number
         )
         inputs = random_inputs(number % 50, text=5 + number % 23, images=number % 3)
-        done += generate(target, inputs, params, drafter, policy).statistics.cycles
+        done += generate(Engine(target, drafter, policy), inputs, params).statistics.cycles
         number += 1
     return number
 

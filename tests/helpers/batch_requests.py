@@ -8,6 +8,7 @@ from typing import Any
 
 from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import BatchRequest
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
@@ -54,4 +55,4 @@ def request_of(number: int) -> BatchRequest[int]:
 def alone(number: int) -> tuple[int, ...]:
     """The tokens of plain decoding."""
     one = request_of(number)
-    return generate(target(), one.inputs, one.params).tokens
+    return generate(Engine(target()), one.inputs, one.params).tokens

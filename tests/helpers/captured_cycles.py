@@ -8,6 +8,7 @@ import pytest
 
 from hivis.core.drafter import Drafter
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.engine.results import Generation
 from hivis.models.target import HuggingFaceTarget
@@ -32,9 +33,7 @@ class OnGpu:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.capturer: Any = CpuCapturer()
         self.late = 1
-        patch.setattr(
-            "hivis.engine.running_batch.capturer_for", lambda device, wanted: self.capturer
-        )
+        patch.setattr("hivis.engine.cycle.capturer_for", lambda device, wanted: self.capturer)
         patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: self.late)
 
 
@@ -62,9 +61,9 @@ def parts(made: Generation) -> tuple[Any, ...]:
 def plainly(target: HuggingFaceTarget, inputs: Any, params: SamplingParams) -> tuple[int, ...]:
     """The text of plain decoding on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hivis.engine.running_batch.capturer_for", lambda device, wanted: None)
+        patch.setattr("hivis.engine.cycle.capturer_for", lambda device, wanted: None)
         patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 0)
-        return generate(target, inputs, params).tokens
+        return generate(Engine(target), inputs, params).tokens
 
 
 def all_plainly(params: SamplingParams) -> list[tuple[int, ...]]:

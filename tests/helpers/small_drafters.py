@@ -10,6 +10,7 @@ from hivis.core.sampling import SamplingParams
 from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
@@ -73,8 +74,9 @@ def check_sequences(
     for seed in range(4):
         inputs = random_inputs(seed, text=5 + 4 * seed, images=seed % 3)
         params = SamplingParams(temperature=temperature, seed=seed, max_new_tokens=40)
-        plain = generate(target, inputs, params)
+        plain = generate(Engine(target), inputs, params)
         depth, top_k = make.randint(1, 7), make.randint(1, 8)
         most = 1 + top_k + (depth - 1) * top_k * top_k
         policy = FixedPolicy(make.randint(2, min(60, most)), depth, top_k)
-        assert generate(target, inputs, params, drafter, policy).tokens == plain.tokens, policy
+        drafted = generate(Engine(target, drafter, policy), inputs, params)
+        assert drafted.tokens == plain.tokens, policy

@@ -46,7 +46,7 @@ class ToyLearner:
         self._drafter = HiViSDrafter(CONFIG, random_tensors(CONFIG, 0))
         self._drafter.bind(self.target.embedding, self.target.head)
 
-    def described(self) -> dict:
+    def description(self) -> dict:
         return {"scale": self.scale}
 
     def stages(self) -> list[Stage]:

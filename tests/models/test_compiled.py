@@ -14,6 +14,7 @@ import hivis
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree
 from hivis.engine.batch import Batch, BatchRequest
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.families.registry import family_of
 from hivis.models.target import HuggingFaceTarget
@@ -44,25 +45,26 @@ def nothing_compiled_yet() -> None:
 
 
 def test_text_after_text_in_one_graph_a_size() -> None:
-    wanted = [generate(random_target(), inputs, PARAMS).tokens for inputs in PROMPTS]
+    wanted = [generate(Engine(random_target()), inputs, PARAMS).tokens for inputs in PROMPTS]
     target, drafter = pair("hivis")
     backend = Backend()
     target.compile(backend)
     for drafts in (None, drafter, None, drafter):
-        made = [generate(target, inputs, PARAMS, drafts, TREE).tokens for inputs in PROMPTS]
+        made = [generate(Engine(target, drafts, TREE), inputs, PARAMS).tokens for inputs in PROMPTS]
         assert made == wanted
     assert backend.graphs == 2  # trees of one node, and of twelve
 
 
 def test_texts_side_by_side() -> None:
     wanted = {
-        n: generate(random_target(), inputs, PARAMS).tokens for n, inputs in enumerate(PROMPTS)
+        n: generate(Engine(random_target()), inputs, PARAMS).tokens
+        for n, inputs in enumerate(PROMPTS)
     }
     target, drafter = pair("hivis")
     backend = Backend()
     target.compile(backend)
     queue = [BatchRequest(inputs, PARAMS, n) for n, inputs in enumerate(PROMPTS)]
-    made = {n: text.tokens for n, text in Batch(target, queue, 3, drafter, TREE)}
+    made = {n: text.tokens for n, text in Batch(Engine(target, drafter, TREE), queue, 3)}
     assert made == wanted and 1 <= backend.graphs <= 3  # three texts, two, one
 
 
@@ -87,7 +89,7 @@ def test_every_family_is_one_graph(kind: str) -> None:
 
 
 def test_what_cannot_be_compiled_is_done_as_it_is() -> None:
-    wanted = generate(random_target(), PROMPTS[0], PARAMS).tokens
+    wanted = generate(Engine(random_target()), PROMPTS[0], PARAMS).tokens
     target, drafter = pair("hivis")
 
     def fails(graph: Any, inputs: Any) -> Any:
@@ -95,10 +97,10 @@ def test_what_cannot_be_compiled_is_done_as_it_is() -> None:
 
     target.compile(fails)
     with pytest.warns(UserWarning, match="^compile: wanted to compile the model, go on without"):
-        assert generate(target, PROMPTS[0], PARAMS, drafter, TREE).tokens == wanted
+        assert generate(Engine(target, drafter, TREE), PROMPTS[0], PARAMS).tokens == wanted
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert generate(target, PROMPTS[0], PARAMS, drafter, TREE).tokens == wanted
+        assert generate(Engine(target, drafter, TREE), PROMPTS[0], PARAMS).tokens == wanted
 
 
 def test_a_model_may_be_loaded_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +122,10 @@ def test_by_torchs_own_compiler() -> None:
     target.compile()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        plain = [generate(target, inputs, PARAMS).tokens for inputs in PROMPTS]
-        made = [generate(target, inputs, PARAMS, drafter, TREE).tokens for inputs in PROMPTS]
+        plain = [generate(Engine(target), inputs, PARAMS).tokens for inputs in PROMPTS]
+        made = [
+            generate(Engine(target, drafter, TREE), inputs, PARAMS).tokens for inputs in PROMPTS
+        ]
     assert made == plain
-    own = [generate(random_target(), inputs, PARAMS).tokens for inputs in PROMPTS]
+    own = [generate(Engine(random_target()), inputs, PARAMS).tokens for inputs in PROMPTS]
     assert made == own  # in float32 rounding is too small to show in these

@@ -16,6 +16,7 @@ from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.draft_vlm import DraftVLM
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.families.llava import Llava
@@ -78,8 +79,11 @@ def drafted(target: HuggingFaceTarget, drafter: DraftVLM, images: int = 1) -> No
     """A whole text with it, equal to the plain one."""
     inputs = random_inputs(3, images=images)
     params = SamplingParams(temperature=0.7, max_new_tokens=20)
-    plain = generate(target, inputs, params)
-    assert generate(target, inputs, params, drafter, FixedPolicy(12, 4, 3)).tokens == plain.tokens
+    plain = generate(Engine(target), inputs, params)
+    assert (
+        generate(Engine(target, drafter, FixedPolicy(12, 4, 3)), inputs, params).tokens
+        == plain.tokens
+    )
 
 
 def looks(tower: Any, run: Any) -> int:
@@ -213,10 +217,13 @@ def test_the_targets_tokenizer_vouches_for_a_smaller_vocabulary(embedded, tmp_pa
     drafter = load_draft_vlm(folder, target, processor)
     inputs = processor("What is in the image?")
     params = SamplingParams(temperature=1.0, max_new_tokens=12)
-    plain = generate(target, inputs, params)
-    assert generate(target, inputs, params, drafter, FixedPolicy(8, 3, 3)).tokens == plain.tokens
+    plain = generate(Engine(target), inputs, params)
+    assert (
+        generate(Engine(target, drafter, FixedPolicy(8, 3, 3)), inputs, params).tokens
+        == plain.tokens
+    )
     with pytest.raises(HivisError, match="vocabulary: wanted the target's 2688 .* got 2600"):
-        generate(target, inputs, params, load_draft_vlm(folder, target))
+        generate(Engine(target, load_draft_vlm(folder, target)), inputs, params)
 
 
 def test_another_tokenizer_is_refused(embedded, tmp_path):
@@ -245,6 +252,6 @@ def test_the_embedded_target_drafts_for_itself(embedded, temperature):
     assert tower_of(drafter.model) is tower_of(target)
     inputs = processor("What is in the image?", [Path(paths.EVAL) / "scene00.png"])
     params = SamplingParams(temperature=temperature, max_new_tokens=25, eos_token_ids=())
-    found = generate(target, inputs, params, drafter, FixedPolicy(6, 5, 1))
-    assert found.tokens == generate(target, inputs, params).tokens
+    found = generate(Engine(target, drafter, FixedPolicy(6, 5, 1)), inputs, params)
+    assert found.tokens == generate(Engine(target), inputs, params).tokens
     assert set(found.statistics.accepted_lengths[:-1]) == {5}

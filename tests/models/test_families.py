@@ -14,6 +14,7 @@ from hivis.api.load_drafter import load_draft_vlm
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.drafters.vispec import image_spans
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
@@ -21,7 +22,7 @@ from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.answers import Answerer, answer
 from hivis.training.data.samples import Columns
-from hivis.training.learners.vispec import cut_images, vispec_reading
+from hivis.training.learners.vispec import cut_images, vispec_rows
 from hivis.training.options import TrainOptions
 from hivis.training.train import make_learner
 from tests.helpers.families import VOCAB, images
@@ -42,7 +43,7 @@ def test_plain_greedy_is_generate(family_target, kind, prompt):
         theirs = target.model.generate(
             **asked_of(target, inputs), max_new_tokens=24, do_sample=False
         )
-        ours = generate(target, inputs, SamplingParams(max_new_tokens=24))
+        ours = generate(Engine(target), inputs, SamplingParams(max_new_tokens=24))
         assert list(ours.tokens) == theirs[0, inputs.length :].tolist()
         said.update(ours.tokens)
     assert len(said) > 8  # texts that stand still would show nothing
@@ -55,13 +56,13 @@ def test_any_drafter_gives_the_plain_text(family_target, kind, prompt, temperatu
     target, processor = family_target(kind)
     inputs = ask(processor, prompt)
     params = SamplingParams(temperature=temperature, max_new_tokens=24, seed=3)
-    plain = generate(target, inputs, params)
+    plain = generate(Engine(target), inputs, params)
     guessers = {
         "random": RandomDrafter(VOCAB),
         "right": OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True),
     }
     for name, drafter in (guessers | family_drafters()).items():
-        drafted = generate(target, inputs, params, drafter, POLICY)
+        drafted = generate(Engine(target, drafter, POLICY), inputs, params)
         assert drafted.tokens == plain.tokens, name
         if name == "right":
             assert drafted.statistics.accepted_length > 1
@@ -83,10 +84,12 @@ def test_rows_and_positions_are_those_of_the_model_itself(family_target, kind, p
 
         return rotary.register_forward_pre_hook(hook, with_kwargs=True)
 
-    plain = generate(target, inputs, SamplingParams(max_new_tokens=12))
+    plain = generate(Engine(target), inputs, SamplingParams(max_new_tokens=12))
     with spy(ours):
         drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
-        generate(target, inputs, SamplingParams(max_new_tokens=12), drafter, FixedPolicy(2, 1, 1))
+        generate(
+            Engine(target, drafter, FixedPolicy(2, 1, 1)), inputs, SamplingParams(max_new_tokens=12)
+        )
     with spy(theirs):
         target.model.generate(**asked_of(target, inputs), max_new_tokens=12, do_sample=False)
     # A tree of two: the root, and the token behind it. Each cycle but the last takes both.
@@ -134,8 +137,8 @@ def test_a_model_that_drafts_for_itself_is_always_right(
     drafter = load_draft_vlm(family_checkpoint(kind), target, processor)
     assert drafter.model.shares_vision is (kind == "llava")
     params = SamplingParams(temperature=1.0, max_new_tokens=21, seed=5)
-    drafted = generate(target, inputs, params, drafter, FixedPolicy(5, 4, 1))
-    assert drafted.tokens == generate(target, inputs, params).tokens
+    drafted = generate(Engine(target, drafter, FixedPolicy(5, 4, 1)), inputs, params)
+    assert drafted.tokens == generate(Engine(target), inputs, params).tokens
     assert drafted.statistics.accepted_lengths == (4,) * 4
 
 
@@ -172,7 +175,7 @@ def test_half_precision_runs(family_checkpoint, kind, dtype):
     )
     params = SamplingParams(temperature=1.0, max_new_tokens=16)
     for drafter in family_drafters().values():
-        assert len(generate(target, inputs, params, drafter, POLICY).tokens) == 16
+        assert len(generate(Engine(target, drafter, POLICY), inputs, params).tokens) == 16
 
 
 def test_a_slot_in_a_qwen_question_has_its_markers(family_target):
@@ -271,7 +274,7 @@ def test_features_that_are_missing_are_named(family_target, kind, name):
     inputs = ask(processor, "one")
     features = {key: value for key, value in inputs.features.items() if key != name}
     with pytest.raises(HivisError, match=f"features: wanted {name}"):
-        generate(target, Inputs(inputs.tokens, features), SamplingParams(max_new_tokens=4))
+        generate(Engine(target), Inputs(inputs.tokens, features), SamplingParams(max_new_tokens=4))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -285,7 +288,7 @@ def test_placeholders_must_match_the_visual_rows(family_target, kind):
     )
     rows = int((more == token).sum())
     with pytest.raises(HivisError, match=f"visual rows, got {rows}"):
-        generate(target, Inputs(more, inputs.features), SamplingParams(max_new_tokens=4))
+        generate(Engine(target), Inputs(more, inputs.features), SamplingParams(max_new_tokens=4))
 
 
 @pytest.mark.parametrize("kind", ["llava_next", "qwen2_5_vl", "qwen2_vl", "idefics3", "smolvlm"])
@@ -297,7 +300,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(family_target, kind):
     columns = Columns("edges", images=True)
     together = answer(answerer, prompts, [0, 1, 2], columns, 8, greedy=True)
     for inputs, sample, count in zip(prompts, together, (1, 0, 3), strict=True):
-        said = generate(target, inputs, SamplingParams(max_new_tokens=8)).tokens
+        said = generate(Engine(target), inputs, SamplingParams(max_new_tokens=8)).tokens
         assert sample.tokens.tolist() == inputs.tokens[0].tolist() + list(said)
         shown = target.prefill(inputs, "all", inputs.length + 1).prompt
         assert [tuple(span) for span in sample.spans.tolist()] == list(shown.spans)
@@ -316,7 +319,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(family_target, kind):
         vispec = family_drafters()["vispec"]
         vispec.bind(target.embedding, target.head)
         vispec.prefill(shown, torch.tensor([said[0]]), len(sample) + 1)
-        reading, _, _ = vispec_reading(sample, vispec.config.queries)
+        reading, _, _ = vispec_rows(sample, vispec.config.queries)
         answered = len(sample) - inputs.length
         assert vispec.rows_read == len(reading.source) - answered + 1
 

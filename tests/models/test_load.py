@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
@@ -195,7 +196,7 @@ def test_the_embedded_model_answers_like_generate(embedded):
     target, processor = embedded
     image = sorted(paths.EVAL.rglob("*.png"))[0]
     inputs = processor(QUESTION, [image])
-    ours = generate(target, inputs, SamplingParams(max_new_tokens=48))
+    ours = generate(Engine(target), inputs, SamplingParams(max_new_tokens=48))
     theirs = load_model(paths.TARGET).generate(
         input_ids=inputs.tokens,
         attention_mask=torch.ones_like(inputs.tokens),

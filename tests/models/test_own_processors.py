@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
@@ -71,7 +72,7 @@ def test_a_checkpoint_with_its_own_processor(kind: str, tmp_path: Path) -> None:
             **asked_of(target, inputs), max_new_tokens=24, do_sample=False
         )
         params = SamplingParams(max_new_tokens=24)
-        plain = generate(target, inputs, params).tokens
+        plain = generate(Engine(target), inputs, params).tokens
         assert list(plain) == theirs[0, inputs.length :].tolist()
         for name, drafter in family_drafters().items():
-            assert generate(target, inputs, params, drafter, POLICY).tokens == plain, name
+            assert generate(Engine(target, drafter, POLICY), inputs, params).tokens == plain, name

@@ -12,6 +12,7 @@ import torch
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.core.kv_cache import KVCache
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models import prefill_attention as chunks
@@ -36,7 +37,7 @@ def test_any_chunks_give_the_text_and_states_of_one_pass(family_target, kind, as
     seen: dict[int, Any] = {}
     for target.chunk in (WHOLE, *CHUNKS):
         shown = {rows: target.prefill(inputs, rows, 500) for rows in ("none", "text", "all")}
-        seen[target.chunk] = shown, generate(target, inputs, PARAMS).tokens
+        seen[target.chunk] = shown, generate(Engine(target), inputs, PARAMS).tokens
     target.chunk = chunks.CPU_CHUNK
     whole, text = seen.pop(WHOLE)
     said = set(text)
@@ -144,14 +145,14 @@ def test_where_flash_kernels_work(monkeypatch):
 def test_flash_attn_reads_every_chunk_where_it_can(family_target, monkeypatch, kind):
     target, processor = family_target(kind)
     inputs = processor("What is this?", images(2))
-    wanted = generate(target, inputs, PARAMS).tokens
+    wanted = generate(Engine(target), inputs, PARAMS).tokens
     package = FlashAttn()
     monkeypatch.setitem(sys.modules, "flash_attn", package)
-    assert generate(target, inputs, PARAMS).tokens == wanted
+    assert generate(Engine(target), inputs, PARAMS).tokens == wanted
     assert not package.calls, "these tensors are not on a GPU"
     monkeypatch.setattr(chunks, "takes_flash", lambda *args: True)
     monkeypatch.setattr(target, "chunk", 32)
-    assert generate(target, inputs, PARAMS).tokens == wanted
+    assert generate(Engine(target), inputs, PARAMS).tokens == wanted
     ends = [*range(32, inputs.length, 32), inputs.length]
     layers = target.language_model.config.num_hidden_layers
     reads = [(end - start, end) for start, end in zip([0, *ends], ends, strict=False)]
@@ -180,7 +181,7 @@ def test_versions_of_another_alignment_are_passed_over(monkeypatch, version, tak
 
 def test_the_old_slab_is_gone_before_the_new_one_is_made(monkeypatch):
     target = random_target()
-    left = iter(Stream(target, random_inputs(1), SAMPLED))
+    left = iter(Stream(Engine(target), random_inputs(1), SAMPLED))
     next(left)
     old, rows = target.cache, []
     make = target._new_cache
@@ -190,13 +191,13 @@ def test_the_old_slab_is_gone_before_the_new_one_is_made(monkeypatch):
         return make(*args)
 
     inputs = random_inputs(2, text=15)
-    wanted = generate(random_target(), inputs, SAMPLED).tokens
+    wanted = generate(Engine(random_target()), inputs, SAMPLED).tokens
     look = target.family.look
     monkeypatch.setattr(target.family, "look", lambda *args: rows.append(old.rows) or look(*args))
     monkeypatch.setattr(target, "_new_cache", new_cache)
-    assert generate(target, inputs, SAMPLED).tokens == wanted
+    assert generate(Engine(target), inputs, SAMPLED).tokens == wanted
     assert rows and not any(rows) and old.kv.untyped_storage().nbytes() == 0
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         next(left)
 
 
@@ -205,26 +206,26 @@ def test_a_slab_that_fits_is_taken_over(row_multiple):
     """No second one is made, and whoever still holds the old one has no rows of it."""
     target = random_target()
     target.row_multiple = row_multiple
-    left = iter(Stream(target, random_inputs(1), SAMPLED))
+    left = iter(Stream(Engine(target), random_inputs(1), SAMPLED))
     next(left)
     old, place = target.cache, target.cache.kv.data_ptr()
     inputs = random_inputs(2, text=9 + (row_multiple > 1))
-    wanted = generate(random_target(), inputs, SAMPLED).tokens
-    assert generate(target, inputs, SAMPLED).tokens == wanted
+    wanted = generate(Engine(random_target()), inputs, SAMPLED).tokens
+    assert generate(Engine(target), inputs, SAMPLED).tokens == wanted
     assert target.cache.kv.data_ptr() == place and old.rows == 0
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         next(left)
 
 
 def test_a_cache_that_was_put_in_its_place_is_left_alone():
     target, inputs = random_target(), random_inputs(1)
-    wanted = generate(target, inputs, SAMPLED).tokens
+    wanted = generate(Engine(target), inputs, SAMPLED).tokens
     target.prefill(inputs, "none", 60)
     slab = target.cache.for_sequences(2, 80)
     slab.copy_sequence(0, target.cache)
     own, kept = target.cache, slab.kv[..., : inputs.length, :].clone()
     target.cache = slab
-    assert generate(target, inputs, SAMPLED).tokens == wanted
+    assert generate(Engine(target), inputs, SAMPLED).tokens == wanted
     assert torch.equal(slab.kv[..., : inputs.length, :], kept) and own.rows == 60
 
 
@@ -233,8 +234,8 @@ def test_a_prefill_without_memory_leaves_a_usable_target(part):
     target = random_target()
     target.chunk = 10
     inputs, other = random_inputs(1), random_inputs(2, text=20)
-    wanted = generate(random_target(), inputs, SAMPLED).tokens
-    left = iter(Stream(target, other, SAMPLED))
+    wanted = generate(Engine(random_target()), inputs, SAMPLED).tokens
+    left = iter(Stream(Engine(target), other, SAMPLED))
     next(left)
     passes = []
 
@@ -245,18 +246,18 @@ def test_a_prefill_without_memory_leaves_a_usable_target(part):
 
     hook = target.language_model.register_forward_pre_hook(fails)
     with pytest.raises(torch.OutOfMemoryError):
-        generate(target, other, SAMPLED)
+        generate(Engine(target), other, SAMPLED)
     hook.remove()
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         next(left)
     assert len(set(wanted)) > 4
-    assert generate(target, inputs, SAMPLED).tokens == wanted
+    assert generate(Engine(target), inputs, SAMPLED).tokens == wanted
 
 
 def test_a_slab_that_does_not_fit_leaves_a_usable_target(monkeypatch):
     target, inputs = random_target(), random_inputs(1)
-    wanted = generate(target, inputs, SAMPLED).tokens
-    left = iter(Stream(target, inputs, SAMPLED))
+    wanted = generate(Engine(target), inputs, SAMPLED).tokens
+    left = iter(Stream(Engine(target), inputs, SAMPLED))
     next(left)
     make = target._new_cache
     with monkeypatch.context() as patch:
@@ -268,10 +269,10 @@ def test_a_slab_that_does_not_fit_leaves_a_usable_target(monkeypatch):
 
         patch.setattr(target, "_new_cache", new_cache)
         with pytest.raises(torch.OutOfMemoryError):
-            generate(target, random_inputs(1, text=15), SAMPLED)
-    with pytest.raises(HivisError, match="^text: wanted target and drafter to itself"):
+            generate(Engine(target), random_inputs(1, text=15), SAMPLED)
+    with pytest.raises(HivisError, match="^sequence: wanted target and drafter to itself"):
         next(left)
-    assert generate(target, inputs, SAMPLED).tokens == wanted
+    assert generate(Engine(target), inputs, SAMPLED).tokens == wanted
 
 
 def test_the_device_says_how_many_rows_a_chunk_has():

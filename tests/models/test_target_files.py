@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from hivis.drafters.config import HiViSConfig
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
-from hivis.training.tables import read_tables
+from hivis.training.target_tables import read_target_tables
 from tests.helpers.small_llava import random_llava
 
 
@@ -77,7 +77,7 @@ def test_tables_are_those_of_the_model(tmp_path: Path, shards: str) -> None:
     model = random_llava()
     model.save_pretrained(tmp_path, max_shard_size=shards)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shards == "100KB")
-    tables = read_tables(tmp_path, "cpu", tied=False)
+    tables = read_target_tables(tmp_path, "cpu", tied=False)
     assert torch.equal(tables.embedding, model.get_input_embeddings().weight)
     assert torch.equal(tables.head, model.lm_head.weight)
 
@@ -85,16 +85,16 @@ def test_tables_are_those_of_the_model(tmp_path: Path, shards: str) -> None:
 def test_only_a_tied_head_may_be_missing(tmp_path: Path) -> None:
     table = torch.randn(5, 4)
     save_file({"model.embed_tokens.weight": table}, tmp_path / "model.safetensors")
-    tied = read_tables(tmp_path, "cpu", tied=True)
+    tied = read_target_tables(tmp_path, "cpu", tied=True)
     assert torch.equal(tied.head, table) and torch.equal(tied.embedding, table)
     with pytest.raises(HivisError, match="wanted lm_head.weight in"):
-        read_tables(tmp_path, "cpu", tied=False)
+        read_target_tables(tmp_path, "cpu", tied=False)
     save_file({"lm_head.weight": table}, tmp_path / "model.safetensors")
     with pytest.raises(HivisError, match="wanted embed_tokens.weight in"):
-        read_tables(tmp_path, "cpu", tied=True)
+        read_target_tables(tmp_path, "cpu", tied=True)
     (tmp_path / "model.safetensors").write_bytes(b"x" * 30)
     with pytest.raises(HivisError, match="wanted a safetensors file"):
-        read_tables(tmp_path, "cpu", tied=True)
+        read_target_tables(tmp_path, "cpu", tied=True)
 
 
 def test_drafters_of_qwen_hide_the_markers_too(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from PIL import Image
 import hivis
 from hivis.bundled import paths
 from hivis.cli import generate as command
-from hivis.cli import terminal as show
 from hivis.cli.main import main
 from hivis.core.sampling import SamplingParams
 from hivis.engine.results import CycleTrace, Statistics
@@ -27,9 +26,9 @@ from hivis.errors import HivisError
 from hivis.page import write_page
 from hivis.page.assemble import page
 from hivis.page.labels import label, token_texts
-from hivis.page.run import Cycle, Piece, Run, gather
-from hivis.page.tree import OWN, Drawing, lay_out
-from hivis.page.write import write_whole
+from hivis.page.run import Cycle, Piece, Run, collect_run
+from hivis.page.tree import OWN, TreeDrawing, lay_out
+from hivis.page.write import replace_file
 
 IMAGE = paths.EVAL / "scene00.png"
 QUICK = ("--max-new-tokens", "16", "--dtype", "float32", "--device", "cpu", "--policy", "fixed")
@@ -240,7 +239,7 @@ def test_layout(tokens, parents, path):
     for lines in (below[n] for n in range(1, len(tokens))):
         assert lines == set(range(min(lines), max(lines) + 1))  # nobody else's between them
     trace = CycleTrace(tuple(tokens), tuple(parents), None, tuple(path), (1,) * len(path))
-    drawn = read(Drawing(trace, {token: "word" for token in range(50)}).svg("a tree"))
+    drawn = read(TreeDrawing(trace, {token: "word" for token in range(50)}).svg("a tree"))
     assert len(drawn.all("g")) == len(tokens) + 1
     marked = [int(g.attributes["data-n"]) for g in drawn.all("g", class_="a")]
     assert sorted(marked) == sorted(path[1:])
@@ -344,7 +343,7 @@ def test_labels(text, seen):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     place = tmp_path / "run.html"
-    write_whole(place, "old")
+    replace_file(place, "old")
     link = tmp_path / "link.html"
     link.symlink_to(place)
     with monkeypatch.context() as patch:
@@ -354,9 +353,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
         patch.setattr(os, "replace", fail)
         with pytest.raises(OSError):
-            write_whole(place, "new")
+            replace_file(place, "new")
     assert place.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
-    write_whole(link, "new \u2028 😀")
+    replace_file(link, "new \u2028 😀")
     assert place.read_text(encoding="utf-8") == "new \u2028 😀" and link.is_symlink()
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -368,7 +367,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         (".", "^--html: wanted the path of a file, got '.'$"),
         ("no/where.html", "^--html no/where.html: wanted a folder that exists, got no$"),
         ("/dev/null", "^--html /dev/null: wanted a file, got a device or a pipe$"),
-        ("/proc/run.html", "^--html /proc/run.html: wanted a folder that may be written to, got: "),
+        ("/proc/run.html", "^--html /proc/run.html: wanted a folder that can be written to, got: "),
     ],
 )
 def test_refused_before_the_model_loads(place, message, monkeypatch, tmp_path):
@@ -449,16 +448,16 @@ def test_a_folder_is_called_by_its_own_name(model, monkeypatch):
     }
     for given, shown in names.items():
         monkeypatch.setattr(model.target.model.config, "_name_or_path", given)
-        assert gather(model, stream, "Explain it.").model == shown
+        assert collect_run(model, stream, "Explain it.").model == shown
 
 
 def test_a_token_by_itself_keeps_its_space(model):
     stream = model.stream("Explain it.", [IMAGE], traced=True, max_new_tokens=12)
     text = "".join(stream)
-    run = gather(model, stream, "Explain it.", [IMAGE])
+    run = collect_run(model, stream, "Explain it.", [IMAGE])
     assert "".join(run.texts[token] for token in stream.result.tokens) == text
     ends = run.special & set(model.target.eos_token_ids)
-    assert ends and gather(model, stream, "x").images == ()
+    assert ends and collect_run(model, stream, "x").images == ()
 
 
 def test_streams_that_have_no_page(model, tmp_path):
@@ -471,7 +470,7 @@ def test_streams_that_have_no_page(model, tmp_path):
         write_page(place, model, stream, "Explain it.", [IMAGE])
     stream = model.stream("Explain it.", [IMAGE], max_new_tokens=4, traced=True)
     list(stream)
-    with pytest.raises(HivisError, match="^image nowhere.png: wanted one to put on the page"):
+    with pytest.raises(HivisError, match="^image nowhere.png: wanted one that can be read"):
         write_page(place, model, stream, "Explain it.", ["nowhere.png"])
     assert not list(tmp_path.iterdir())
 
@@ -496,7 +495,7 @@ def test_an_interrupted_text_has_no_page(model, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "load_model", lambda options: model)
-    monkeypatch.setattr(show, "show", interrupted)
+    monkeypatch.setattr(command, "print_stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main(["generate", *QUICK, "--html", str(tmp_path / "run.html")])
     assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.tree_growth import NodeScores
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
@@ -110,10 +111,10 @@ def test_the_text_is_plain_decodings_either_way(target, drafter, make):
     drafter.grow = watched
     try:
         inputs = random_inputs(3)
-        plain = generate(target, inputs, PARAMS).tokens
+        plain = generate(Engine(target), inputs, PARAMS).tokens
         for noise in (True, False):
             seen.clear()
-            assert generate(target, inputs, PARAMS, drafter, make(noise)).tokens == plain
+            assert generate(Engine(target, drafter, make(noise)), inputs, PARAMS).tokens == plain
             assert set(seen) == {noise}
     finally:
         del drafter.grow

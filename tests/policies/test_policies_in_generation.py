@@ -8,6 +8,7 @@ import pytest
 
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.hivis import HiViSDrafter
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import (
@@ -52,7 +53,7 @@ def test_no_policy_changes_the_text(target, setting):
     for seed in range(2):
         inputs = random_inputs(seed, text=9 + 4 * seed, images=seed)
         params = SamplingParams(max_new_tokens=40, seed=seed, **setting)
-        plain = generate(target, inputs, params)
+        plain = generate(Engine(target), inputs, params)
         assert plain.statistics.tree_sizes == ((1, 0),) * plain.statistics.cycles
         drafters = [
             RandomDrafter(VOCAB, seed),
@@ -62,7 +63,7 @@ def test_no_policy_changes_the_text(target, setting):
         ]
         for policy in policies():
             for drafter in drafters:
-                made = generate(target, inputs, params, drafter, policy)
+                made = generate(Engine(target, drafter, policy), inputs, params)
                 assert made.tokens == plain.tokens
                 check_sizes(made.statistics, policy, drafter)
 
@@ -80,23 +81,24 @@ def check_sizes(statistics, policy, drafter) -> None:
 
 def test_an_end_in_sight_changes_no_text(target):
     inputs = random_inputs(2)
-    whole = generate(target, inputs, SamplingParams(max_new_tokens=40)).tokens
+    whole = generate(Engine(target), inputs, SamplingParams(max_new_tokens=40)).tokens
     for eos in {whole[3], whole[10], whole[20]}:
         cut = whole[: whole.index(eos) + 1]
         params = SamplingParams(max_new_tokens=40, eos_token_ids=(eos, 7))
         if 7 not in cut[:-1]:
             for policy in policies():
-                assert generate(target, inputs, params, hivis_drafter(), policy).tokens == cut
+                made = generate(Engine(target, hivis_drafter(), policy), inputs, params)
+                assert made.tokens == cut
 
 
 def test_a_broken_drafter_changes_no_text(target):
     inputs, params = random_inputs(3), SamplingParams(max_new_tokens=30, temperature=1.0)
-    plain = generate(target, inputs, params)
+    plain = generate(Engine(target), inputs, params)
     for bad in (math.nan, math.inf, -math.inf):
         drafter = hivis_drafter()
         drafter.tensors["fc.weight"][0] = bad
         for policy in policies():
-            made = generate(target, inputs, params, drafter, policy)
+            made = generate(Engine(target, drafter, policy), inputs, params)
             assert made.tokens == plain.tokens
 
 
@@ -104,12 +106,12 @@ def test_the_default_measures_now_and_then_and_keeps_what_it_learnt(target):
     inputs = random_inputs(1)
     length = LEAST_ROUNDS * SPACING + 30
     params = SamplingParams(max_new_tokens=length, eos_token_ids=())
-    plain = generate(target, inputs, params)
+    plain = generate(Engine(target), inputs, params)
     drafter = hivis_drafter()
-    first = generate(target, inputs, params, drafter)
+    first = generate(Engine(target, drafter), inputs, params)
     fixed = LEAST_ROUNDS * SPACING
     assert first.statistics.tree_sizes[:fixed] == ((16, 7),) * fixed
-    more = [generate(target, inputs, params, drafter) for _ in range(4)]
+    more = [generate(Engine(target, drafter), inputs, params) for _ in range(4)]
     assert all(made.tokens == plain.tokens for made in (first, *more))
     assert ["measure" in made.statistics.phases_ms for made in (first, more[-1])] == [True, False]
     planner = default_policy().planner(target, drafter, CPU)
@@ -119,11 +121,6 @@ def test_the_default_measures_now_and_then_and_keeps_what_it_learnt(target):
 
 def test_a_drafter_without_scores_keeps_the_fallback(target):
     inputs = random_inputs(1)
-    made = generate(
-        target,
-        inputs,
-        SamplingParams(max_new_tokens=30),
-        RandomDrafter(VOCAB),
-        CostPolicy(times=times()),
-    )
+    engine = Engine(target, RandomDrafter(VOCAB), CostPolicy(times=times()))
+    made = generate(engine, inputs, SamplingParams(max_new_tokens=30))
     assert set(made.statistics.tree_sizes[1:]) == {(16, 7)}

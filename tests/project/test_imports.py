@@ -45,7 +45,6 @@ ALLOWED = {
         "api",
         "bundled",
         "drafters.registry",
-        "models.vocabulary",
         "__version__",
     },
     "cli": EVERYDAY

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from hivis.bundled.paths import TARGET
-from recipes.tiny.data import IGNORE, Conversations, encode, normalise, patch_labels, pixels
+from recipes.tiny.data import IGNORE, Conversations, encode, normalize, patch_labels, pixels
 from recipes.tiny.model import FIRST_LAYERS, LAYERS, make_target, target_config, use_layers
 from recipes.tiny.questions import conversation
 from recipes.tiny.scenes import draw_scene, make_scene
@@ -51,12 +51,12 @@ def test_training_ids_are_the_processor_s(tokenizer: PreTrainedTokenizerFast) ->
     inputs = processor(images=draw_scene(scene), text=text, return_tensors="pt")
     prompt = inputs["input_ids"][0].tolist()
     assert encode([turn], tokenizer, 100)[0][: len(prompt)] == prompt
-    assert torch.allclose(inputs["pixel_values"][0], normalise(pixels(scene)), atol=1e-6)
+    assert torch.allclose(inputs["pixel_values"][0], normalize(pixels(scene)), atol=1e-6)
 
 
 def test_batches_are_padded_right_and_reproducible(tokenizer: PreTrainedTokenizerFast) -> None:
     first, second = (next(iter(Conversations(4, tokenizer, seed=1))) for _ in range(2))
-    assert torch.equal(first.ids, second.ids) and torch.equal(first.pictures, second.pictures)
+    assert torch.equal(first.ids, second.ids) and torch.equal(first.images, second.images)
     assert (first.labels[first.ids == tokenizer.pad_token_id] == IGNORE).all()
     assert (first.ids[:, 0] == tokenizer.bos_token_id).all()
 
@@ -80,7 +80,7 @@ def test_new_layers_start_as_identities(tokenizer: PreTrainedTokenizerFast) -> N
     assert torch.allclose(whole, few, atol=1e-5)
 
 
-def test_shipped_target_loads_and_reads_a_picture(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_shipped_target_loads_and_reads_an_image(tokenizer: PreTrainedTokenizerFast) -> None:
     folder = Path(TARGET)
     processor = AutoProcessor.from_pretrained(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder)

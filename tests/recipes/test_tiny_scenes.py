@@ -6,9 +6,9 @@ import random
 import pytest
 from PIL import Image
 
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from recipes.tiny.paths import ASSETS
-from recipes.tiny.prompts import heldout_scene, training_prompts
+from recipes.tiny.prompts import held_out_scene, training_prompts
 from recipes.tiny.questions import ABOUT, conversation, describe, long_turn
 from recipes.tiny.scenes import (
     CANVAS,
@@ -23,7 +23,7 @@ from recipes.tiny.scenes import (
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345, HELD_OUT_SEEDS + 3])
-def test_a_seed_gives_one_scene_and_one_picture(seed: int) -> None:
+def test_a_seed_gives_one_scene_and_one_image(seed: int) -> None:
     first, second = make_scene(seed), make_scene(seed)
     assert first == second
     assert draw_scene(first).tobytes() == draw_scene(second).tobytes()
@@ -42,11 +42,11 @@ def test_scenes_keep_their_promises() -> None:
 
 def test_reserved_pairs_tell_training_from_held_out_scenes() -> None:
     def reserved(seed: int) -> bool:
-        return any(is_reserved(i.thing, i.colour) for i in make_scene(seed).items)
+        return any(is_reserved(i.thing, i.color) for i in make_scene(seed).items)
 
     assert not any(reserved(seed) for seed in range(200))
     assert all(reserved(HELD_OUT_SEEDS + seed) for seed in range(200))
-    assert all(heldout_scene(n).seed >= HELD_OUT_SEEDS for n in range(50))
+    assert all(held_out_scene(n).seed >= HELD_OUT_SEEDS for n in range(50))
 
 
 def test_every_asset_has_its_attribution() -> None:
@@ -55,8 +55,8 @@ def test_every_asset_has_its_attribution() -> None:
     assert all(r["gloss"] and r["code_point"] and r["drawn_by"] and r["synset"] for r in records)
     rows = -(-len(records) // COLUMNS)
     assert Image.open(ASSETS / "sprites.png").size == (COLUMNS * SPRITE_SIZE, rows * SPRITE_SIZE)
-    licences = (ASSETS / "LICENSES.md").read_text()
-    assert "CC BY-SA 4.0" in licences and "WordNet 3.0 Copyright 2006" in licences
+    licenses = (ASSETS / "LICENSES.md").read_text()
+    assert "CC BY-SA 4.0" in licenses and "WordNet 3.0 Copyright 2006" in licenses
 
 
 def test_descriptions_are_true_and_of_the_promised_length() -> None:
@@ -66,7 +66,7 @@ def test_descriptions_are_true_and_of_the_promised_length() -> None:
         assert 55 <= len(text.split()) <= 125
         for item in scene.items:
             noun = item.thing.name if item.count == 1 else item.thing.plural
-            told = [s for s in text.split(". ") if item.colour in s and noun in s]
+            told = [s for s in text.split(". ") if item.color in s and noun in s]
             assert any(PLACES[item.place] in s for s in told), (text, item)
         if scene.sign:
             assert scene.sign.word in text
@@ -91,13 +91,13 @@ def test_prompts() -> None:
     some = list(training_prompts(seed=1, count=200))
     again = list(training_prompts(seed=1, count=200))
     assert [q for _, q in some] == [q for _, q in again]
-    assert 0 < sum(picture is None for picture, _ in some) < 30
-    kept = heldout()
+    assert 0 < sum(image is None for image, _ in some) < 30
+    kept = held_out_prompts()
     assert len({p.id for p in kept}) == len(kept) == 400
     assert {p.kind for p in kept} == {"long", "short"}
 
 
 def test_held_out_files_are_what_the_generator_draws() -> None:
-    for number, prompt in enumerate(p for p in heldout() if p.kind == "long"):
-        drawn = draw_scene(heldout_scene(number))
+    for number, prompt in enumerate(p for p in held_out_prompts() if p.kind == "long"):
+        drawn = draw_scene(held_out_scene(number))
         assert Image.open(prompt.image).convert("RGB").tobytes() == drawn.tobytes()

@@ -322,7 +322,7 @@ def test_a_kill_at_any_moment_changes_nothing(through: Path, tmp_path: Path) -> 
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
-    "seed": ({"seed": 1}, "seed: wanted 0, as this capture was begun, got 1"),
+    "seed": ({"seed": 1}, "seed: wanted 0, as when this capture was started, got 1"),
     "columns": ({"columns": Columns("all", True)}, "columns.seen: wanted True, as .* got False"),
     "batch": ({"batch": 4}, "batch: wanted 2, as .* got 4"),
     "shard": ({"shard": 8}, "shard: wanted 4, as .* got 8"),
@@ -347,8 +347,16 @@ def test_other_sources_are_refused(through: Path) -> None:
     ):
         with pytest.raises(HivisError, match=message):
             write_capture(through, answerer(), PROMPTS, SMALL, sources, progress=False)
-    with pytest.raises(HivisError, match="prompts: wanted 11, as this .* got 10"):
+    with pytest.raises(HivisError, match="prompts: wanted 11, as when this .* got 10"):
         write_capture(through, answerer(), range(10), SMALL, SOURCES, progress=False)
+
+
+def test_settings_of_another_version_are_refused(through: Path, tmp_path: Path) -> None:
+    """Here from before the column of images had that name."""
+    path = copied(through, tmp_path) / SETTINGS_FILE
+    path.write_text(path.read_text().replace('"images":', '"pictures":'))
+    with pytest.raises(HivisError, match=r"difference in columns\.images, columns\.pictures: "):
+        run(tmp_path)
 
 
 def copied(through: Path, folder: Path) -> Path:
@@ -421,7 +429,7 @@ def test_a_capture_of_nothing_is_an_error(tmp_path: Path) -> None:
     def prepare(seed: int) -> Inputs:
         raise HivisError("no image")
 
-    with pytest.raises(HivisError, match=r"got 11 not \(prompt 0: no image\)"):
+    with pytest.raises(HivisError, match=r"got none among 11 \(prompt 0: no image\)"):
         run(tmp_path, prepare=prepare)
     with pytest.raises(HivisError, match="prompts: wanted one that can be answered"):
         write_capture(tmp_path / "x", answerer(), [], SMALL, SOURCES, progress=False)

@@ -18,12 +18,12 @@ from PIL import Image
 from hivis.bundled.paths import TARGET
 from hivis.errors import HivisError
 from hivis.models.processor import PromptProcessor
-from hivis.training.data.conversations import MARKER, Turn, asked, read_conversations
+from hivis.training.data.conversations import IMAGE_MARKER, Turn, prompts_of, read_conversations
 from recipes.tiny.conversations import write_conversations
 from recipes.tiny.prompts import training_prompts
 from tests.helpers.small_llava import random_llava
 
-HUMAN = {"from": "human", "value": f"{MARKER}\nWhat is this?"}
+HUMAN = {"from": "human", "value": f"{IMAGE_MARKER}\nWhat is this?"}
 GPT = {"from": "gpt", "value": "A dog."}
 AGAIN = {"from": "human", "value": "Which color?"}
 
@@ -77,7 +77,7 @@ def test_a_long_array_is_read_piece_by_piece(folder: Path) -> None:
 def test_images_are_found_under_images(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "lists"
     elsewhere.mkdir()
-    both = {"from": "human", "value": f"Is {MARKER} like {MARKER}?"}
+    both = {"from": "human", "value": f"Is {IMAGE_MARKER} like {IMAGE_MARKER}?"}
     path = write(elsewhere, record(both, image=["a.png", "b.png"]))
     found = read_conversations(path, folder)
     assert found[0].images == (folder / "a.png", folder / "b.png")
@@ -185,20 +185,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_has_its_history(folder: Path) -> None:
-    late = {"from": "human", "value": f"And {MARKER}?"}
+    late = {"from": "human", "value": f"And {IMAGE_MARKER}?"}
     path = write(
         folder, record(HUMAN, GPT, late, GPT, AGAIN, image=["a.png", "b.png"]), record(AGAIN)
     )
     found = read_conversations(path)
-    assert [len(p.turns) for p in asked(found, 1)] == [1, 1]
-    assert [len(p.turns) for p in asked(found, 2)] == [1, 3, 1]
-    assert [len(p.images) for p in asked(found, 9)] == [1, 2, 2, 0]
+    assert [len(p.turns) for p in prompts_of(found, 1)] == [1, 1]
+    assert [len(p.turns) for p in prompts_of(found, 2)] == [1, 3, 1]
+    assert [len(p.images) for p in prompts_of(found, 9)] == [1, 2, 2, 0]
     # Nothing that is not asked has to be kept.
     short = read_conversations(path, turns=2)
-    assert len(short[0].turns) == 3 and asked(short, 2) == asked(found, 2)
+    assert len(short[0].turns) == 3 and prompts_of(short, 2) == prompts_of(found, 2)
     for count in (0, -1):
         with pytest.raises(HivisError, match="turns: wanted at least 1"):
-            asked(found, count)
+            prompts_of(found, count)
         with pytest.raises(HivisError, match="turns: wanted at least 1"):
             read_conversations(path, turns=count)
         with pytest.raises(HivisError, match="count: wanted at least 1"):
@@ -227,8 +227,8 @@ def talks(draw: st.DrawFn) -> tuple[list[str], int]:
             texts.append(draw(word))
         else:
             parts = draw(st.lists(word, min_size=1, max_size=3))
-            texts.append(MARKER.join(parts) + draw(st.sampled_from(["?", ".\n"])))
-    return texts, sum(text.count(MARKER) for text in texts[::2])
+            texts.append(IMAGE_MARKER.join(parts) + draw(st.sampled_from(["?", ".\n"])))
+    return texts, sum(text.count(IMAGE_MARKER) for text in texts[::2])
 
 
 @settings(max_examples=60, deadline=None)
@@ -252,8 +252,8 @@ def test_order_and_slots_survive(
         path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
     found = read_conversations(path)
     assert [[turn.text for turn in c.turns] for c in found] == [texts for texts, _ in said]
-    prompts = asked(found, count)
-    assert prompts == asked(read_conversations(path, turns=count), count)
+    prompts = prompts_of(found, count)
+    assert prompts == prompts_of(read_conversations(path, turns=count), count)
     expected = [
         (tuple(texts[: i + 1]), number)
         for number, (texts, _) in enumerate(said)
@@ -261,7 +261,7 @@ def test_order_and_slots_survive(
     ]
     assert [tuple(t.text for t in p.turns) for p in prompts] == [texts for texts, _ in expected]
     for prompt, (texts, number) in zip(prompts, expected, strict=True):
-        slots = sum(text.count(MARKER) for text in texts[::2])
+        slots = sum(text.count(IMAGE_MARKER) for text in texts[::2])
         assert [p.name for p in prompt.images] == [f"{number}-{i}.png" for i in range(slots)]
         assert prompt.turns[-1].role == "user"
 
@@ -278,7 +278,7 @@ def text_of(processor: PromptProcessor, tokens: torch.Tensor) -> str:
     """The text of a prompt, each image's slots as one."""
     text = processor.processor.tokenizer.decode(tokens[0])
     while f"{processor.image_token}{processor.image_token}" in text:
-        text = text.replace(f"{processor.image_token}{processor.image_token}", MARKER)
+        text = text.replace(f"{processor.image_token}{processor.image_token}", IMAGE_MARKER)
     return text
 
 
@@ -367,7 +367,7 @@ def test_generated_conversations_are_the_training_prompts(tmp_path: Path) -> Non
     expected = list(training_prompts(5, 12))
     assert any(image is None for image, _ in expected) and len(found) == 12
     for conversation, (image, question) in zip(found, expected, strict=True):
-        slot = "" if image is None else f"{MARKER}\n"
+        slot = "" if image is None else f"{IMAGE_MARKER}\n"
         assert conversation.turns == (Turn("user", slot + question),)
         assert len(conversation.images) == (image is not None)
         if image is not None:

@@ -20,6 +20,7 @@ from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.draft_model import TextModel
@@ -70,7 +71,7 @@ def answered(target: Any, seed: int, images: int, text: int = 9, temperature: fl
     """The target's answer with its hidden states, as the capture makes a sample."""
     inputs = random_inputs(seed, text=text, images=images)
     params = SamplingParams(temperature=temperature, max_new_tokens=ANSWER, seed=seed)
-    answer = torch.tensor([generate(target, inputs, params).tokens])
+    answer = torch.tensor([generate(Engine(target), inputs, params).tokens])
     tokens = torch.cat([inputs.tokens, answer], 1)
     seen = target.family.look(target.model, inputs.features)
     embeddings = target.family.embed(target.model, Inputs(tokens, {}), seen)
@@ -291,7 +292,7 @@ def test_drafting_in_between_changes_nothing(target, tables, samples, kind):
     drafter = learner.drafter()
     assert not learner.module.training
     mean_accepted_length(drafter, tables.embedding, samples[:2], POLICY)
-    generate(target, random_inputs(3), SamplingParams(max_new_tokens=9), drafter, POLICY)
+    generate(Engine(target, drafter, POLICY), random_inputs(3), SamplingParams(max_new_tokens=9))
     learner.module.train()
     after = gradients(learner, samples)
     assert before.keys() == after.keys() == dict(learner.module.named_parameters()).keys()
@@ -324,8 +325,8 @@ def test_it_learns_and_drafts_what_it_learnt(target, tables, samples, kind):
         for seed in (0, 1, 2):
             inputs = random_inputs(seed, text=7 + seed, images=(1, 2, 0)[seed])
             params = SamplingParams(temperature=temperature, max_new_tokens=30, seed=seed)
-            plain = generate(target, inputs, params)
-            assert generate(target, inputs, params, drafter, POLICY).tokens == plain.tokens
+            plain = generate(Engine(target), inputs, params)
+            assert generate(Engine(target, drafter, POLICY), inputs, params).tokens == plain.tokens
     now = target.model.model.vision_tower.state_dict()
     assert all(torch.equal(now[name], weight) for name, weight in tower.items())
 
@@ -360,8 +361,8 @@ def test_both_sides_are_distributions_over_the_ids_they_share(target, tables, sa
     assert torch.allclose(losses.soft, -(p * torch.cat(wanted)).sum(-1), atol=1e-4)
     assert all(bool(g.isfinite().all()) for g in gradients(learner, samples).values())
     params = SamplingParams(temperature=1.0, max_new_tokens=12)
-    plain = generate(target, random_inputs(4), params)
-    drafted = generate(target, random_inputs(4), params, learner.drafter(), POLICY)
+    plain = generate(Engine(target), random_inputs(4), params)
+    drafted = generate(Engine(target, learner.drafter(), POLICY), random_inputs(4), params)
     assert drafted.tokens == plain.tokens
 
 

@@ -12,10 +12,10 @@ from hivis.drafters.config import HiViSConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns
-from hivis.training.learners.attention import aligned_attention, visible
+from hivis.training.learners.attention import aligned_attention, visible_keys
 from hivis.training.learners.losses import TargetTables
 from hivis.training.learners.one_layer import LayerLearner, LayerSettings
-from hivis.training.learners.rows import hivis_reading
+from hivis.training.learners.rows import hivis_rows
 from tests.helpers.learner_checks import (
     SIZES,
     answer_outputs,
@@ -66,18 +66,18 @@ def scrambled_learner(name: str) -> LayerLearner:
 
 def test_which_keys_a_step_sees() -> None:
     # Row 3 of step 2: step 0 up to row 1, its parent (row 2 of step 1), itself (row 3 of step 2).
-    mask = visible(4, 2)
+    mask = visible_keys(4, 2)
     assert mask[3].tolist() == [True, True, False, False] + [False, False, True, False] + [
         False,
         False,
         False,
         True,
     ]
-    assert torch.equal(visible(5, 0), torch.ones(5, 5, dtype=torch.bool).tril())
+    assert torch.equal(visible_keys(5, 0), torch.ones(5, 5, dtype=torch.bool).tril())
     # Too early for two steps back: the rows that do not exist are not seen.
     assert mask[0].nonzero().flatten().tolist() == [8]
     # From row 1 on, the later steps have no key of row 0.
-    assert torch.equal(visible(4, 2, first=1)[2], mask[3][[0, 1, 2, 3, 5, 6, 7, 9, 10, 11]])
+    assert torch.equal(visible_keys(4, 2, first=1)[2], mask[3][[0, 1, 2, 3, 5, 6, 7, 9, 10, 11]])
 
 
 @pytest.mark.parametrize("first", [0, 3])
@@ -91,7 +91,7 @@ def test_aligned_attention_equals_one_softmax_under_the_mask(step: int, first: i
     keys = torch.cat([k.repeat_interleave(2, 1) for k, _ in steps], 2)
     values = torch.cat([v.repeat_interleave(2, 1) for _, v in steps], 2)
     score = query @ keys.transpose(2, 3) * 0.3
-    hidden = ~visible(rows, step, first)
+    hidden = ~visible_keys(rows, step, first)
     weight = torch.softmax(score.masked_fill(hidden, float("-inf")), -1)
     assert torch.allclose(aligned_attention(query, steps, 0.3), weight @ values, atol=1e-6)
 
@@ -107,12 +107,12 @@ def test_passes_equal_the_drafter_at_inference(name: str, layout: str) -> None:
 
 def test_rows_next_to_a_image_are_hidden_but_none_of_the_answer() -> None:
     sample = make_sample(LAYOUTS["at the end"], answer=4)
-    reading = hivis_reading(sample, CONFIGS["markers"])
+    reading = hivis_rows(sample, CONFIGS["markers"])
     assert reading.source.tolist() == [0, 1, 6, 7, 8]
     assert reading.following.tolist() == [1, 6, 7, 8, 9]
     # The prompt's last row that is read is at 1: what was hidden behind it leaves no gap.
     assert reading.positions.tolist() == [0, 1, 2, 3, 4]
-    middle = hivis_reading(make_sample(IMAGE, answer=2), CONFIGS["markers"])
+    middle = hivis_rows(make_sample(IMAGE, answer=2), CONFIGS["markers"])
     assert middle.source.tolist() == [0, 1, 8, 9, 10] == middle.positions.tolist()
 
 

@@ -9,10 +9,11 @@ import torch
 
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
-from hivis.bundled.prompts import heldout
+from hivis.bundled.prompts import held_out_prompts
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree_shape import TreeShape
 from hivis.drafters.load import load_drafter
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.families.llava import Llava
 from hivis.models.load import load_model
@@ -31,8 +32,8 @@ def made():
     """The bundled target, and prompts with its own answers: some end, some are cut off."""
     model = load_model(paths.TARGET)
     processor = PromptProcessor.load(paths.TARGET, model)
-    asked = [p for p in heldout() if p.kind == "short"][:4]
-    asked += [p for p in heldout() if p.kind == "long"][:2]
+    asked = [p for p in held_out_prompts() if p.kind == "short"][:4]
+    asked += [p for p in held_out_prompts() if p.kind == "long"][:2]
     prompts = [processor(p.prompt, [p.image]) for p in asked]
     answerer = Answerer(model, Llava(), lambda prompt: prompt, lambda prompt: 0)
     columns = Columns("all", images=True, seen=True)
@@ -50,7 +51,7 @@ def test_a_replay_accepts_what_decoding_accepts(made, name: str) -> None:
     drafter.bind(target.embedding, target.head)
     ended = 0
     for inputs, sample in zip(prompts, samples, strict=True):
-        text = generate(target, inputs, SamplingParams(max_new_tokens=NEW), drafter, TREE)
+        text = generate(Engine(target, drafter, TREE), inputs, SamplingParams(max_new_tokens=NEW))
         assert torch.equal(torch.tensor(text.tokens), sample.tokens[sample.prompt_rows :])
         replayed = accepted_lengths(drafter, target.embedding, sample, SHAPE)
         assert replayed == list(text.statistics.accepted_lengths)

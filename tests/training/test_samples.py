@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from hivis.errors import HivisError
 from hivis.training.data.samples import (
@@ -95,6 +99,59 @@ def test_what_is_no_capture(tmp_path: Path) -> None:
     assert shard_header(shard)["note"] == {"next": 5}
     (tmp_path / "shard-00001.safetensors.part").write_bytes(b"half of it")
     assert len(Capture(tmp_path, Columns())) == 2
+
+
+def rename_to_pictures(columns: dict, tensors: dict) -> None:
+    """What a capture was before its column of images had that name."""
+    columns["pictures"] = columns.pop("images")
+    tensors["pictures"] = tensors.pop("images")
+
+
+def other_hidden(columns: dict, tensors: dict) -> None:
+    columns["hidden"] = "some"
+
+
+def without(name: str):
+    return lambda columns, tensors: tensors.pop(name)
+
+
+def cut_hidden(columns: dict, tensors: dict) -> None:
+    tensors["hidden"] = tensors["hidden"][:-1].clone()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            rename_to_pictures,
+            "wanted a shard with the columns hidden, images, seen, got .*pictures",
+        ),
+        (other_hidden, "wanted a shard with the columns hidden, images, seen, got .*some"),
+        (without("images"), "wanted a complete shard, got: .*images"),
+        (without("seen"), "wanted a complete shard, got: .*seen"),
+        (without("kept"), "wanted a complete shard, got: .*kept"),
+        (without("greedy"), "wanted a complete shard, got: .*greedy"),
+        (without("rows_of"), "wanted a complete shard, got: .*rows_of"),
+        (cut_hidden, r"hidden: wanted \d+ entries, got \d+"),
+    ],
+)
+def test_an_incomplete_shard_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    """All of it when the capture is opened, before anything is trained on half of it."""
+    write(tmp_path, toy_samples(3, images=(1, 0, 2)), ALL)
+    shard = tmp_path / "shard-00000.safetensors"
+    header, tensors = shard_header(shard), load_file(shard)
+    change(header["columns"], tensors)
+    save_file(tensors, shard, metadata={"capture": json.dumps(header)})
+    with pytest.raises(HivisError, match=f"^{re.escape(str(shard))}: {message}") as error:
+        Capture(tmp_path, ALL)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("header", ["[]", "{}", '{"columns": 3, "note": {}}', "no JSON"])
+def test_what_is_no_header_of_a_shard(tmp_path: Path, header: str) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "shard-00000.safetensors", {"capture": header})
+    with pytest.raises(HivisError, match="wanted a readable shard of captured data, got "):
+        Capture(tmp_path, Columns())
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 20), st.integers())

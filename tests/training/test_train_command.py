@@ -20,6 +20,7 @@ from hivis.bundled import paths
 from hivis.cli.main import main
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
+from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_target
@@ -90,9 +91,10 @@ def test_from_conversations_to_a_drafter(
     inputs = processor("What does the sign say?", [paths.EVAL / "scene00.png"])
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature=temperature, seed=5, max_new_tokens=24)
-        plain = generate(target, inputs, params)
+        plain = generate(Engine(target), inputs, params)
         assert (
-            generate(target, inputs, params, drafter, FixedPolicy(12, 4, 3)).tokens == plain.tokens
+            generate(Engine(target, drafter, FixedPolicy(12, 4, 3)), inputs, params).tokens
+            == plain.tokens
         )
 
 

@@ -13,7 +13,7 @@ from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.one_layer import LayerSettings
-from hivis.training.learners.vispec import ViSpecLearner, text_reading, vispec_reading
+from hivis.training.learners.vispec import ViSpecLearner, text_only_rows, vispec_rows
 from tests.helpers.learner_checks import (
     HIDDEN,
     SIZES,
@@ -74,12 +74,12 @@ def test_text_alone_equals_the_drafter_in_stage_1_too() -> None:
 def test_rows_by_hand() -> None:
     sample = make_sample(LAYOUTS["two"], answer=2)
     # Images at 2..5 and 9..12: rows 1..4 and 8..11 give way to two vectors each.
-    reading, slot, feature = vispec_reading(sample, queries=3)
+    reading, slot, feature = vispec_rows(sample, queries=3)
     assert reading.source.tolist() == [0, -1, -1, 5, 6, 7, -1, -1, 12, 13, 14, 15]
     assert reading.positions.tolist() == [0, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15]
     assert slot.tolist() == [0, 1, 2, 0, 0, 0, 3, 4, 0, 0, 0, 0]
     assert feature.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 2, 2, 2, 2]
-    text = text_reading(sample)
+    text = text_only_rows(sample)
     assert text.source.tolist() == [0, 1, 6, 7, 8, 13, 14, 15] == text.positions.tolist()
     assert text.following.tolist() == [1, 6, 7, 8, 13, 14, 15, 16]
 

@@ -1,70 +1,49 @@
-"""The target's own answers to a batch of prompts, and what it thought on the way, as samples.
+"""The target's own answers to a batch of prompts, with its hidden states, as samples.
 
-A drafter has to guess what the target says, so it learns from the target's answers and not from
-those of a data set. A batch is answered with ``generate`` and read once more in one teacher-forced
-pass for the hidden states. The model comes in as an object: nothing here imports transformers.
+A drafter has to predict the target's output, so it learns from the target's answers and not from
+those of a data set. A batch is answered with ``generate`` and then read once more, in one
+teacher-forced pass, for the hidden states. The model is passed in: nothing here imports
+transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from hivis.core.handoff import DrafterPrompt, Span
+from hivis.core.handoff import DrafterPrompt
+from hivis.core.target import Inputs
 from hivis.drafters.vispec import image_spans
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 
+if TYPE_CHECKING:
+    from hivis.models.families.base import Family
+
 P = TypeVar("P")
-
-
-class PromptInputs(Protocol):
-    """One prompt as ``hivis.models`` makes it: ``tokens`` ``[1, P]`` and the processor's rest."""
-
-    @property
-    def tokens(self) -> Tensor: ...
-
-    @property
-    def features(self) -> dict[str, Tensor]: ...
-
-
-class Family(Protocol):
-    """The part of ``hivis.models``' family adapters that a capture needs."""
-
-    def language_model(self, model: Any) -> Any: ...
-
-    def look(self, model: Any, features: Mapping[str, Tensor]) -> Tensor | None: ...
-
-    def text_rows(self, model: Any, tokens: Tensor) -> Tensor: ...
-
-    def spans(
-        self, model: Any, tokens: Tensor, features: Mapping[str, Tensor]
-    ) -> tuple[Span, ...]: ...
-
-    def token_features(self, model: Any, tokens: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Answerer(Generic[P]):
-    """A target that answers prompts of any kind P.
+    """A target that answers prompts of a type P.
 
     Attributes:
-        model: a Hugging Face VLM: ``generate``, ``model`` (the stack without the head) and
+        model: a Hugging Face VLM with ``generate``, ``model`` (the stack without the head) and
             ``generation_config``.
-        family: how its parts are found; it must tell visual rows by their token ids.
-        prepare: makes a prompt the model's inputs; HivisError if that cannot be done.
-        conversation: what the prompts of one conversation have in common, a number.
-        look: what makes ``seen`` of a prompt's features, if not the target's own vision tower: a
-            draft model that has a tower of its own is trained on what that one sees.
+        family: finds the parts of the model; it must tell visual rows by their token ids.
+        prepare: turns a prompt into the model's inputs; raises HivisError if it cannot.
+        conversation: the number that all prompts of one conversation share.
+        look: computes ``seen`` from a prompt's features. By default the target's vision tower does;
+            a draft model with its own tower is trained on the output of that one.
     """
 
     model: Any
     family: Family
-    prepare: Callable[[P], PromptInputs]
+    prepare: Callable[[P], Inputs]
     conversation: Callable[[P], int]
     look: Callable[[Mapping[str, Tensor]], Tensor | None] | None = None
 
@@ -73,11 +52,11 @@ class Answerer(Generic[P]):
         return self.family.language_model(self.model).config.max_position_embeddings
 
     def seen(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """``[p, r, Ev]``: what the vision tower makes of a prompt's images."""
+        """``[p, r, Ev]`` output of the vision tower for a prompt's images."""
         return self.family.look(self.model, features) if self.look is None else self.look(features)
 
     def placeholders(self) -> Tensor:
-        """``[V]`` bool: the ids that stand for visual rows."""
+        """``[V]`` bool: the token ids that stand for visual rows."""
         table = self.model.get_input_embeddings().weight
         ids = torch.arange(table.shape[0], device=table.device)
         return ~self.family.text_rows(self.model, ids.unsqueeze(0))
@@ -99,56 +78,59 @@ _SAMPLED = {
 @torch.inference_mode()
 def answer(
     answerer: Answerer[Any],
-    prompts: Sequence[PromptInputs],
+    prompts: Sequence[Inputs],
     conversations: Sequence[int],
     columns: Columns,
     max_new_tokens: int,
     greedy: bool,
 ) -> list[Sample]:
-    """One sample per prompt, on the host; ``conversations`` says which each belongs to.
+    """One sample per prompt, on the CPU.
 
-    The answers are greedy, or drawn at temperature 1 from torch's global generator.
+    Args:
+        conversations: of each prompt, the number of its conversation.
+        greedy: whether to decode greedily; otherwise answers are drawn at temperature 1 with
+            torch's global generator.
     """
     model, family = answerer.model, answerer.family
-    texts = [prompt.tokens[0] for prompt in prompts]
+    asked = [prompt.tokens[0] for prompt in prompts]
     features = _joined_features(prompts)
     placeholders = answerer.placeholders()
     padding = int((~placeholders).int().argmax())
-    tokens, mask = _padded(texts, padding, left=True)
-    # An answer could hold an image's placeholder, for which there would be no image.
-    barred = placeholders.nonzero().flatten().tolist()
+    tokens, mask = _padded(asked, padding, left=True)
+    # Otherwise an answer could hold a placeholder for which there is no image.
+    suppressed = placeholders.nonzero().flatten().tolist()
     out = model.generate(
         input_ids=tokens,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
         pad_token_id=padding,
-        suppress_tokens=barred or None,
+        suppress_tokens=suppressed or None,
         **(_GREEDY if greedy else _SAMPLED),
         **features,
         **family.token_features(model, tokens),
     )
     eos = _eos_ids(model)
     full = [
-        torch.cat([text, _cut(row, eos)])
-        for text, row in zip(texts, out[:, tokens.shape[1] :], strict=True)
+        torch.cat([prompt, _until_eos(row, eos)])
+        for prompt, row in zip(asked, out[:, tokens.shape[1] :], strict=True)
     ]
-    hidden, embeddings = _read(answerer, full, features, padding)
+    hidden, embeddings = _forward(answerer, full, features, padding)
     samples = []
     for i, (prompt, tokens) in enumerate(zip(prompts, full, strict=True)):
-        said = torch.arange(len(tokens), device=tokens.device) >= prompt.tokens.shape[1]
-        visual = ~said
-        visual[~said] = ~family.text_rows(model, prompt.tokens)
+        answered = torch.arange(len(tokens), device=tokens.device) >= prompt.length
+        visual = ~answered
+        visual[~answered] = ~family.text_rows(model, prompt.tokens)
         rows = DrafterPrompt(
             embeddings[i : i + 1, : len(tokens)],
             hidden[i : i + 1, : len(tokens)],
-            prompt.tokens.shape[1],
+            prompt.length,
             tokens.unsqueeze(0),
             visual.unsqueeze(0),
             prompt.features,
             answerer.seen(prompt.features) if columns.seen else None,
             family.spans(model, prompt.tokens, prompt.features),
         )
-        is_answer = said & ~torch.isin(tokens, eos)
+        is_answer = answered & ~torch.isin(tokens, eos)
         samples.append(_sample(rows, visual, is_answer, columns, greedy, conversations[i]))
     return samples
 
@@ -161,7 +143,7 @@ def _sample(
     greedy: bool,
     conversation: int,
 ) -> Sample:
-    """Of all rows of a prompt and its answer, what ``columns`` keep."""
+    """The sample of a prompt and its answer, with the ``columns`` only."""
     assert rows.tokens is not None
     spans = torch.tensor(image_spans(rows), dtype=torch.int64).view(-1, 2)
     if columns.seen and len(spans) != (0 if rows.seen is None else len(rows.seen)):
@@ -183,18 +165,18 @@ def _sample(
     )
 
 
-def _read(
-    answerer: Answerer[Any], texts: Sequence[Tensor], features: dict[str, Tensor], padding: int
+def _forward(
+    answerer: Answerer[Any], sequences: Sequence[Tensor], features: dict[str, Tensor], padding: int
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states after the final norm, and input embeddings, ``[B, n, E]`` each."""
+    """Hidden states after the final norm and input embeddings of one pass, ``[B, n, E]`` each."""
     embedded: list[Tensor] = []
 
-    def watch(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def keep_embeddings(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         embedded.append(kwargs["inputs_embeds"])
 
-    tokens, mask = _padded(texts, padding, left=False)
+    tokens, mask = _padded(sequences, padding, left=False)
     language_model = answerer.family.language_model(answerer.model)
-    handle = language_model.register_forward_pre_hook(watch, with_kwargs=True)
+    handle = language_model.register_forward_pre_hook(keep_embeddings, with_kwargs=True)
     try:
         out = answerer.model.model(
             input_ids=tokens,
@@ -208,21 +190,21 @@ def _read(
     return out.last_hidden_state, embedded[0]
 
 
-def _padded(texts: Sequence[Tensor], padding: int, left: bool) -> tuple[Tensor, Tensor]:
-    """``(tokens, mask)``, ``[B, n]`` each. Generation wants its padding on the left."""
-    width = max(len(text) for text in texts)
-    tokens = texts[0].new_full((len(texts), width), padding)
+def _padded(sequences: Sequence[Tensor], padding: int, left: bool) -> tuple[Tensor, Tensor]:
+    """``(tokens, mask)``, ``[B, n]`` each. ``generate`` needs its padding on the left."""
+    width = max(len(sequence) for sequence in sequences)
+    tokens = sequences[0].new_full((len(sequences), width), padding)
     mask = torch.zeros_like(tokens)
-    for i, text in enumerate(texts):
-        place = slice(width - len(text), width) if left else slice(0, len(text))
-        tokens[i, place], mask[i, place] = text, 1
+    for i, sequence in enumerate(sequences):
+        columns = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+        tokens[i, columns], mask[i, columns] = sequence, 1
     return tokens, mask
 
 
-def _joined_features(prompts: Sequence[PromptInputs]) -> dict[str, Tensor]:
-    """The images of all prompts, in order; prompts without one add nothing.
+def _joined_features(prompts: Sequence[Inputs]) -> dict[str, Tensor]:
+    """The features of all prompts, concatenated in order; prompts without an image add nothing.
 
-    Where images have different numbers of tiles, zeros stand behind the fewer.
+    Where images have different numbers of tiles, the shorter features are padded with zeros.
     """
     joined = {}
     for name in sorted({name for prompt in prompts for name in prompt.features}):
@@ -237,12 +219,13 @@ def _joined_features(prompts: Sequence[PromptInputs]) -> dict[str, Tensor]:
 
 
 def _eos_ids(model: Any) -> Tensor:
+    """``[n]`` int64, the model's EOS tokens."""
     eos = model.generation_config.eos_token_id
     ids = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
     return torch.tensor(ids, dtype=torch.int64, device=model.device)
 
 
-def _cut(answer: Tensor, eos: Tensor) -> Tensor:
-    """The answer up to its first EOS, that one included."""
+def _until_eos(answer: Tensor, eos: Tensor) -> Tensor:
+    """The answer up to and including its first EOS."""
     ends = torch.isin(answer, eos).nonzero()
     return answer[: int(ends[0]) + 1] if len(ends) else answer

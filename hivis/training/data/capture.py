@@ -1,8 +1,8 @@
-"""Capture the target's own answers to many prompts, and go on where a capture was cut off.
+"""Capture the target's own answers to many prompts, and resume a capture that was interrupted.
 
-Batch k is prompts k B .. k B + B - 1, in the order given, and it alone (with the seed) says whether
-and how the answers are sampled. So a capture that was killed and taken up again writes the same
-files, byte for byte, as one that ran through; with a batch size, model and machine of its own.
+Batch k holds the prompts k B .. k B + B - 1 in the given order. Whether and how its answers are
+sampled depends only on k and the seed. So a capture that was killed and resumed writes the same
+files, byte for byte, as one that was not, given the same batch size, model and machine.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.training.data.answers import Answerer, P, PromptInputs, answer
-from hivis.training.data.files import agree, settings_of, write_json
+from hivis.training.data.answers import Answerer, P, answer
+from hivis.training.data.files import check_settings, read_settings, write_json
 from hivis.training.data.samples import Columns, Sample, save_shard, shard_header, shard_paths
 
-#: Stands beside the shards once all prompts are done.
+#: Written beside the shards when all prompts are done.
 REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """What to capture.
+    """What to capture, and how.
 
     Attributes:
-        columns: what to keep besides the tokens.
+        columns: what to store besides the tokens.
         sampled: share of the batches that are sampled at temperature 1; the others are greedy.
-        max_new_tokens: where an answer is cut off.
+        max_new_tokens: the longest answer, in tokens.
         batch: prompts that are answered together.
         shard: prompts per file, a multiple of ``batch``.
     """
@@ -57,8 +58,8 @@ class CaptureSettings:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A prompt that was left out: its index, and why."""
+class SkippedPrompt:
+    """A prompt that was skipped: its index, and the reason."""
 
     prompt: int
     why: str
@@ -66,48 +67,48 @@ class Skipped:
 
 @dataclass(frozen=True)
 class CaptureBatch:
-    """The answers to prompts ``start`` to ``end`` - 1, without those that were skipped."""
+    """The answers to the prompts from ``start`` to ``end`` - 1, except those that were skipped."""
 
     start: int
     end: int
     samples: list[Sample]
-    skipped: list[Skipped]
+    skipped: list[SkippedPrompt]
 
 
 @dataclass(frozen=True)
 class CaptureReport:
-    """What a capture holds: how many samples, and which prompts it lacks."""
+    """The content of a capture: how many samples, and which prompts were skipped."""
 
     samples: int
-    skipped: list[Skipped]
+    skipped: list[SkippedPrompt]
 
 
 def capture(
     answerer: Answerer[P], prompts: Sequence[P], settings: CaptureSettings, start: int = 0
 ) -> Iterator[CaptureBatch]:
-    """Answer the prompts from ``start`` on, a multiple of the batch size, batch by batch.
+    """Answer the prompts batch by batch, from ``start`` on, which is a multiple of the batch size.
 
-    A prompt that cannot be prepared (its image cannot be read), or with whose answer the model's
-    positions may not suffice, is skipped; the batch it belongs to is smaller then.
+    A prompt is skipped if it cannot be prepared (for example, its image cannot be read), or if it
+    and the longest answer need more positions than the model has. Its batch is smaller then.
     """
     device = torch.device(answerer.model.device)
-    for at in range(start, len(prompts), settings.batch):
-        end = min(at + settings.batch, len(prompts))
-        ready: list[PromptInputs] = []
+    for first in range(start, len(prompts), settings.batch):
+        end = min(first + settings.batch, len(prompts))
+        ready: list[Inputs] = []
         conversations: list[int] = []
         skipped = []
-        for index in range(at, end):
+        for index in range(first, end):
             try:
                 ready.append(_prepared(answerer, prompts[index], settings))
                 conversations.append(answerer.conversation(prompts[index]))
             except HivisError as error:
-                skipped.append(Skipped(index, str(error)))
-        chance = random.Random(f"hivis capture {settings.seed} {at // settings.batch}")
-        greedy = chance.random() >= settings.sampled
+                skipped.append(SkippedPrompt(index, str(error)))
+        rng = random.Random(f"hivis capture {settings.seed} {first // settings.batch}")
+        greedy = rng.random() >= settings.sampled
         samples: list[Sample] = []
         if ready:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                torch.manual_seed(chance.getrandbits(62))
+                torch.manual_seed(rng.getrandbits(62))
                 samples = answer(
                     answerer,
                     ready,
@@ -116,15 +117,15 @@ def capture(
                     settings.max_new_tokens,
                     greedy,
                 )
-        yield CaptureBatch(at, end, samples, skipped)
+        yield CaptureBatch(first, end, samples, skipped)
 
 
-def _prepared(answerer: Answerer[P], prompt: P, settings: CaptureSettings) -> PromptInputs:
+def _prepared(answerer: Answerer[P], prompt: P, settings: CaptureSettings) -> Inputs:
     inputs = answerer.prepare(prompt)
-    rows, room = inputs.tokens.shape[1], answerer.max_positions - settings.max_new_tokens
-    if rows > room:
+    rows, limit = inputs.length, answerer.max_positions - settings.max_new_tokens
+    if rows > limit:
         raise HivisError(
-            f"prompt: wanted at most {room} rows, so that {settings.max_new_tokens} more fit the "
+            f"prompt: wanted at most {limit} rows, so that {settings.max_new_tokens} more fit the "
             f"model's {answerer.max_positions} positions, got {rows}"
         )
     return inputs
@@ -139,62 +140,65 @@ def write_capture(
     *,
     progress: bool = True,
 ) -> CaptureReport:
-    """Capture into ``directory``, or go on with the capture that was begun there.
+    """Capture into ``directory``, or resume the capture that was started there.
 
     Args:
-        sources: what the capture is made from: a name (data, target) and its
+        sources: what the capture is made from: for each name (data, target) its
             :func:`hivis.training.data.files.fingerprint`.
-        progress: show a bar on stderr.
+        progress: whether to show a progress bar on stderr.
 
     Raises:
-        HivisError: the directory holds a capture of other settings or sources, or a shard that is
-            not readable; or no prompt could be answered.
+        HivisError: the directory holds a capture with other settings or sources, or a shard that
+            is not readable; or no prompt could be answered.
     """
     directory = Path(directory)
-    agree(directory, _description(answerer, len(prompts), settings, sources))
+    check_settings(directory, _description(answerer, len(prompts), settings, sources))
     report, start, shards = _so_far(directory)
-    held: list[Sample] = []
-    skipped: list[Skipped] = []
+    pending: list[Sample] = []
+    skipped: list[SkippedPrompt] = []
     first = start
-    with _Bar(len(prompts), start, len(report.skipped), progress) as bar:
+    with _CaptureBar(len(prompts), start, len(report.skipped), progress) as bar:
         for batch in capture(answerer, prompts, settings, start):
-            held += batch.samples
+            pending += batch.samples
             skipped += batch.skipped
             bar.advance(batch)
             full = batch.end % settings.shard == 0 or batch.end == len(prompts)
             # A shard cannot be empty: prompts that were all skipped count towards the next one.
-            if full and held:
+            if full and pending:
                 note = {"start": first, "next": batch.end, "skipped": [asdict(s) for s in skipped]}
                 path = directory / f"shard-{shards:05d}.safetensors"
-                save_shard(path, held, settings.columns, note)
-                report = CaptureReport(report.samples + len(held), report.skipped + skipped)
-                held, skipped, first, shards = [], [], batch.end, shards + 1
+                save_shard(path, pending, settings.columns, note)
+                report = CaptureReport(report.samples + len(pending), report.skipped + skipped)
+                pending, skipped, first, shards = [], [], batch.end, shards + 1
     report = CaptureReport(report.samples, report.skipped + skipped)
     if not report.samples:
         why = f" (prompt {report.skipped[0].prompt}: {report.skipped[0].why})" if prompts else ""
-        raise HivisError(f"prompts: wanted one that can be answered, got {len(prompts)} not{why}")
+        raise HivisError(
+            f"prompts: wanted one that can be answered, got none among {len(prompts)}{why}"
+        )
     write_json(directory / REPORT_FILE, asdict(report))
     return report
 
 
 def check_finished(directory: Path, sources: Mapping[str, str]) -> None:
-    """What a training run wants of a capture that it was given.
+    """Check that a training run may use a capture.
 
     Args:
-        sources: fingerprints of the ``target``, and of what has a ``look`` of its own at images.
+        sources: the fingerprints of the ``target`` and, under ``look``, of a draft model that has
+            its own vision tower.
 
     Raises:
-        HivisError: it was cut off, or made from something else.
+        HivisError: the capture is not finished, or was made from something else.
     """
-    begun = settings_of(directory)
+    settings = read_settings(directory)
     if not (directory / REPORT_FILE).exists():
         _, done, _ = _so_far(directory)
         raise HivisError(
-            f"captured data {directory}: wanted the answers to all {begun['prompts']} prompts, got "
-            f"those to {done} (the same capture command goes on with it)"
+            f"captured data {directory}: wanted the answers to all {settings['prompts']} prompts, "
+            f"got those to {done} (run the same capture command again to resume it)"
         )
     for name in ("target", "look"):
-        wanted, got = sources.get(name), begun["sources"].get(name)
+        wanted, got = sources.get(name), settings["sources"].get(name)
         if got != wanted:
             raise HivisError(
                 f"captured data {directory}: wanted it made with the {name} {wanted}, got {got}"
@@ -202,7 +206,7 @@ def check_finished(directory: Path, sources: Mapping[str, str]) -> None:
 
 
 def _so_far(directory: Path) -> tuple[CaptureReport, int, int]:
-    """What the complete shards hold, the next prompt, and how many shards there are."""
+    """The content of the complete shards, the next prompt, and the number of shards."""
     samples, skipped, start = 0, [], 0
     paths = shard_paths(directory)
     for number, path in enumerate(paths):
@@ -212,7 +216,7 @@ def _so_far(directory: Path) -> tuple[CaptureReport, int, int]:
                 f"{path}: wanted shard {number} with the prompts from {start} on, got those from "
                 f"{note.get('start')} on"
             )
-        skipped += [Skipped(**entry) for entry in note["skipped"]]
+        skipped += [SkippedPrompt(**entry) for entry in note["skipped"]]
         samples += note["next"] - start - len(note["skipped"])
         start = note["next"]
     return CaptureReport(samples, skipped), start, len(paths)
@@ -221,13 +225,13 @@ def _so_far(directory: Path) -> tuple[CaptureReport, int, int]:
 def _description(
     answerer: Answerer[Any], prompts: int, settings: CaptureSettings, sources: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that the bytes of a capture depend on, but for the machine."""
-    own = {"prompts": prompts, "dtype": str(answerer.model.dtype).removeprefix("torch.")}
-    return {**own, **asdict(settings), "sources": dict(sources)}
+    """Everything that the bytes of a capture depend on, except the machine."""
+    dtype = str(answerer.model.dtype).removeprefix("torch.")
+    return {"prompts": prompts, "dtype": dtype, **asdict(settings), "sources": dict(sources)}
 
 
-class _Bar:
-    """Prompts done, answered tokens per second, and prompts skipped."""
+class _CaptureBar:
+    """A progress bar: prompts done, answer tokens per second, and prompts skipped."""
 
     def __init__(self, prompts: int, done: int, skipped: int, shown: bool) -> None:
         self._progress = Progress(
@@ -243,9 +247,9 @@ class _Bar:
         self._task = self._progress.add_task(
             "answering", total=prompts, completed=done, speed=0.0, skipped=skipped
         )
-        self._skipped, self._tokens, self._begun = skipped, 0, time.monotonic()
+        self._skipped, self._tokens, self._started = skipped, 0, time.monotonic()
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _CaptureBar:
         self._progress.start()
         return self
 
@@ -255,5 +259,5 @@ class _Bar:
     def advance(self, batch: CaptureBatch) -> None:
         self._tokens += sum(int(sample.answer.sum()) for sample in batch.samples)
         self._skipped += len(batch.skipped)
-        speed = self._tokens / max(time.monotonic() - self._begun, 1e-3)
+        speed = self._tokens / max(time.monotonic() - self._started, 1e-3)
         self._progress.update(self._task, completed=batch.end, speed=speed, skipped=self._skipped)

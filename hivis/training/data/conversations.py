@@ -5,8 +5,8 @@ A file holds one conversation per line (JSON Lines), or one JSON array of them::
     {"id": "7", "image": "coco/1.jpg", "conversations": [
         {"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A dog."}]}
 
-``image`` may also be a list, or be absent. ``<image>`` in a human turn says where an image goes.
-What a target is asked is a conversation, too: one that ends in a human turn.
+``image`` may also be a list, or absent. ``<image>`` in a human turn marks the place of an image.
+A prompt for the target is a conversation, too: one that ends with a human turn.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, shorten
 
-#: Where an image goes, in human turns.
-MARKER = "<image>"
+#: The place of an image in a human turn.
+IMAGE_MARKER = "<image>"
 Role = Literal["user", "assistant", "other"]
 _ROLES: dict[str, Role] = {
     "human": "user",
@@ -30,12 +30,12 @@ _ROLES: dict[str, Role] = {
     "gpt": "assistant",
     "assistant": "assistant",
 }
-#: Characters read at once, and the most that one conversation of a JSON array may have.
+#: Characters that are read at once, and the longest conversation in a JSON array, in characters.
 _CHUNK, _LONGEST = 1 << 20, 1 << 26
 
 
 class Turn(NamedTuple):
-    """What one side says. A user's text may hold markers, an assistant's is taken as it is."""
+    """The message of one side. Only a user's text has image markers."""
 
     role: Role
     text: str
@@ -43,12 +43,12 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns of user and assistant in alternation, the user's first.
+    """Alternating turns of user and assistant; the first is the user's.
 
     Attributes:
-        images: one for each marker, in order; or, without any marker, all before the first turn.
-        number: its place in the file, from 0, which its prompts have in common.
-        where: file and line, or index in the file's array, for messages.
+        images: one for each marker, in order; without any marker, all come before the first turn.
+        number: its index in the file, from 0; its prompts have the same number.
+        where: file and line, or file and index in the array, for error messages.
     """
 
     turns: tuple[Turn, ...]
@@ -56,26 +56,27 @@ class Conversation:
     number: int
     where: str
 
-    def asked(self, count: int) -> list[Conversation]:
-        """The first ``count`` questions as prompts, each behind all the turns before it."""
+    def prompts(self, count: int) -> list[Conversation]:
+        """The first ``count`` questions as prompts, each with all the turns before it."""
         prompts: list[Conversation] = []
-        markers, marked = 0, any(MARKER in turn.text for turn in self.turns if turn.role == "user")
+        marked = any(IMAGE_MARKER in turn.text for turn in self.turns if turn.role == "user")
+        markers = 0
         for i, turn in enumerate(self.turns):
             if turn.role == "assistant":
                 continue
             if len(prompts) == count:
                 break
-            markers += turn.text.count(MARKER)
+            markers += turn.text.count(IMAGE_MARKER)
             images = self.images[:markers] if marked else self.images
             prompts.append(replace(self, turns=self.turns[: i + 1], images=images))
         return prompts
 
 
-def asked(conversations: Iterable[Conversation], count: int = 1) -> list[Conversation]:
-    """The prompts of all conversations: the first ``count`` questions of each, in order."""
+def prompts_of(conversations: Iterable[Conversation], count: int = 1) -> list[Conversation]:
+    """The first ``count`` questions of each conversation as prompts, in order."""
     if count < 1:
         raise HivisError(f"turns: wanted at least 1, got {count}")
-    return [prompt for conversation in conversations for prompt in conversation.asked(count)]
+    return [prompt for conversation in conversations for prompt in conversation.prompts(count)]
 
 
 def read_conversations(
@@ -86,18 +87,18 @@ def read_conversations(
     count: int | None = None,
     left_out: list[str] | None = None,
 ) -> list[Conversation]:
-    """Read a file of conversations, piece by piece: only what is returned stays in memory.
+    """Read a file of conversations piece by piece; only the returned ones stay in memory.
 
     Args:
-        images: what the paths of images are relative to; by default the folder of ``path``.
-        turns: keep only what the first so many questions of each conversation need.
-        count: stop behind so many conversations; what follows is not looked at.
-        left_out: gets where each conversation stands that holds no question, or has no image and
-            speaks of one with a marker. ShareGPT has some of both.
+        images: the folder that image paths are relative to; by default the folder of ``path``.
+        turns: keep only the turns that the first ``turns`` questions of a conversation need.
+        count: stop after this many conversations; the rest of the file is not read.
+        left_out: receives the place (file and line) of each conversation that is skipped because it
+            has no question, or markers but no image. ShareGPT has some of both.
 
     Raises:
-        HivisError: the file is missing, empty or not JSON; a conversation is not what the module's
-            docstring says, or one of its images does not exist.
+        HivisError: the file is missing, empty or not JSON; a conversation is not in the format of
+            the module's docstring, or one of its images does not exist.
     """
     for name, number in (("turns", turns), ("count", count)):
         if number is not None and number < 1:
@@ -106,7 +107,7 @@ def read_conversations(
     folder = Path(images) if images is not None else path.parent
     if not folder.is_dir():
         raise HivisError(f"images: wanted a folder, got {folder}")
-    there = _Existing()
+    files = _FileListing()
     found = []
     for number, (where, record) in enumerate(islice(_records(path), count)):
         conversation = _conversation(record, folder, number, where)
@@ -115,9 +116,9 @@ def read_conversations(
                 left_out.append(where)
             continue
         for image in conversation.images:
-            if image not in there:
+            if image not in files:
                 raise HivisError(f"{where}: image: wanted an image file, got no file {image}")
-        found.append(conversation if turns is None else conversation.asked(turns)[-1])
+        found.append(conversation if turns is None else conversation.prompts(turns)[-1])
     if not found:
         raise HivisError(f"{path}: wanted at least one conversation with a question, got none")
     return found
@@ -125,32 +126,32 @@ def read_conversations(
 
 def _conversation(record: Any, folder: Path, number: int, where: str) -> Conversation:
     if not isinstance(record, dict):
-        raise HivisError(f"{where}: wanted an object, got {_short(record)}")
-    said = record.get("conversations")
-    if not isinstance(said, list) or not said:
-        raise HivisError(f"{where}: conversations: wanted a list of turns, got {_short(said)}")
-    turns = _in_turn([_turn(one, i, where) for i, one in enumerate(said)])
+        raise HivisError(f"{where}: wanted an object, got {shorten(record)}")
+    messages = record.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        raise HivisError(f"{where}: conversations: wanted a list of turns, got {shorten(messages)}")
+    turns = _alternating([_turn(message, i, where) for i, message in enumerate(messages)])
     images = record.get("image")
     names = [] if images is None else images if isinstance(images, list) else [images]
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
-        raise HivisError(f"{where}: image: wanted a path or a list of paths, got {_short(images)}")
-    markers = sum(turn.text.count(MARKER) for turn in turns if turn.role == "user")
+        raise HivisError(f"{where}: image: wanted a path or a list of paths, got {shorten(images)}")
+    markers = sum(turn.text.count(IMAGE_MARKER) for turn in turns if turn.role == "user")
     if images is None and markers:
         turns, markers = (), 0
     if markers not in (0, len(names)):
         raise HivisError(
-            f"{where}: wanted one {MARKER} per image ({len(names)}) or none, got {markers}"
+            f"{where}: wanted one {IMAGE_MARKER} per image ({len(names)}) or none, got {markers}"
         )
     return Conversation(turns, tuple(folder / name for name in names), number, where)
 
 
-def _in_turn(said: Sequence[Turn]) -> tuple[Turn, ...]:
-    """From the first question on, as long as the two sides take turns.
+def _alternating(messages: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The turns from the first question on, as long as the two sides alternate.
 
-    Many of ShareGPT's begin in the middle, with an answer or a system prompt.
+    Many conversations of ShareGPT start with an answer or a system prompt.
     """
     turns: list[Turn] = []
-    for turn in said:
+    for turn in messages:
         blank = turn.role == "user" and not turn.text.strip()
         if turn.role == ("assistant" if len(turns) % 2 else "user") and not blank:
             turns.append(turn)
@@ -160,22 +161,22 @@ def _in_turn(said: Sequence[Turn]) -> tuple[Turn, ...]:
 
 
 def _turn(record: Any, index: int, where: str) -> Turn:
-    at = f"{where}: turn {index + 1}"
+    place = f"{where}: turn {index + 1}"
     if not isinstance(record, dict):
-        raise HivisError(f"{at}: wanted an object with from and value, got {_short(record)}")
+        raise HivisError(f"{place}: wanted an object with from and value, got {shorten(record)}")
     speaker, text = record.get("from"), record.get("value")
     if not isinstance(speaker, str):
         wanted = ", ".join(_ROLES)
-        raise HivisError(f"{at}: from: wanted one of {wanted}, got {_short(speaker)}")
-    # ShareGPT also has system prompts, and other bots: nobody here takes their turn.
+        raise HivisError(f"{place}: from: wanted one of {wanted}, got {shorten(speaker)}")
+    # ShareGPT also has system prompts and other bots; their role is "other".
     role = _ROLES.get(speaker, "other")
     if not isinstance(text, str):
-        raise HivisError(f"{at}: value: wanted some text, got {_short(text)}")
+        raise HivisError(f"{place}: value: wanted some text, got {shorten(text)}")
     return Turn(role, text)
 
 
-class _Existing:
-    """Which files exist. Each folder is listed once: far cheaper than a look at every file."""
+class _FileListing:
+    """Which files exist. Each folder is listed once, far faster than one system call per file."""
 
     def __init__(self) -> None:
         self._names: dict[Path, set[str]] = {}
@@ -187,7 +188,7 @@ class _Existing:
                 self._names[folder] = set(os.listdir(folder))
             except OSError:
                 self._names[folder] = set()
-        # The listing does not tell where upper and lower case are the same.
+        # The listing does not tell whether the file system ignores case.
         return file.name in self._names[folder] or file.is_file()
 
 
@@ -219,27 +220,27 @@ def _lines(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _array(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
-    """The elements of an array whose opening bracket has been read."""
+    """The elements of a JSON array whose opening bracket has been read."""
     decode = json.JSONDecoder().raw_decode
     buffer, at, index, ended = "", 0, 0, False
     while True:
         where = f"{path}: conversation {index}"
-        at = _past_space(buffer, at)
-        # A comma stands between elements; none is wanted before the first.
-        start = _past_space(buffer, at + 1) if index and buffer[at : at + 1] == "," else at
+        at = _skip_space(buffer, at)
+        # Between elements there is a comma; before the first there is none.
+        start = _skip_space(buffer, at + 1) if index and buffer[at : at + 1] == "," else at
         if buffer[at : at + 1] == "]":
-            if _past_space(buffer, at + 1) < len(buffer) or file.read().strip():
+            if _skip_space(buffer, at + 1) < len(buffer) or file.read().strip():
                 raise HivisError(f"{path}: wanted the end of the file after the array, got more")
             return
         try:
             if index and start == at and at < len(buffer):
-                raise ValueError(f"{_short(buffer[at : at + 20])} where a comma or ] should be")
+                raise ValueError(f"{shorten(buffer[at : at + 20])} where a comma or ] should be")
             record, at = decode(buffer, start)
         except (ValueError, RecursionError) as error:
             if ended or len(buffer) - at > _LONGEST or isinstance(error, RecursionError):
                 why = error.msg if isinstance(error, json.JSONDecodeError) else error
                 raise HivisError(f"{where}: wanted JSON, got {why}") from None
-            # Perhaps cut off: twice as much is read each time, so that this stays linear.
+            # The element may be incomplete: read twice as much each time, to stay linear in time.
             more = file.read(max(_CHUNK, len(buffer) - at))
             buffer, at, ended = buffer[at:] + more, 0, not more
             continue
@@ -247,12 +248,7 @@ def _array(file: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
         index += 1
 
 
-def _past_space(text: str, at: int) -> int:
+def _skip_space(text: str, at: int) -> int:
     while at < len(text) and text[at].isspace():
         at += 1
     return at
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

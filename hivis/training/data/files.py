@@ -1,4 +1,4 @@
-"""What a capture was begun with: kept beside its shards, so that only the same goes on with it."""
+"""The settings file of a capture, and fingerprints of files: only equal inputs resume a capture."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from hivis.errors import HivisError
+from hivis.training.data.atomic import replacing
 from hivis.training.data.samples import shard_paths
 
 SETTINGS_FILE = "capture.json"
 _PIECE = 1 << 20  # bytes
 
 
-def agree(directory: Path, wanted: dict[str, Any]) -> None:
-    """Write a description beside the shards to come, or compare it with the one there.
+def check_settings(directory: Path, wanted: dict[str, Any]) -> None:
+    """Write the settings of a new capture, or compare them with those of a started one.
+
+    Args:
+        wanted: the settings, as JSON.
 
     Raises:
-        HivisError: they differ, or there are shards without a description.
+        HivisError: they differ, or there are shards without a settings file.
     """
     path = directory / SETTINGS_FILE
     if not path.exists():
@@ -28,35 +32,41 @@ def agree(directory: Path, wanted: dict[str, Any]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
         return
-    there, here = _flat(settings_of(directory)), _flat(wanted)
-    for name in sorted({*there, *here}):
-        if there.get(name) != here.get(name):
+    started, now = _flat(read_settings(directory)), _flat(wanted)
+    others = [name for name in started.keys() ^ now.keys() if not name.startswith("sources.")]
+    if others:
+        raise HivisError(
+            f"{path}: wanted the settings that this version of hivis writes, got a difference in "
+            f"{', '.join(sorted(others))}: capture into another folder"
+        )
+    for name in sorted({*started, *now}):
+        if started.get(name) != now.get(name):
             raise HivisError(
-                f"{path}: {name}: wanted {there.get(name)}, as this capture was begun, got "
-                f"{here.get(name)}"
+                f"{path}: {name}: wanted {started.get(name)}, as when this capture was started, "
+                f"got {now.get(name)}"
             )
 
 
-def settings_of(directory: Path) -> dict[str, Any]:
-    """What a capture was begun with; HivisError if that cannot be read."""
+def read_settings(directory: Path) -> dict[str, Any]:
+    """The settings with which a capture was started; HivisError if they cannot be read."""
     path = directory / SETTINGS_FILE
     try:
-        begun = json.loads(path.read_text())
-        if not isinstance(begun, dict) or not isinstance(begun.get("sources"), dict):
-            raise ValueError("something else")
+        settings = json.loads(path.read_text())
+        if not isinstance(settings, dict) or not isinstance(settings.get("sources"), dict):
+            raise ValueError("other JSON")
     except (OSError, ValueError) as error:
         raise HivisError(f"{path}: wanted the settings of a capture, got {error}") from None
-    return begun
+    return settings
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a file that is there whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(draft, path)
+    """Write JSON into a file that appears complete or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _flat(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries with those of inner dictionaries as ``outer.inner``, one level deep."""
     return {
         name if inner is None else f"{name}.{inner}": value
         for name, entry in entries.items()
@@ -65,11 +75,12 @@ def _flat(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(path: str | Path, pieces: int = 64) -> str:
-    """A short name for the contents of a file, or of a folder of safetensors.
+    """32 hex digits that stand for the contents of a file, or of a folder of safetensors.
 
-    Of a folder, ``config.json`` and the safetensors count. Of a file, its size and so many evenly
-    spaced pieces of 1 MiB: all of it if that is not longer, but a change between the pieces of a
-    larger one goes unseen. What is neither file nor folder (a hub name) stands for itself.
+    Of a folder, ``config.json`` and the safetensors files are hashed. Of each file, its size and
+    ``pieces`` evenly spaced pieces of 1 MiB are hashed: the whole of a file that is not longer than
+    that; of a longer file, a change between the pieces is not noticed. A name that is neither file
+    nor folder (a hub name) is returned unchanged.
     """
     path = Path(path) if os.path.exists(path) else path
     if isinstance(path, str):
@@ -78,13 +89,13 @@ def fingerprint(path: str | Path, pieces: int = 64) -> str:
     if path.is_dir():
         files = [f for f in sorted(path.iterdir()) if f.suffix == ".safetensors"]
         files += [f for f in [path / "config.json"] if f.is_file()]
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        found.update(f"{file.name if path.is_dir() else ''} {size}\n".encode())
+        digest.update(f"{file.name if path.is_dir() else ''} {size}\n".encode())
         step = max(_PIECE, -(-max(size - _PIECE, 0) // max(pieces - 1, 1)))
         with file.open("rb") as data:
             for at in range(0, size, step):
                 data.seek(at)
-                found.update(data.read(_PIECE))
-    return found.hexdigest()[:32]
+                digest.update(data.read(_PIECE))
+    return digest.hexdigest()[:32]

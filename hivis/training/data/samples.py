@@ -1,17 +1,16 @@
-"""Captured answers: what a sample holds, and the shards it lies in.
+"""Captured answers: the content of a sample, and the shard files that hold samples.
 
-A capture is a directory of safetensors shards. In a shard the samples lie end to end, column by
-column, and are read one by one when they are asked for: a capture may be larger than the memory.
+A capture is a directory of safetensors shards. A shard stores its samples column by column, end to
+end. They are read from disk one by one on access, so a capture may be larger than the memory.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line, shorten
+from hivis.training.data.atomic import replacing
 
 HiddenRows = Literal["text", "edges", "all"]
 _HIDDEN_ORDER: tuple[HiddenRows, ...] = ("text", "edges", "all")
@@ -28,13 +28,13 @@ _HIDDEN_ORDER: tuple[HiddenRows, ...] = ("text", "edges", "all")
 
 @dataclass(frozen=True)
 class Columns:
-    """What a capture keeps besides the tokens, or what a method needs of one.
+    """What a capture stores besides the tokens, or what a training method needs of a capture.
 
     Attributes:
-        hidden: whose hidden states: ``"text"`` those of text rows alone, ``"edges"`` also that of
-            each image's last row, ``"all"`` every row's.
-        images: the projected embeddings of the visual rows.
-        seen: what the vision tower made of the images, before the projector.
+        hidden: the rows whose hidden states are stored: ``"text"`` text rows only, ``"edges"``
+            also the last row of each image, ``"all"`` every row.
+        images: whether the projected embeddings of the visual rows are stored.
+        seen: whether the output of the vision tower, before the projector, is stored.
     """
 
     hidden: HiddenRows = "text"
@@ -43,13 +43,13 @@ class Columns:
 
     @classmethod
     def covering(cls, needed: Iterable[Columns]) -> Columns:
-        """The least that serve all of ``needed``."""
+        """The fewest columns that cover all of ``needed``."""
         each = list(needed)
         hidden = max((one.hidden for one in each), key=_HIDDEN_ORDER.index)
         return cls(hidden, any(one.images for one in each), any(one.seen for one in each))
 
     def covers(self, needed: Columns) -> bool:
-        """Whether a capture of these columns serves a method that needs ``needed``."""
+        """Whether a capture with these columns is enough for a method that needs ``needed``."""
         return (
             _HIDDEN_ORDER.index(self.hidden) >= _HIDDEN_ORDER.index(needed.hidden)
             and self.images >= needed.images
@@ -57,7 +57,15 @@ class Columns:
         )
 
     def keeps(self, visual: Tensor, spans: Tensor) -> Tensor:
-        """``[n]`` bool: whose hidden states stay, from ``visual`` ``[n]`` and ``spans``."""
+        """The rows whose hidden states are stored.
+
+        Args:
+            visual: ``[n]`` bool, the visual rows.
+            spans: ``[p, 2]`` int64, half-open rows of each image.
+
+        Returns:
+            ``[n]`` bool.
+        """
         if self.hidden == "all":
             return torch.ones_like(visual)
         kept = ~visual
@@ -68,17 +76,17 @@ class Columns:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and the target's own answer to it: n rows, the answer's last.
+    """One prompt and the target's own answer to it: n rows, those of the answer last.
 
     Attributes:
         tokens: ``[n]`` int64; a placeholder at visual rows.
-        visual: ``[n]`` bool.
-        answer: ``[n]`` bool: tokens of the answer, except a closing EOS: no hidden state at or
-            after that is ever asked of a drafter.
+        visual: ``[n]`` bool, the visual rows.
+        answer: ``[n]`` bool, the tokens of the answer without a final EOS: a drafter never
+            predicts a hidden state at or after EOS.
         spans: ``[p, 2]`` int64, half-open rows of each of the p images, in order.
         greedy: whether the answer was decoded greedily.
-        conversation: a number that answers to questions of one conversation have in common.
-        kept: ``[n]`` bool: whose hidden states there are.
+        conversation: a number that all answers from one conversation share.
+        kept: ``[n]`` bool, the rows whose hidden states are stored.
         hidden: ``[kept rows, E]`` the target's last hidden states, after the final norm.
         images: ``[visual rows, E]`` projected image embeddings; ``None`` if not captured.
         seen: ``[p, r, Ev]`` output of the vision tower; ``None`` if not captured or no image.
@@ -104,14 +112,15 @@ class Sample:
         return int(self.answer.int().argmax()) if bool(self.answer.any()) else len(self)
 
     def hidden_at(self, rows: Tensor) -> Tensor:
-        """``[r, E]`` hidden states of ``rows`` ``[r]`` int64; zeros where none was kept."""
-        place = self.kept.cumsum(0)[rows] - 1
-        found = self.hidden[place.clamp(min=0)]
+        """``[r, E]`` hidden states of ``rows`` ``[r]`` int64; zeros where none is stored."""
+        index = self.kept.cumsum(0)[rows] - 1
+        found = self.hidden[index.clamp(min=0)]
         return found * self.kept[rows].unsqueeze(1).to(found.dtype)
 
 
-#: What the lines of each column belong to; a shard says how many of these each sample has.
-_COUNTED_BY = {
+#: The unit of each column's first dimension. For each unit a shard has a tensor ``<unit>_of`` with
+#: the count of every sample.
+_UNIT_OF = {
     "tokens": "rows",
     "visual": "rows",
     "answer": "rows",
@@ -126,9 +135,10 @@ _COUNTED_BY = {
 def save_shard(
     path: Path, samples: Sequence[Sample], columns: Columns, note: dict[str, Any] | None = None
 ) -> None:
-    """Write samples end to end, floats as bf16, into a file that appears whole or not at all.
+    """Write samples end to end, floats as bfloat16; the file appears complete or not at all.
 
-    ``note`` is kept beside them and comes back from :func:`shard_note`.
+    Args:
+        note: stored as JSON with the samples; see :func:`shard_header`.
     """
     tensors = {
         "tokens": torch.cat([s.tokens for s in samples]).int(),
@@ -144,26 +154,28 @@ def save_shard(
         "kept_of": torch.tensor([len(s.hidden) for s in samples]),
         "visual_of": torch.tensor([int(s.visual.sum()) for s in samples]),
     }
-    for name, wanted in (("images", columns.images), ("seen", columns.seen)):
+    for name, stored in (("images", columns.images), ("seen", columns.seen)):
         parts = [p for s in samples if (p := getattr(s, name)) is not None]
-        if wanted and parts:
+        if stored and parts:
             tensors[name] = torch.cat(parts).bfloat16()
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
     text = json.dumps({"columns": asdict(columns), "note": note or {}})
-    save_file(tensors, draft, metadata={"capture": text})
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        save_file(tensors, draft, metadata={"capture": text})
 
 
 class Capture(Sequence[Sample]):
-    """The samples of a directory of shards, read from disk one by one."""
+    """The samples of a directory of shards, read from disk on access.
+
+    Args:
+        needed: the columns that are read; the capture may have more.
+
+    Raises:
+        HivisError: the directory has no shards, or a shard is not readable or lacks a needed
+            column.
+    """
 
     def __init__(self, directory: str | Path, needed: Columns) -> None:
-        """Open all shards.
-
-        Raises:
-            HivisError: there is none, one is not readable, or it lacks what is needed.
-        """
         self.directory = Path(directory)
         self.paths = shard_paths(directory)
         if not self.paths:
@@ -171,7 +183,7 @@ class Capture(Sequence[Sample]):
         self.needed = needed
         self._files: dict[int, Any] = {}
         self._starts: list[dict[str, list[int]]] = []
-        self._where: list[tuple[int, int]] = []
+        self._places: list[tuple[int, int]] = []  # of each sample: its shard, its index in there
         self._greedy: list[bool] = []
         self.conversations: list[int] = []
         self.lengths: list[int] = []
@@ -185,16 +197,31 @@ class Capture(Sequence[Sample]):
             raise HivisError(f"{path}: wanted a capture of {self.needed}, got {got}")
         file = self._file(shard)
         starts = {}
-        for kind in ("rows", "spans", "kept", "visual"):
-            counts = file.get_tensor(f"{kind}_of")
-            starts[kind] = [0, *counts.cumsum(0).tolist()]
-            if kind == "rows":
-                self.lengths += counts.tolist()
+        try:
+            for unit in dict.fromkeys(_UNIT_OF.values()):
+                counts = file.get_tensor(f"{unit}_of")
+                starts[unit] = [0, *counts.cumsum(0).tolist()]
+                if unit == "rows":
+                    self.lengths += counts.tolist()
+            self._check_lengths(file, starts, path)
+            self._greedy += file.get_tensor("greedy").tolist()
+            self.conversations += file.get_tensor("conversation").tolist()
+            self.hidden_size = file.get_slice("hidden").get_shape()[1]
+        except SafetensorError as error:
+            raise HivisError(f"{path}: wanted a complete shard, got: {first_line(error)}") from None
         self._starts.append(starts)
-        self._greedy += file.get_tensor("greedy").tolist()
-        self.conversations += file.get_tensor("conversation").tolist()
-        self._where += [(shard, i) for i in range(len(starts["rows"]) - 1)]
-        self.hidden_size = file.get_slice("hidden").get_shape()[1]
+        self._places += [(shard, i) for i in range(len(starts["rows"]) - 1)]
+
+    def _check_lengths(self, file: Any, starts: dict[str, list[int]], path: Path) -> None:
+        """HivisError unless each column that is read is as long as the counts say."""
+        any_image = starts["spans"][-1] > 0  # without one, neither of these two is written
+        optional = {"images": self.needed.images, "seen": self.needed.seen}
+        for name, unit in _UNIT_OF.items():
+            if name in optional and not (optional[name] and any_image):
+                continue
+            wanted, got = starts[unit][-1], file.get_slice(name).get_shape()[0]
+            if got != wanted:
+                raise HivisError(f"{path}: {name}: wanted {wanted} entries, got {got}")
 
     def _file(self, shard: int) -> Any:
         if shard not in self._files:
@@ -202,19 +229,19 @@ class Capture(Sequence[Sample]):
         return self._files[shard]
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._places)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        shard, own = self._where[index]
+        shard, place = self._places[index]
         file, starts = self._file(shard), self._starts[shard]
 
         def read(name: str) -> Tensor:
-            start = starts[_COUNTED_BY[name]]
-            return file.get_slice(name)[start[own] : start[own + 1]]
+            start = starts[_UNIT_OF[name]]
+            return file.get_slice(name)[start[place] : start[place + 1]]
 
-        with_image = starts["spans"][own + 1] > starts["spans"][own]
+        with_image = starts["spans"][place + 1] > starts["spans"][place]
         return Sample(
             tokens=read("tokens").long(),
             visual=read("visual"),
@@ -230,24 +257,44 @@ class Capture(Sequence[Sample]):
 
 
 def shard_paths(directory: str | Path) -> list[Path]:
-    """The shards of a capture in order; a file that was being written when it stopped is none."""
+    """The shards of a capture in order. A file that was not completed does not count."""
     return sorted(Path(directory).glob("shard-*.safetensors"))
 
 
 def shard_header(path: Path) -> dict[str, Any]:
-    """``columns`` and ``note`` of a shard; HivisError if it is not one."""
+    """``columns`` and ``note`` of a shard.
+
+    Raises:
+        HivisError: the file is not a shard, or one whose columns this version of hivis does not
+            read.
+    """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["capture"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            header = json.loads((file.metadata() or {})["capture"])
+        columns, _ = dict(header["columns"]), header["note"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise HivisError(f"{path}: wanted a readable shard of captured data, got {error}") from None
+    wanted = [field.name for field in fields(Columns)]
+    if columns.keys() != set(wanted) or columns["hidden"] not in _HIDDEN_ORDER:
+        raise HivisError(
+            f"{path}: wanted a shard with the columns {', '.join(wanted)}, got {shorten(columns)}, "
+            "as another version of hivis writes them: capture the answers again"
+        )
+    return header
 
 
 def split(conversations: Sequence[int], held_out: int, seed: int) -> tuple[list[int], list[int]]:
-    """``(training, held out)`` indices of samples, from the conversation that each belongs to.
+    """Choose which samples are held out, by conversation.
 
-    A conversation is held out whole: its later questions repeat what was said before. The seed
-    alone says which; about ``held_out`` samples are, and at most a fifth of all.
+    All samples of a conversation stay together, since its later prompts contain its earlier turns.
+    The choice depends only on the conversations, ``held_out`` and the seed.
+
+    Args:
+        conversations: of each sample, the conversation that it belongs to.
+        held_out: how many samples to hold out, about; never more than a fifth of all.
+
+    Returns:
+        ``(training, held out)`` indices of samples.
     """
     order = sorted(set(conversations))
     random.Random(seed).shuffle(order)
@@ -263,9 +310,10 @@ def split(conversations: Sequence[int], held_out: int, seed: int) -> tuple[list[
 
 
 def batch_order(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
-    """One pass over all samples in random batches, those of like length together.
+    """Batches of sample indices for one epoch, in random order.
 
-    Little of a batch is padding then. The seed alone says the order.
+    Samples of similar length share a batch, so that little of it is padding. The order depends only
+    on the lengths, the size and the seed.
     """
     rng = random.Random(seed)
     order = list(range(len(lengths)))

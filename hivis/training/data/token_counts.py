@@ -1,4 +1,4 @@
-"""Which tokens a target says most often, counted on its captured answers."""
+"""The most frequent tokens of a target, counted on its captured answers."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from hivis.training.data.samples import Sample
 
 
 def count_tokens(samples: Iterable[Sample], vocab: int) -> Tensor:
-    """``[V]`` int64: how often each token stands in the answers.
+    """``[V]`` int64: how often each token occurs in the answers.
+
+    Args:
+        vocab: V, the size of the target's vocabulary.
 
     Raises:
-        HivisError: an answer has a token that the vocabulary of ``vocab`` tokens has not.
+        HivisError: an answer has a token outside the vocabulary.
     """
     counts = torch.zeros(vocab, dtype=torch.int64)
     for sample in samples:
-        said = sample.tokens[sample.answer]
-        if len(said) and int(said.max()) >= vocab:
-            raise HivisError(f"answers: wanted tokens below {vocab}, got {int(said.max())}")
-        counts += torch.bincount(said, minlength=vocab)
+        tokens = sample.tokens[sample.answer]
+        if len(tokens) and int(tokens.max()) >= vocab:
+            raise HivisError(f"answers: wanted tokens below {vocab}, got {int(tokens.max())}")
+        counts += torch.bincount(tokens, minlength=vocab)
     return counts
 
 
-def rank_tokens(counts: Tensor, ends: Sequence[int]) -> Tensor:
-    """``[n]`` int64: ``ends``, then every other token that occurs, the most frequent first.
+def rank_tokens(counts: Tensor, eos_token_ids: Sequence[int]) -> Tensor:
+    """``[n]`` int64: the EOS tokens, then every other token that occurs, most frequent first.
 
-    What ends a text comes first because it is said in every text, and captured in none.
+    EOS comes first because every output ends with it, although no captured answer contains it.
     """
-    first = list(dict.fromkeys(end for end in ends if 0 <= end < len(counts)))
+    first = list(dict.fromkeys(eos for eos in eos_token_ids if 0 <= eos < len(counts)))
     ranked = counts.argsort(descending=True, stable=True)
     ranked = ranked[: int((counts > 0).sum())]
     others = ranked[~torch.isin(ranked, torch.tensor(first, dtype=torch.int64))]

@@ -1,4 +1,4 @@
-"""Attention of the self-feedback passes: which keys a row sees, and at what cost."""
+"""Attention of the self-feedback passes, over the keys of all passes so far."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Keys = tuple[Tensor, Tensor]  # keys and values, [B, Hkv, rows, D] each
-Turn = tuple[Tensor, Tensor]  # cosines and sines, [B, 1, rows, D / 2] each
+KeysAndValues = tuple[Tensor, Tensor]  # keys and values, [B, Hkv, rows, D] each
+RotaryFactors = tuple[Tensor, Tensor]  # cosines and sines, [B, 1, rows, D / 2] each
 
 
-def visible(rows: int, step: int, first: int = 0, device: torch.device | str = "cpu") -> Tensor:
-    """``[m, n + step * m]`` bool: which keys the m rows of ``step`` from row ``first`` on see.
+def visible_keys(
+    rows: int, step: int, first: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The keys that the m rows of pass ``step`` from row ``first`` on attend to.
 
-    Step 0 has keys at all n ``rows``, the later ones at those from ``first`` on. At inference,
-    step s of a tree is s rows behind the last row that the target has confirmed. So row t sees
-    step 0, whose features are the target's, up to row t - s, and of each step i >= 1 the single
-    row t - (s - i) that lies on its own path (HASS, arXiv 2408.15766, section 3.2).
+    Pass 0 has keys at all n ``rows``, later passes at the rows from ``first`` on. At inference,
+    step s of a tree is s rows after the last row that the target has confirmed. So row t attends to
+    the rows of pass 0, whose features are the target's, up to t - s, and in each pass i >= 1 to the
+    single row t - (s - i) that lies on its own path (HASS, arXiv 2408.15766, section 3.2).
+
+    Returns:
+        ``[m, n + step * m]`` bool.
     """
     key = torch.arange(rows, device=device)
     query = key[first:].unsqueeze(1)
@@ -27,17 +32,24 @@ def visible(rows: int, step: int, first: int = 0, device: torch.device | str = "
     return torch.cat(blocks, 1)
 
 
-def aligned_attention(query: Tensor, steps: Sequence[Keys], scale: float) -> Tensor:
-    """Attention of the last step under :func:`visible`; ``[B, H, m, D]``.
+def aligned_attention(query: Tensor, steps: Sequence[KeysAndValues], scale: float) -> Tensor:
+    """Attention of the last pass with the mask of :func:`visible_keys`.
 
-    Steps 1 and up contribute one diagonal each, so they cost m products instead of m * m.
-    From step 1 on all m * n scores are held at once, a few times over for the way back.
+    Passes 1 and later contribute one diagonal each, which costs m products instead of m * m. From
+    pass 1 on, all m * n scores are in memory at once, several times for the backward pass.
+
+    Args:
+        query: ``[B, H, m, D]`` of the last pass.
+        steps: keys and values of each pass, the last included.
+
+    Returns:
+        ``[B, H, m, D]``.
     """
     group = query.shape[1] // steps[0][0].shape[1]
     keys = [key.repeat_interleave(group, 1) for key, _ in steps]
     values = [value.repeat_interleave(group, 1) for _, value in steps]
     last, rows, own_rows = len(steps) - 1, keys[0].shape[2], query.shape[2]
-    seen = visible(rows, last, rows - own_rows, query.device)[:, :rows]
+    seen = visible_keys(rows, last, rows - own_rows, query.device)[:, :rows]
     mask = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, float("-inf"))
     if last == 0:
         return F.scaled_dot_product_attention(query, keys[0], values[0], mask, scale=scale)
@@ -56,20 +68,20 @@ def aligned_attention(query: Tensor, steps: Sequence[Keys], scale: float) -> Ten
 
 
 def _later(x: Tensor, back: int) -> Tensor:
-    """``[.., m, D]`` with row t holding what was at row t - back, and zeros before."""
+    """``[.., m, D]`` shifted by ``back`` rows: row t has the values of row t - back, or zeros."""
     return F.pad(x, (0, 0, back, 0))[..., : x.shape[-2], :] if back else x
 
 
-def rotation(positions: Tensor, head_dim: int, theta: float) -> Turn:
-    """Rotary factors of ``positions`` ``[B, n]``."""
+def rotary_factors(positions: Tensor, head_dim: int, theta: float) -> RotaryFactors:
+    """Rotary factors of ``positions`` ``[B, n]`` int64."""
     half = head_dim // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float32) / half
     angle = (positions.float().unsqueeze(-1) * theta**-exponent).unsqueeze(1)
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, turn: Turn) -> Tensor:
-    """Turn ``[B, heads, rows, D]``, in Llama's layout of halves; ``turn`` may have rows before."""
-    cos, sin = (part[:, :, -x.shape[2] :].to(x.dtype) for part in turn)
+def apply_rotary(x: Tensor, factors: RotaryFactors) -> Tensor:
+    """Rotate ``[B, heads, rows, D]`` in Llama's layout of halves, by the last of the factors."""
+    cos, sin = (part[:, :, -x.shape[2] :].to(x.dtype) for part in factors)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

@@ -1,8 +1,8 @@
-"""A small draft model learns what the target would say (distillation, arXiv 1503.02531).
+"""Distillation (arXiv 1503.02531) of the target into a small draft model.
 
-The small VLM of Spec-LLaVA (arXiv 2509.11961) predicts from tokens and the image alone, so
-nothing of the target's hidden states goes in. They say what is wanted: through the target's head
-they are its distribution after every row of an answer that it wrote itself.
+The small VLM of Spec-LLaVA (arXiv 2509.11961) predicts from tokens and the image alone, so the
+target's hidden states are no input of it. They are the labels: with the target's head they give its
+distribution after every row of an answer that it wrote itself.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hivis.drafters import draft_vlm
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.models.load import load_target
-from hivis.models.trainable_draft import load_trainable_draft
+from hivis.models.trainable_draft import TrainableDraft, load_trainable_draft
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import (
@@ -29,47 +28,19 @@ from hivis.training.learners.losses import (
     head_losses,
 )
 
-#: There is no hidden state to match, and with no feature loss beside it the soft cross entropy, of
-#: which the layers that do match one take a tenth, is the aim itself.
+#: There are no hidden states to match, so the soft cross entropy has its full weight. One-layer
+#: drafters use a tenth of it, beside the feature loss.
 WEIGHTS = LossWeights(feature=0.0, soft=1.0, top=1.0)
-
-
-class TrainableDraft(draft_vlm.DraftModel, Protocol):
-    """A draft model with a pass that gradients flow through."""
-
-    #: Whether it has a vision tower of its own, which is not trained.
-    own_tower: bool
-
-    @property
-    def module(self) -> nn.Module:
-        """Its parameters that require gradients are trained."""
-        ...
-
-    @property
-    def head(self) -> Tensor:
-        """``[V, e]``, V its own number of ids."""
-        ...
-
-    def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
-        """Hidden states ``[R, e]`` of ``rows`` of texts ``tokens``, both ``[B, n]``.
-
-        ``seen`` ``[images, r, Ev]`` is what a vision tower made of all their images: its own,
-        or the target's.
-        The texts are padded on the right, and causal: the padding is never looked at.
-        """
-        ...
-
-    def save(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
 class DistillBatch:
-    """Texts, padded on the right.
+    """B sequences, padded on the right.
 
     Attributes:
         tokens: ``[B, n]`` int64.
-        rows: ``[B, n]`` bool, the answers.
-        seen: ``[images, r, Ev]``, or ``None``.
+        rows: ``[B, n]`` bool, the rows of the answers.
+        seen: ``[images, r, Ev]`` output of the vision tower, or ``None``.
         hidden: ``[R, E]`` fp32, the target's hidden states of the R answer rows.
     """
 
@@ -80,13 +51,14 @@ class DistillBatch:
 
 
 class DraftLearner:
-    """Distills the target into a small VLM, or into a language model that reads text rows alone.
+    """Distills the target into a small VLM, or into a language model that reads text rows only.
 
     Args:
-        draft: all of it but a vision tower is trained. What that saw comes with the samples.
-        updates: of the only stage.
-        lr: the default suits a fresh model of a million parameters; one that can speak already, or
-            is larger, wants a tenth or less.
+        draft: the model; everything except its vision tower is trained. The samples contain the
+            tower's output.
+        updates: updates of the only stage.
+        lr: the default suits a fresh model of a million parameters; a pretrained or larger one
+            needs a tenth of it or less.
     """
 
     def __init__(
@@ -102,35 +74,34 @@ class DraftLearner:
         self.module = draft.module
         self.columns = Columns("text", seen=draft.rows == "all")
         self._stage = Stage("distill", updates, lr, weights)
-        # What the draft model does not know it cannot learn, and what the target does not know is
-        # never drafted: both sides are distributions over the ids that they share.
+        # Both distributions are over the ids that target and draft model share: others can neither
+        # be learned nor drafted.
         self._shared = min(len(draft.head), len(target.head))
-        self.drafter()  # refuses what could not be drafted with afterwards
+        self.drafter()  # raises if the trained model could not draft for this target
 
     def stages(self) -> Sequence[Stage]:
         return (self._stage,)
 
     @property
     def own_tower(self) -> bool:
-        """Whether it looks at images through a vision tower of its own."""
+        """Whether the model has its own vision tower."""
         return self.draft.own_tower
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         return {"rows": self.draft.rows, "own_tower": self.own_tower}
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> DistillBatch:
-        """``samples`` as tensors; of a language model, or without images, their text rows.
+        """``samples`` as tensors; only their text rows for a language model or without images.
 
-        Row t reads token t and predicts what follows it, so what it is to learn is the target's
-        distribution at that same row. Those are the rows of the answer: the first is where the
-        first tree has its root, and the last is where the target ends the text. The row before
-        them, which predicts the answer's first token, is left out: the target's prefill has drawn
-        that token already.
+        Row t reads token t and predicts the next one, so its label is the target's distribution at
+        the same row. The rows of the answer are trained: the first tree has its root at the first
+        of them, and at the last the target ends its output. The row before them, which predicts the
+        first token of the answer, is not trained: that token is drawn by the target's prefill.
         """
         device = self.target.head.device
-        looks = self.draft.rows == "all" and stage.images
-        read = [torch.ones_like(s.visual) if looks else ~s.visual for s in samples]
-        seen = [s.seen for s in samples if looks and s.seen is not None]
+        with_images = self.draft.rows == "all" and stage.images
+        read = [torch.ones_like(s.visual) if with_images else ~s.visual for s in samples]
+        seen = [s.seen for s in samples if with_images and s.seen is not None]
 
         def padded(parts: Sequence[Tensor]) -> Tensor:
             own = [part[rows] for part, rows in zip(parts, read, strict=True)]
@@ -145,14 +116,14 @@ class DraftLearner:
         )
 
     def losses(self, batch: DistillBatch, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
-        """One pass. Its rows all count."""
+        """One pass, in which all rows count."""
         wanted = TargetRows.of(batch.hidden, self.target.head[: self._shared])
         hidden = self.draft.hidden(batch.tokens, batch.seen, batch.rows)
         losses = head_losses(hidden, self.draft.head[: self._shared], wanted)
         return [(losses, torch.ones_like(losses.first))]
 
     def drafter(self) -> DraftVLM:
-        """A drafter on the very weights that are trained; the module is in eval mode then."""
+        """A drafter on the weights in training, not a copy; puts the module into eval mode."""
         self.module.eval()
         drafter = DraftVLM(self.draft)
         drafter.bind(self.target.embedding, self.target.head)
@@ -164,9 +135,9 @@ class DraftLearner:
 
 
 def make_draft_vlm(request: LearnerRequest) -> DraftLearner:
-    """The draft model at ``request.draft``, to be distilled further."""
+    """A learner for the draft model at ``request.draft``."""
     assert request.draft is not None
-    # In half precision: of the target only its tower and its vocabulary are looked at.
+    # In half precision, since only the target's tower and vocabulary are compared.
     model, processor = load_target(request.folder, torch.bfloat16, request.options.device)
     draft = load_trainable_draft(request.draft, model, processor)
     return DraftLearner(draft, request.target, **request.given("updates", "lr"))

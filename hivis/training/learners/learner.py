@@ -1,4 +1,4 @@
-"""What the training loop asks of a method: the Learner protocol, how it is made, and its stages."""
+"""The Learner protocol, which the training loop uses, how a learner is made, and its stages."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ class Stage:
     """One stage of a method's training.
 
     Attributes:
-        name: also the folder of the drafter as this stage leaves it.
-        updates: how many; the learning rate falls to zero over them.
-        steps: self-feedback passes: 1 is teacher-forced, in pass s + 1 the drafter reads its own
-            output of pass s, one row back.
-        weights: of the loss terms.
-        noise: uniform noise on the target's hidden states, as a part of their root mean square.
-        images: whether visual rows are shown; without, a sample is its text rows.
+        name: also the name of the folder for the drafter at the end of this stage.
+        updates: number of updates, over which the learning rate falls to zero.
+        lr: peak learning rate.
+        weights: weights of the loss terms.
+        steps: number of self-feedback passes. The first is teacher-forced; in each later one the
+            drafter reads its own output of the pass before, one row back.
+        noise: uniform noise on the target's hidden states, relative to their root mean square.
+        images: whether visual rows are used; otherwise only the text rows of a sample are.
     """
 
     name: str
@@ -41,13 +42,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class LearnerRequest:
-    """What a method's record (``hivis/drafters/registry.py``) makes its learner from.
+    """The arguments of a method's ``learner`` (``hivis/drafters/registry.py``).
 
     Attributes:
-        options: of the command line; ``None`` in there stands for the method's own default.
-        sizes: what a drafter takes over from its target.
-        target: the target's tables, on the device to train on.
-        folder: the target's.
+        options: the options of the command line, where ``None`` means the method's default.
+        sizes: the sizes that a drafter takes over from its target.
+        target: the target's embedding and head, on the device to train on.
+        folder: the target's folder.
         draft: the folder of the model to start from, for a method that needs one.
     """
 
@@ -58,28 +59,28 @@ class LearnerRequest:
     draft: Path | None = None
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Those of the options that were given a value."""
+        """The options ``names`` that have a value."""
         found = {name: getattr(self.options, name) for name in names}
         return {name: value for name, value in found.items() if value is not None}
 
 
 class Learner(Protocol):
-    """A drafter that is being trained, and how it learns from captured answers."""
+    """A drafter in training, and how it learns from captured answers."""
 
-    #: What it needs of a capture.
+    #: The columns that it needs of a capture.
     columns: Columns
 
     @property
     def module(self) -> nn.Module:
-        """Its parameters that require gradients are trained, and kept in checkpoints."""
+        """Its parameters that require gradients are trained and saved in checkpoints."""
         ...
 
     def stages(self) -> Sequence[Stage]:
-        """What to run, in order."""
+        """The stages to run, in order."""
         ...
 
-    def described(self) -> dict[str, Any]:
-        """What the drafter is, as JSON: a run is only resumed with the same."""
+    def description(self) -> dict[str, Any]:
+        """The drafter's configuration as JSON; a run is resumed only with the same one."""
         ...
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> Any:
@@ -87,17 +88,16 @@ class Learner(Protocol):
         ...
 
     def losses(self, batch: Any, stage: Stage) -> list[tuple[RowLosses, Tensor]]:
-        """For each pass: losses of the answer's rows ``[R]``, and which of them count ``[R]``.
+        """For each pass: losses of the answer's rows ``[R]``, and which of them count ``[R]`` bool.
 
-        What is random in it (noise) draws from torch's global generator, which the loop seeds
-        before every update.
+        Noise is drawn from torch's global generator, which the loop seeds before every update.
         """
         ...
 
     def drafter(self) -> Drafter:
-        """The drafter as it is now, bound to the target's tables."""
+        """The drafter with its current weights, bound to the target's embedding and head."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the drafter as it is now, in the format that hivis loads."""
+        """Write the drafter with its current weights, in the format that hivis loads."""
         ...

@@ -1,4 +1,4 @@
-"""What a drafter is trained on: the target's hidden states and the target's distribution."""
+"""The loss terms of drafters: the target's hidden states and the target's distribution."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+#: How many of the target's best tokens the top loss covers, and of the drafter's best are a hit.
 TOP_LOSS = 10
 TOP_HIT = 5
-#: How many logits autograd may keep at a time: 256 MiB in fp32.
+#: The most logits that autograd keeps at a time: 256 MiB in fp32.
 MAX_LOGITS = 1 << 26
 
 
 @dataclass(frozen=True)
 class TargetTables:
-    """The parts of the target that a drafter shares, both ``[V, E]`` fp32 and frozen."""
+    """The target's embedding and head, which a drafter shares: ``[V, E]`` fp32 each, frozen."""
 
     embedding: Tensor
     head: Tensor
@@ -25,7 +26,7 @@ class TargetTables:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Of SmoothL1 on the hidden states, soft cross entropy, and the top-10 loss."""
+    """Weights of SmoothL1 on the hidden states, soft cross entropy, and the top-10 loss."""
 
     feature: float = 1.0
     soft: float = 0.1
@@ -34,10 +35,12 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class TargetRows:
-    """The target's side of R rows, computed once for all passes.
+    """The target's values at R rows, computed once for all passes.
 
     Attributes:
-        hidden: ``[R, E]``; probability: ``[R, V]``; top: ``[R, 10]`` its most probable tokens.
+        hidden: ``[R, E]`` hidden states.
+        probability: ``[R, V]`` fp32, the target's distribution.
+        top: ``[R, 10]`` int64, its most probable tokens.
     """
 
     hidden: Tensor
@@ -63,8 +66,12 @@ class TargetRows:
 class RowLosses:
     """Loss terms and hits of R rows, ``[R]`` each.
 
-    ``hit`` says whether the target's best token is among the drafter's best five, ``first``
-    whether it is its very best.
+    Attributes:
+        feature: SmoothL1 on the hidden states.
+        soft: soft cross entropy.
+        top: the top-10 loss.
+        hit: bool, whether the target's best token is among the drafter's best five.
+        first: bool, whether it is the drafter's best token.
     """
 
     feature: Tensor
@@ -74,13 +81,13 @@ class RowLosses:
     first: Tensor
 
     def total(self, weights: LossWeights, keep: Tensor) -> Tensor:
-        """Weighted sum of the means over the kept rows; 0 if none is kept."""
+        """Weighted sum of each term's mean over the rows of ``keep``; 0 if there are none."""
         each = weights.feature * self.feature + weights.soft * self.soft + weights.top * self.top
         return masked_mean(each, keep)
 
 
 def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
-    """Mean of ``values`` where ``keep``; 0 if it is nowhere."""
+    """Mean of ``values`` where ``keep`` is true; 0 if it is true nowhere."""
     return (values * keep).sum() / keep.sum().clamp(min=1)
 
 
@@ -95,7 +102,7 @@ def logit_losses(logits: Tensor, wanted: TargetRows) -> RowLosses:
     top_p = wanted.probability.gather(1, wanted.top)
     top = -(top_p * log_q.gather(1, wanted.top)).sum(-1)
     with torch.no_grad():
-        # Written so that a NaN is better than the target's best token: no hit then.
+        # Written so that a NaN counts as better than the target's best token, so it is no hit.
         better = (~(log_q <= log_q.gather(1, wanted.top[:, :1]))).sum(-1)
     return RowLosses(torch.zeros_like(soft), soft, top, better < TOP_HIT, better == 0)
 
@@ -103,8 +110,8 @@ def logit_losses(logits: Tensor, wanted: TargetRows) -> RowLosses:
 def head_losses(hidden: Tensor, head: Tensor, wanted: TargetRows) -> RowLosses:
     """:func:`logit_losses` of the logits ``hidden [R, e] @ head [V, e]``.
 
-    With a large vocabulary, part by part, and each part again on the way back: otherwise autograd
-    keeps several tensors ``[R, V]`` per pass.
+    With a large vocabulary it is computed in parts, and each part again in the backward pass:
+    otherwise autograd keeps several tensors ``[R, V]`` per pass.
     """
 
     def compare(part: Tensor, wanted: TargetRows) -> RowLosses:
@@ -127,6 +134,6 @@ def row_losses(hidden: Tensor, wanted: TargetRows, head: Tensor) -> RowLosses:
 
 
 def _parts(rows: int, vocab: int) -> list[slice]:
-    """Runs of rows with at most ``MAX_LOGITS`` logits each; one empty run of no rows."""
+    """Slices of rows with at most ``MAX_LOGITS`` logits each; at least one slice."""
     size = max(1, MAX_LOGITS // vocab)
     return [slice(start, start + size) for start in range(0, max(rows, 1), size)]

@@ -1,7 +1,7 @@
-"""How HiViS and EAGLE-2 drafters learn (HiViS, arXiv 2509.23928, section 3).
+"""Training of HiViS and EAGLE-2 drafters (HiViS, arXiv 2509.23928, section 3).
 
-EAGLE-2 here is HiViS without hiding and without residual vectors: the same two stages, so that a
-comparison shows these two and not the training.
+EAGLE-2 is trained as HiViS without hiding and without residual vectors, in the same two stages, so
+that a comparison shows the effect of these two and not of the training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer_model import HiViSModel
-from hivis.training.learners.rows import RowBatch, collate, hivis_reading
+from hivis.training.learners.rows import RowBatch, collate, hivis_rows
 from hivis.training.learners.self_feedback import forward_steps, pass_losses
 
 
@@ -29,11 +29,12 @@ class LayerSettings:
     """How a one-layer drafter is trained.
 
     Attributes:
-        updates: of both stages.
+        updates: updates of both stages together.
+        lr: peak learning rate.
         soft: weight of the soft cross entropy. The papers use 0.1 for 7B models.
-        noise: see :class:`Stage`; where the target's hidden states are what is learned from.
-        feedback: passes of stage 2, the teacher-forced one counted.
-        stage_1_share: of the updates; with 0 or 1 there is only the other stage.
+        noise: see :class:`Stage`; applied in the passes that read the target's hidden states.
+        feedback: passes of stage 2, including the teacher-forced one.
+        stage_1_share: the share of the updates in stage 1; with 0 or 1 there is one stage only.
     """
 
     updates: int
@@ -52,11 +53,11 @@ class LayerSettings:
 
     @classmethod
     def of(cls, request: LearnerRequest) -> LayerSettings:
-        """As the command line asks for."""
+        """The settings of the command line, with defaults for those that were not given."""
         return cls(**request.given("updates", "lr", "soft", "noise"))
 
     def stages(self, first: Stage, second: Stage) -> list[Stage]:
-        """Those of the two that get updates."""
+        """The stages that have updates."""
         return [stage for stage in (first, second) if stage.updates]
 
     @property
@@ -67,7 +68,7 @@ class LayerSettings:
 
 
 def check_target(config: LayerConfig, target: TargetTables) -> None:
-    """HivisError unless the target's tables are of the drafter's sizes."""
+    """HivisError unless the target's embedding and head have the drafter's sizes."""
     wanted = (config.vocab_size, config.hidden_size)
     for name, table in (("embedding", target.embedding), ("head", target.head)):
         if tuple(table.shape) != wanted:
@@ -78,16 +79,16 @@ def check_target(config: LayerConfig, target: TargetTables) -> None:
 
 
 def copy_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors as they are now, for a drafter that training does not change."""
+    """A copy of the module's tensors, for a drafter that further training does not change."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 class LayerLearner:
-    """A HiViS drafter, or by its config an EAGLE-2 one, in training; see ``learner.py``.
+    """A HiViS drafter in training, or an EAGLE-2 one, depending on its config; see ``learner.py``.
 
     Stage 1 is teacher-forced, with noise on the target's hidden states. In stage 2 the drafter
-    feeds on itself, without noise. What pass 0 uses of the residual is all that stage 1 trains, so
-    all residual rows learn it there, and part in stage 2.
+    reads its own outputs, without noise. Stage 1 uses only the residual row of pass 0, so there all
+    residual rows get the same gradient; they become different in stage 2.
     """
 
     module: HiViSModel
@@ -106,11 +107,11 @@ class LayerLearner:
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback),
         )
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         return asdict(self.config)
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> RowBatch:
-        return collate(samples, [hivis_reading(s, self.config) for s in samples], self.target)
+        return collate(samples, [hivis_rows(s, self.config) for s in samples], self.target)
 
     def outputs(self, batch: RowBatch, stage: Stage) -> Iterator[Tensor]:
         """Predicted hidden states of each pass; see :func:`forward_steps`."""
@@ -133,7 +134,7 @@ class LayerLearner:
 
 
 def make_hivis(request: LearnerRequest) -> LayerLearner:
-    """A fresh HiViS drafter, three residual rows if not said otherwise."""
+    """A learner for a fresh HiViS drafter, by default with three residual rows."""
     sizes = request.sizes
     residual = {"residual_rows": 3} | request.given("residual_rows")
     config = HiViSConfig(**sizes.layer, **sizes.hiding, **residual)
@@ -141,7 +142,7 @@ def make_hivis(request: LearnerRequest) -> LayerLearner:
 
 
 def make_eagle(request: LearnerRequest) -> LayerLearner:
-    """A fresh EAGLE-2 drafter, without residual rows if not said otherwise."""
+    """A learner for a fresh EAGLE-2 drafter, by default without residual rows."""
     residual = {"residual_rows": 0} | request.given("residual_rows")
     config = HiViSConfig(**request.sizes.layer, rows="all", **residual)
     return LayerLearner(config, request.target, LayerSettings.of(request))

@@ -1,4 +1,4 @@
-"""The one decoder layer of HiViS, EAGLE-2 and ViSpec drafters, and HiViS itself, to be trained.
+"""Trainable modules: the decoder layer of HiViS, EAGLE-2 and ViSpec drafters, and HiViS itself.
 
 Tensors have the names of the checkpoints (``drafters/checkpoint.py``).
 """
@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hivis.drafters.config import HiViSConfig, LayerConfig
-from hivis.training.learners.attention import Keys, Turn, aligned_attention, rotate
+from hivis.training.learners.attention import (
+    KeysAndValues,
+    RotaryFactors,
+    aligned_attention,
+    apply_rotary,
+)
 
 
 class Attention(nn.Module):
@@ -26,13 +31,13 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, c.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, turn: Turn, first: int, earlier: Sequence[Keys]
-    ) -> tuple[Tensor, Keys]:
+        self, x: Tensor, factors: RotaryFactors, first: int, earlier: Sequence[KeysAndValues]
+    ) -> tuple[Tensor, KeysAndValues]:
         def heads(part: nn.Linear, x: Tensor) -> Tensor:
             return part(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
 
-        query = rotate(heads(self.q_proj, x[:, first:]), turn)
-        keys = rotate(heads(self.k_proj, x), turn), heads(self.v_proj, x)
+        query = apply_rotary(heads(self.q_proj, x[:, first:]), factors)
+        keys = apply_rotary(heads(self.k_proj, x), factors), heads(self.v_proj, x)
         out = aligned_attention(query, [*earlier, keys], self.head_dim**-0.5)
         return self.o_proj(out.transpose(1, 2).flatten(2)), keys
 
@@ -49,7 +54,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """A Llama layer without the norm in front of its attention, as EAGLE's only layer is."""
+    """A Llama layer without the norm before its attention, like EAGLE's only layer."""
 
     def __init__(self, c: LayerConfig) -> None:
         super().__init__()
@@ -58,20 +63,26 @@ class Layer(nn.Module):
         self.mlp = Mlp(c)
 
     def forward(
-        self, x: Tensor, turn: Turn, first: int, earlier: Sequence[Keys]
-    ) -> tuple[Tensor, Keys]:
+        self, x: Tensor, factors: RotaryFactors, first: int, earlier: Sequence[KeysAndValues]
+    ) -> tuple[Tensor, KeysAndValues]:
         """One pass over rows ``x`` ``[B, rows, E]``.
 
-        ``earlier`` are keys and values of the passes before. The outputs are those of the rows
-        from ``first`` on; those before only serve as keys, as the prompt's do at inference.
+        Args:
+            factors: rotary factors of the rows.
+            first: the first row with an output. Earlier rows only provide keys and values, as the
+                prompt does at inference.
+            earlier: keys and values of the passes before.
+
+        Returns:
+            The outputs ``[B, rows - first, E]``, and the keys and values of this pass.
         """
-        attended, keys = self.self_attn(x, turn, first, earlier)
+        attended, keys = self.self_attn(x, factors, first, earlier)
         x = x[:, first:] + attended
         return x + self.mlp(self.post_attention_layernorm(x)), keys
 
 
 class OneLayerModel(nn.Module):
-    """The layer, and the config that it was made by."""
+    """The layer and its config."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
@@ -86,7 +97,7 @@ class OneLayerModel(nn.Module):
 
 
 class HiViSModel(OneLayerModel):
-    """``fc`` and the layer: a HiViS drafter, or without residual rows an EAGLE-2 one."""
+    """``fc`` and the layer: a HiViS drafter, or an EAGLE-2 one if it has no residual rows."""
 
     config: HiViSConfig
 
@@ -99,15 +110,15 @@ class HiViSModel(OneLayerModel):
             self.residual = nn.Parameter(first.repeat(config.residual_rows, 1))
 
     def join(self, following: Tensor, hidden: Tensor, step: int, alike: bool = False) -> Tensor:
-        """``[B, rows, E]`` what enters the layer.
+        """``[B, rows, E]``, the input of the layer.
 
         Args:
             following: ``[B, rows, E]`` embeddings of the tokens after the rows.
             hidden: ``[B, rows, E]`` the target's hidden states, or the drafter's own.
-            step: how many tokens ahead of the confirmed text a row is.
-            alike: all residual rows learn what this one does; if they were equal, they stay so.
+            step: how many tokens a row is ahead of the last confirmed one.
+            alike: give all residual rows the gradient of this one, so that equal rows stay equal.
         """
-        # fp32 behind fc, so that under autocast the residual stream is not rounded to bf16.
+        # fp32 after fc, so that autocast does not round the residual stream to bf16.
         pair, weight = torch.cat([following, hidden], -1), self.fc.weight
         if not self.config.residual_rows:
             return self.fc(pair).float()

@@ -1,4 +1,4 @@
-"""From samples to padded batches of the rows that a one-layer drafter reads."""
+"""Padded batches of the rows that a one-layer drafter reads, from captured samples."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hivis.training.learners.losses import TargetTables
 
 
 @dataclass(frozen=True)
-class Reading:
+class DrafterRows:
     """The r rows that a drafter reads of one sample.
 
     Attributes:
-        source: ``[r]`` int64, which row of the sample each is: it holds that row's hidden state;
-            -1 where it holds something else.
-        following: ``[r]`` int64, the row of the sample that comes after it: the row is joined with
-            its embedding, and predicts its hidden state.
+        source: ``[r]`` int64, the row of the sample whose hidden state each row has; -1 for a
+            row without one.
+        following: ``[r]`` int64, the next row of the sample: the drafter's row is joined with its
+            embedding and predicts its hidden state.
         positions: ``[r]`` int64, rotary positions.
     """
 
@@ -34,23 +34,23 @@ class Reading:
     positions: Tensor
 
     @classmethod
-    def of(cls, kept: Tensor, positions: Tensor) -> Reading:
-        """Of the ``kept`` rows ``[r + 1]`` of a sample; the last of them only follows."""
+    def of(cls, kept: Tensor, positions: Tensor) -> DrafterRows:
+        """From the ``kept`` rows ``[r + 1]`` of a sample; the last one is only predicted."""
         return cls(kept[:-1], kept[1:], positions[:-1])
 
 
 @dataclass(frozen=True)
 class RowBatch:
-    """B samples as tensors on the learner's device, n rows each, padded behind.
+    """B samples as tensors on the learner's device, n rows each, padded at the end.
 
     Attributes:
         following: ``[B, n, E]`` embeddings of the tokens after the rows.
-        hidden: ``[B, n, E]`` the target's hidden states; zeros where there is none.
-        real: ``[B, n]`` bool, rows with a hidden state.
+        hidden: ``[B, n, E]`` fp32, the target's hidden states; zeros where there is none.
+        real: ``[B, n]`` bool, the rows with a hidden state.
         positions: ``[B, n]`` int64.
-        answer: ``[B, n]`` bool, rows whose next token is of the answer: R in all.
-        goal: ``[R, E]`` the target's hidden states of these tokens.
-        first: the first row that is one of them in any sample.
+        answer: ``[B, n]`` bool, the R rows whose next token belongs to the answer.
+        next_hidden: ``[R, E]`` fp32, the target's hidden states of these next tokens.
+        first: the first row of ``answer`` in any sample.
     """
 
     following: Tensor
@@ -58,55 +58,56 @@ class RowBatch:
     real: Tensor
     positions: Tensor
     answer: Tensor
-    goal: Tensor
+    next_hidden: Tensor
     first: int
 
 
-def hivis_reading(sample: Sample, config: HiViSConfig) -> Reading:
+def hivis_rows(sample: Sample, config: HiViSConfig) -> DrafterRows:
     """The rows that :class:`hivis.drafters.hivis.HiViSDrafter` reads, and their positions.
 
-    Nothing of the answer is hidden: at inference, only rows of the prompt are.
+    Only rows of the prompt are hidden, as at inference.
     """
     rows, prompt = torch.arange(len(sample)), sample.prompt_rows
     if config.rows == "all":
-        return Reading.of(rows, rows)
+        return DrafterRows.of(rows, rows)
     hide = rows_to_hide(sample.visual, config)
     hide[prompt:] = False
     kept = rows[~hide]
     positions = rows[: len(kept)]
     if config.positions == "original":
-        # Behind the prompt, positions go on from its last row that is read.
-        read = int((~hide[:prompt]).sum())
-        gap = int(kept[read - 1]) + 1 - read if read else 0
-        positions = torch.cat([kept[:read], positions[read:] + gap])
-    return Reading.of(kept, positions)
+        # After the prompt, positions continue from the last of its rows that is not hidden.
+        shown = int((~hide[:prompt]).sum())
+        gap = int(kept[shown - 1]) + 1 - shown if shown else 0
+        positions = torch.cat([kept[:shown], positions[shown:] + gap])
+    return DrafterRows.of(kept, positions)
 
 
 def collate(
-    samples: Sequence[Sample], readings: Sequence[Reading], target: TargetTables
+    samples: Sequence[Sample], rows: Sequence[DrafterRows], target: TargetTables
 ) -> RowBatch:
-    """Pad, move to the target's device, and look up embeddings.
+    """Pad the rows of several samples, move them to the target's device, look up embeddings.
 
     Raises:
-        HivisError: a sample is not of the target's sizes, or lacks embeddings of its images.
+        HivisError: a sample does not have the target's hidden size, or lacks the embeddings of its
+            images.
     """
     device, size = target.head.device, target.head.shape[1]
-    tokens, hidden, real, answer, goal, visual, images = [], [], [], [], [], [], []
-    for sample, reading in zip(samples, readings, strict=True):
+    tokens, hidden, real, answer, next_hidden, visual, images = [], [], [], [], [], [], []
+    for sample, read in zip(samples, rows, strict=True):
         if sample.hidden.shape[1] != size:
             raise HivisError(
                 f"captured data: wanted hidden size {size}, got {sample.hidden.shape[1]}"
             )
-        real.append(reading.source >= 0)
-        answer.append(sample.answer[reading.following] & real[-1])
-        visual.append(sample.visual[reading.following] & real[-1])
-        # What stands at a visual row is no token.
-        tokens.append(sample.tokens[reading.following] * ~sample.visual[reading.following])
-        states = sample.hidden_at(reading.source.clamp(min=0))
+        real.append(read.source >= 0)
+        answer.append(sample.answer[read.following] & real[-1])
+        visual.append(sample.visual[read.following] & real[-1])
+        # Visual rows have a placeholder instead of a token.
+        tokens.append(sample.tokens[read.following] * ~sample.visual[read.following])
+        states = sample.hidden_at(read.source.clamp(min=0))
         hidden.append(states * real[-1].unsqueeze(1).to(states.dtype))
-        goal.append(sample.hidden_at(reading.following[answer[-1]]))
+        next_hidden.append(sample.hidden_at(read.following[answer[-1]]))
         if bool(visual[-1].any()):
-            images.append(_images(sample)[_rank(sample, reading.following[visual[-1]])])
+            images.append(image_embeddings(sample)[_rank(sample, read.following[visual[-1]])])
     answers = padded(answer)
     embeddings = F.embedding(padded(tokens).to(device), target.embedding)
     if images:
@@ -116,26 +117,28 @@ def collate(
         following=embeddings,
         hidden=padded(hidden).to(device).float(),
         real=padded(real).to(device),
-        positions=padded(r.positions for r in readings).to(device),
+        positions=padded(r.positions for r in rows).to(device),
         answer=answers.to(device),
-        goal=torch.cat(goal).to(device).float(),
+        next_hidden=torch.cat(next_hidden).to(device).float(),
         first=int(columns[0]) if len(columns) else answers.shape[1] - 1,
     )
 
 
 def padded(parts: Iterable[Tensor]) -> Tensor:
-    """``[B, n, ..]``, zeros behind the shorter parts; n is at least 1."""
+    """``[B, n, ..]``, the parts padded with zeros at the end; n is at least 1."""
     stacked = pad_sequence(list(parts), batch_first=True)
     if stacked.shape[1]:
         return stacked
     return stacked.new_zeros(stacked.shape[0], 1, *stacked.shape[2:])
 
 
-def _images(sample: Sample) -> Tensor:
+def image_embeddings(sample: Sample) -> Tensor:
+    """``[visual rows, E]`` image embeddings of a sample; HivisError if they are not captured."""
     if sample.images is None:
         raise HivisError("captured data: wanted embeddings of the visual rows, got none")
     return sample.images
 
 
 def _rank(sample: Sample, rows: Tensor) -> Tensor:
+    """Of each visual row, its index among the visual rows."""
     return sample.visual.cumsum(0)[rows] - 1

@@ -1,10 +1,10 @@
-"""The self-feedback passes, and which rows each trains on (HiViS, arXiv 2509.23928, after HASS,
-arXiv 2408.15766).
+"""The self-feedback passes, and the rows that each of them trains on (HiViS, arXiv 2509.23928,
+after HASS, arXiv 2408.15766).
 
-Pass 0 is teacher-forced: every row gets the target's hidden state and predicts the next one. In
-pass s >= 1 a row gets the drafter's own output of pass s - 1, one row back, as it does at level s
-of a tree. Fed-back features are detached, so that each pass learns to work with what it gets;
-later passes train only on rows that drafting is likely to reach.
+Pass 0 is teacher-forced: every row reads the target's hidden state and predicts the next one. In
+pass s >= 1 a row reads the drafter's own output of pass s - 1, one row back, as at level s of a
+tree. These features are detached, so that each pass learns to work with the features it is given.
+Later passes train only on rows that drafting is likely to reach.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hivis.training.learners.attention import rotation
+from hivis.training.learners.attention import rotary_factors
 from hivis.training.learners.losses import RowLosses, TargetRows, row_losses
 from hivis.training.learners.one_layer_model import OneLayerModel
 from hivis.training.learners.rows import RowBatch
 
-#: What enters the layer at the rows from ``start`` on: ``join(start, hidden [B, m, E], step)``.
+#: ``join(start, hidden [B, m, E], step)``: the input of the layer at the rows from ``start`` on.
 Join = Callable[[int, Tensor, int], Tensor]
 
 
 def first_row(batch: RowBatch, steps: int) -> int:
-    """Where the outputs start: the last pass's first answer row reads ``steps - 1`` rows back."""
+    """The first row with an output: the last pass reads ``steps - 1`` rows before the answer."""
     return max(0, batch.first - (steps - 1))
 
 
@@ -36,29 +36,34 @@ def forward_steps(
     start = first_row(batch, steps)
     hidden = noisy(batch, noise) if noise else batch.hidden
     layer, c = model.layer, model.config
-    turn = rotation(batch.positions, c.head_dim, c.rope_theta)
-    out, keys = layer(join(0, hidden, 0), turn, start, [])
+    factors = rotary_factors(batch.positions, c.head_dim, c.rope_theta)
+    out, keys = layer(join(0, hidden, 0), factors, start, [])
     yield out
     earlier = [keys]
     for step in range(1, steps):
         hidden = torch.cat([batch.hidden[:, start : start + 1], out[:, :-1].detach().float()], 1)
-        out, keys = layer(join(start, hidden, step), turn, 0, earlier)
+        out, keys = layer(join(start, hidden, step), factors, 0, earlier)
         yield out
         earlier.append(keys)
 
 
 def noisy(batch: RowBatch, noise: float) -> Tensor:
-    """Hidden states with uniform noise, up to this part of their sample's root mean square."""
+    """Hidden states with uniform noise of at most ``noise`` times the sample's root mean square."""
     squares = batch.hidden.pow(2).mean(2).sum(1) / batch.real.sum(1).clamp(min=1)
     size = squares.sqrt()[:, None, None] * noise
     return batch.hidden + (torch.rand_like(batch.hidden) * 2 - 1) * size
 
 
 def select_rows(step: int, hit: Tensor, kept: Tensor) -> Tensor:
-    """Rows that ``step`` >= 1 trains on, from the step before: hits and kept rows, ``[B, n]`` bool.
+    """The rows that pass ``step`` >= 1 trains on, ``[B, n]`` bool.
 
-    Step 1 keeps a row whose true token was among the drafter's best five at step 0. Step 2 keeps
-    row j if it was such a hit at step 1 and row j - 1 was kept there: its path was still alive.
+    Pass 1 trains on a row if its true token was among the drafter's best five in pass 0. Pass 2
+    trains on row j if it was such a hit in pass 1, and pass 1 trained on row j - 1: only then can
+    drafting reach it.
+
+    Args:
+        hit: ``[B, n]`` bool, the hits of the pass before.
+        kept: ``[B, n]`` bool, the rows that the pass before trained on.
     """
     if step == 1:
         return hit & kept
@@ -68,9 +73,9 @@ def select_rows(step: int, hit: Tensor, kept: Tensor) -> Tensor:
 def pass_losses(
     outs: Iterable[Tensor], batch: RowBatch, steps: int, head: Tensor
 ) -> list[tuple[RowLosses, Tensor]]:
-    """Per pass: losses of the answer's rows ``[R]``, and which of these count ``[R]``."""
+    """For each pass: losses of the answer's rows ``[R]``, and which of them count ``[R]`` bool."""
     rows = batch.answer[:, first_row(batch, steps) :]
-    wanted = TargetRows.of(batch.goal, head)
+    wanted = TargetRows.of(batch.next_hidden, head)
     kept, result = rows, []
     for step, out in enumerate(outs):
         losses = row_losses(out[rows], wanted, head)

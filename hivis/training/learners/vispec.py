@@ -1,4 +1,4 @@
-"""How a ViSpec drafter learns (arXiv 2509.15235, section 3), and the rows it learns from."""
+"""Training of ViSpec drafters (arXiv 2509.15235, section 3), and the rows that they read."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.vispec import ViSpecDrafter
-from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import LossWeights, RowLosses, TargetTables
 from hivis.training.learners.one_layer import LayerSettings, check_target, copy_tensors
-from hivis.training.learners.rows import Reading, RowBatch, collate, padded
+from hivis.training.learners.rows import DrafterRows, RowBatch, collate, image_embeddings, padded
 from hivis.training.learners.self_feedback import forward_steps, pass_losses
 from hivis.training.learners.vispec_model import ViSpecModel
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The K images of a batch, and the rows of the drafter that they reach.
+    """The K images of a batch, and the drafter's rows that depend on them.
 
     Attributes:
-        embeddings: ``[K, m, E]``, padded behind; shown: ``[K, m]`` bool, what is no padding.
-        slot: ``[B, n]`` and feature: ``[B, n]``: see :meth:`ViSpecModel.see`.
+        embeddings: ``[K, m, E]`` fp32, padded at the end.
+        shown: ``[K, m]`` bool, false at the padding.
+        slot, feature: ``[B, n]`` int64; see :meth:`ViSpecModel.see`.
     """
 
     embeddings: Tensor
@@ -39,24 +39,24 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class ViSpecBatch:
-    """Rows, and what stands where images were; ``None`` if none is shown."""
+    """The rows of a batch, and its images; ``None`` if it has none."""
 
     rows: RowBatch
     images: ImageBatch | None
 
 
-def text_reading(sample: Sample) -> Reading:
-    """The text rows alone, at their positions in the prompt."""
+def text_only_rows(sample: Sample) -> DrafterRows:
+    """The text rows only, at their positions in the prompt."""
     kept = (~sample.visual).nonzero()[:, 0]
-    return Reading.of(kept, kept)
+    return DrafterRows.of(kept, kept)
 
 
-def vispec_reading(sample: Sample, queries: int) -> tuple[Reading, Tensor, Tensor]:
+def vispec_rows(sample: Sample, queries: int) -> tuple[DrafterRows, Tensor, Tensor]:
     """The rows that :meth:`hivis.drafters.vispec.ViSpecDrafter.prefill` reads, in its order.
 
     Returns:
-        The rows; ``slot`` and ``feature`` ``[r]`` as :meth:`ViSpecModel.see` has them, counted
-        within the sample.
+        The rows, and ``slot`` and ``feature`` ``[r]`` int64 for :meth:`ViSpecModel.see`, both
+        numbered within the sample.
     """
     source: list[int] = []
     positions: list[int] = []
@@ -80,25 +80,26 @@ def vispec_reading(sample: Sample, queries: int) -> tuple[Reading, Tensor, Tenso
         feature.extend([0] * count)
         seen += 1
         start = end - 1
-    # The last row of a sample only follows.
+    # The last row of a sample is only predicted.
     read(start, len(sample) - 1, seen)
-    rows = torch.tensor(source, dtype=torch.int64)
+    rows, places, slots, features = (
+        torch.tensor(part, dtype=torch.int64) for part in (source, positions, slot, feature)
+    )
     following = torch.where(rows < 0, 0, rows + 1)
-    reading = Reading(rows, following, torch.tensor(positions, dtype=torch.int64))
-    return reading, torch.tensor(slot, dtype=torch.int64), torch.tensor(feature, dtype=torch.int64)
+    return DrafterRows(rows, following, places), slots, features
 
 
 class ViSpecLearner:
     """A ViSpec drafter in training; see ``learner.py``.
 
-    Stage 1 is text: visual rows are left out, g is 0, the adaptor and ``img_fc`` stay as they are;
-    teacher-forced, with noise on the target's hidden states. Stage 2 shows the images, and the
-    drafter feeds on itself; there the noise is on what pass 0 reads.
+    Stage 1 trains on text: visual rows are left out, g is 0, and the adaptor and ``img_fc`` are not
+    trained. It is teacher-forced, with noise on the target's hidden states. Stage 2 has the images,
+    and the drafter reads its own outputs; the noise is on the input of pass 0.
 
-    Both stages use the losses and the row selection of HiViS, so that a comparison shows the
-    drafters and not the losses. The paper speaks of cross entropy; the authors' script takes ten
-    times the L1 distance of the two distributions and a tenth of a ranking loss over the target's
-    ten most probable tokens, in two passes.
+    Both stages use the losses and the row selection of HiViS, so that a comparison shows the effect
+    of the drafters and not of the losses. The paper names cross entropy; the authors' script uses
+    ten times the L1 distance of the two distributions and a tenth of a ranking loss over the
+    target's ten most probable tokens, in two passes.
     """
 
     module: ViSpecModel
@@ -118,24 +119,24 @@ class ViSpecLearner:
             Stage("stage2", second, s.lr, LossWeights(soft=s.soft), s.feedback, s.noise),
         )
 
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         return asdict(self.config)
 
     def batch(self, samples: Sequence[Sample], stage: Stage) -> ViSpecBatch:
         if not stage.images:
             return ViSpecBatch(
-                collate(samples, [text_reading(s) for s in samples], self.target), None
+                collate(samples, [text_only_rows(s) for s in samples], self.target), None
             )
-        readings = [vispec_reading(s, self.config.queries) for s in samples]
-        rows = collate(samples, [reading for reading, _, _ in readings], self.target)
-        return ViSpecBatch(rows, self._images(samples, readings))
+        read = [vispec_rows(s, self.config.queries) for s in samples]
+        rows = collate(samples, [own for own, _, _ in read], self.target)
+        return ViSpecBatch(rows, self._images(samples, read))
 
     def _images(
-        self, samples: Sequence[Sample], readings: Sequence[tuple[Reading, Tensor, Tensor]]
+        self, samples: Sequence[Sample], read: Sequence[tuple[DrafterRows, Tensor, Tensor]]
     ) -> ImageBatch | None:
         parts: list[Tensor] = []
         slots, features = [], []
-        for sample, (_, slot, feature) in zip(samples, readings, strict=True):
+        for sample, (_, slot, feature) in zip(samples, read, strict=True):
             before = len(parts)
             slots.append(slot + (slot > 0) * before * (self.config.queries - 1))
             features.append(feature + (feature > 0) * before)
@@ -179,14 +180,12 @@ def cut_images(sample: Sample) -> list[Tensor]:
     """``[m, E]`` embeddings of each image of a sample; HivisError if they were not captured."""
     if not len(sample.spans):
         return []
-    if sample.images is None:
-        raise HivisError("captured data: wanted embeddings of the visual rows, got none")
-    # Markers between an image's tiles are not of it.
+    # Markers between an image's tiles do not belong to it.
     counts = [int(sample.visual[begin:end].sum()) for begin, end in sample.spans.tolist()]
-    return list(sample.images.split(counts))
+    return list(image_embeddings(sample).split(counts))
 
 
 def make_vispec(request: LearnerRequest) -> ViSpecLearner:
-    """A fresh ViSpec drafter."""
+    """A learner for a fresh ViSpec drafter."""
     config = ViSpecConfig(**request.sizes.layer)
     return ViSpecLearner(config, request.target, LayerSettings.of(request))

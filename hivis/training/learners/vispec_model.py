@@ -1,4 +1,4 @@
-"""A ViSpec drafter to be trained (arXiv 2509.15235): the vision adaptor, ``img_fc`` and the layer.
+"""A trainable ViSpec drafter (arXiv 2509.15235): the vision adaptor, ``img_fc`` and the layer.
 
 Tensors have the names of the checkpoints (``drafters/checkpoint.py``).
 """
@@ -17,12 +17,13 @@ from hivis.training.learners.one_layer_model import OneLayerModel
 
 @dataclass(frozen=True)
 class AdaptedImages:
-    """What the drafter made of a batch's images, spread over its rows.
+    """The adapted images of a batch, distributed over its rows.
 
     Attributes:
-        vectors: ``[B, n, E]`` what stands at the compressed rows.
-        compressed: ``[B, n, 1]`` bool, which rows these are.
-        mixed: ``[B, n, E]`` the global feature's share in the hidden state; 0 before an image.
+        vectors: ``[B, n, E]`` the vectors of the compressed rows.
+        compressed: ``[B, n, 1]`` bool, the compressed rows.
+        mixed: ``[B, n, E]`` the term that the global feature adds to the hidden state; 0 before
+            the first image.
     """
 
     vectors: Tensor
@@ -34,8 +35,8 @@ class Adaptor(nn.Module):
     """Learned queries, and one cross-attention over the embeddings of one image.
 
     The rows are pooled before they are projected, as at inference: two products with Q H vectors
-    instead of two with E x E matrices. A bias of the keys shifts all scores of a query alike, so
-    it is never used, and learns nothing.
+    instead of two with E x E matrices. A bias of the keys would shift all scores of a query by the
+    same amount, so it is not used and not trained.
     """
 
     def __init__(self, c: ViSpecConfig) -> None:
@@ -48,7 +49,7 @@ class Adaptor(nn.Module):
         self.o_proj = nn.Linear(inner, c.hidden_size, bias=False)
 
     def forward(self, images: Tensor, shown: Tensor) -> Tensor:
-        """``[K, m, E]`` embeddings, and which rows of m there are ``[K, m]`` -> ``[K, Q, E]``."""
+        """``[K, Q, E]`` from embeddings ``[K, m, E]`` and their mask ``shown`` ``[K, m]`` bool."""
         keys = self.k_proj.weight.unflatten(0, (self.heads, self.head_dim))
         # As at inference: autocast would round scores to bfloat16 before the softmax.
         with torch.autocast(images.device.type, enabled=False):
@@ -64,7 +65,7 @@ class Adaptor(nn.Module):
 
 
 class ViSpecModel(OneLayerModel):
-    """``fc``, ``img_fc`` and the adaptor in front of the layer."""
+    """``fc``, ``img_fc`` and the adaptor before the layer."""
 
     config: ViSpecConfig
 
@@ -79,11 +80,14 @@ class ViSpecModel(OneLayerModel):
         self.imadpt = Adaptor(config)
 
     def see(self, images: Tensor, shown: Tensor, slot: Tensor, feature: Tensor) -> AdaptedImages:
-        """Adapt K images ``[K, m, E]``, of which ``shown`` ``[K, m]`` are rows.
+        """Adapt K images and distribute them over the rows.
 
         Args:
-            slot: ``[B, n]`` int64: 0, or 1 + which of all K (Q - 1) vectors stands at the row.
-            feature: ``[B, n]`` int64: 0, or 1 + the image whose global feature the row gets.
+            images: ``[K, m, E]`` embeddings, padded.
+            shown: ``[K, m]`` bool, false at the padding.
+            slot: ``[B, n]`` int64: 0, or 1 + the index of the row's vector among all K (Q - 1).
+            feature: ``[B, n]`` int64: 0, or 1 + the index of the image whose global feature the
+                row gets.
         """
         e = self.config.hidden_size
         vectors = self.imadpt(images, shown)
@@ -99,19 +103,19 @@ class ViSpecModel(OneLayerModel):
     def join(
         self, following: Tensor, hidden: Tensor, start: int, step: int, seen: AdaptedImages | None
     ) -> Tensor:
-        """``[B, rows, E]`` what enters the layer at the rows from ``start`` on.
+        """``[B, rows, E]``, the input of the layer at the rows from ``start`` on.
 
-        ``following`` and ``hidden`` are as in :meth:`HiViSModel.join`. Without ``seen`` no image
-        was shown to any row (g = 0), and ``img_fc`` learns nothing.
+        ``following`` and ``hidden`` are as in :meth:`HiViSModel.join`. Without ``seen`` there is no
+        image (g = 0), and ``img_fc`` is not trained.
         """
         e, weight, bias = self.config.hidden_size, self.img_fc.weight, self.img_fc.bias
         if seen is None:
             hidden = F.linear(hidden, weight[:, :e].detach(), bias.detach())
         else:
             hidden = F.linear(hidden, weight[:, :e], bias).float() + seen.mixed[:, start:]
-        # fp32 from here on, so that under autocast the residual stream is not rounded to bf16.
+        # fp32 from here on, so that autocast does not round the residual stream to bf16.
         x = self.fc(torch.cat([following, hidden.to(following.dtype)], -1)).float()
         if seen is None or step:
-            # Nothing reads what a later pass puts at a compressed row.
+            # No row reads the input that a later pass has at a compressed row.
             return x
         return torch.where(seen.compressed, seen.vectors, x)
