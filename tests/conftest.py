@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +75,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a family's small checkpoint, by ``model_type``; nobody writes to it."""
+    from tests.helpers.families import save_checkpoint
+
+    return cache(lambda kind: save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
+
+
+@pytest.fixture(scope="session")
+def family_target(family_checkpoint: Any) -> Any:
+    """Target and processor of that checkpoint, in float32, loaded once."""
+    from hivis.models.load import load_target
+
+    return cache(lambda kind: load_target(family_checkpoint(kind)))

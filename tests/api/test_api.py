@@ -23,8 +23,8 @@ from hivis.models.load import load_model
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.fixed import FixedPolicy
 from recipes.tiny.draft import write_draft
-from tests.helpers.guessers import KnowsTheText
-from tests.helpers.models import VOCAB, random_llava
+from tests.helpers.small_llava import VOCAB, random_llava
+from tests.helpers.toy_drafters import OracleDrafter
 
 IMAGE = paths.EVAL / "scene00.png"
 QUESTION = "Describe the image in detail."
@@ -216,7 +216,7 @@ def test_wrap_takes_a_drafter_object(model):
     inputs = model.prepare(QUESTION, IMAGE)
     whole = plain(model).generate(inputs, max_new_tokens=20)
     vocab = model.target.head.shape[0]
-    right = KnowsTheText(vocab, inputs.length, whole.tokens, right=True)
+    right = OracleDrafter(vocab, inputs.length, whole.tokens, right=True)
     wrapped = hivis.wrap(model.target.model, right, model.processor.processor)
     assert wrapped.generate(inputs, max_new_tokens=20).tokens == whole.tokens
 

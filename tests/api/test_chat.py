@@ -13,18 +13,15 @@ from hivis.api.model import Model
 from hivis.bundled import paths
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
-from hivis.drafters.checkpoint import HiViSConfig, random_tensors
-from hivis.drafters.hivis import HiViSDrafter
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.models.load import load_target
 from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.families import images, save_checkpoint
-from tests.helpers.models import IMAGE_TOKEN, random_inputs, random_target
-from tests.models.test_families import drafters as family_drafters
+from tests.helpers.families import images
+from tests.helpers.small_drafters import family_drafters, hivis_drafter
+from tests.helpers.small_llava import IMAGE_TOKEN, random_inputs, random_target
 
 IMAGES = [paths.EVAL / "scene00.png", paths.EVAL / "scene01.png"]
 QUESTIONS = ["What is in the image?", "What does the sign say?", "Describe it in detail."]
@@ -104,17 +101,7 @@ def test_bad_texts_are_named(model, bad):
 @pytest.mark.parametrize("chunk", [1, 7, 256])
 def test_rows_are_kept_wherever_the_prompts_part(new, rows, chunk):
     """A random model, whose every wrong row shows; prompts that go on and prompts that branch."""
-    config = HiViSConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=211,
-        rows="all" if rows == "none" else rows,
-    )
-    drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
-    drafter = None if rows == "none" else drafter
+    drafter = None if rows == "none" else hivis_drafter(rows=rows)
     continued, policy = ContinuedTarget(random_target()), FixedPolicy(8, 3, 3)
     continued.target.chunk = chunk
     make = torch.Generator().manual_seed(new)
@@ -183,9 +170,9 @@ def test_a_stream_does_not_go_on_behind_the_next_turn(model):
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava_next", "idefics3"])
-def test_the_positions_of_every_family_go_on(kind, tmp_path):
+def test_the_positions_of_every_family_go_on(kind, family_target):
     """Where an image has fewer positions than rows, so have the turns behind it."""
-    target, processor = load_target(save_checkpoint(kind, tmp_path))
+    target, processor = family_target(kind)
     other = HuggingFaceTarget(target.model, target.family)
     continued, params = ContinuedTarget(target), SamplingParams(max_new_tokens=16)
     for name, drafter in {"none": None, **family_drafters()}.items():

@@ -16,8 +16,6 @@ from hivis.bundled import paths
 from hivis.drafters.config import HiViSConfig
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
-from hivis.models.load import load_target
-from tests.helpers.families import save_checkpoint
 
 
 def publish(folder: Path, target: Path, model_type: str | None) -> None:
@@ -51,13 +49,11 @@ def publish(folder: Path, target: Path, model_type: str | None) -> None:
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen2_vl", "llava_next"])
 @pytest.mark.parametrize("model_type", [None, "llama", "qwen2_5_vl", "llava"])
 def test_the_target_decides_how_images_are_hidden(
-    tmp_path: Path, kind: str, model_type: str | None
+    tmp_path: Path, family_checkpoint: Any, family_target: Any, kind: str, model_type: str | None
 ) -> None:
     """Whatever the drafter's config says, as in the authors' code."""
-    (tmp_path / "target").mkdir()
-    save_checkpoint(kind, tmp_path / "target")
-    target, processor = load_target(tmp_path / "target")
-    publish(tmp_path / "drafter", tmp_path / "target", model_type)
+    target, processor = family_target(kind)
+    publish(tmp_path / "drafter", family_checkpoint(kind), model_type)
     drafter: Any = load_any_drafter(tmp_path / "drafter", target, processor)
     config = drafter.config
     found = (config.positions, config.hide_before, config.hide_after, drafter.rows)

@@ -20,7 +20,7 @@ from hivis.core.sampling import SamplingParams
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError
 from tests.helpers.captured_graphs import CpuCapturer
-from tests.helpers.random_pairs import CPU, LENGTHS, SHAPE, pair_of
+from tests.helpers.synthetic_pair import CPU, LENGTHS, SHAPE, pair_of
 
 # --- accepted lengths
 

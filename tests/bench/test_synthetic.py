@@ -34,7 +34,7 @@ from hivis.core.tree_shape import TreeShape
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from tests.helpers.captured_graphs import CpuCapturer
-from tests.helpers.random_pairs import CPU, SHAPE, pair_of
+from tests.helpers.synthetic_pair import CPU, SHAPE, pair_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

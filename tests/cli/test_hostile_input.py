@@ -17,7 +17,7 @@ from hivis.api.model import Model, Request
 from hivis.bundled import paths
 from hivis.cli.main import main
 from hivis.errors import HivisError
-from tests.helpers.models import random_llava
+from tests.helpers.small_llava import random_llava
 
 QUICK = ["--max-new-tokens", "4", "--dtype", "float32", "--device", "cpu", "--policy", "fixed"]
 IMAGE = paths.EVAL / "scene00.png"

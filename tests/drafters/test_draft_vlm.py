@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
 
 from hivis.core.handoff import DrafterPrompt
 from hivis.core.sampling import SamplingParams, SamplingState
@@ -25,8 +22,9 @@ from hivis.models.draft_model import HuggingFaceDraft, TextModel
 from hivis.models.families.llava import Llava
 from hivis.policies.cost import default_policy
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.acceptances import acceptance_of
-from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_target
+from tests.helpers.draft_models import bound, draft_model, small_llama
+from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, random_inputs, random_target
+from tests.helpers.trees import acceptance_of, path_to
 
 TEMPERATURES = [0.0, 0.7, 1.0]
 POLICIES = [
@@ -41,53 +39,6 @@ CAPACITY = 220
 TOLERANCE = 1e-5
 
 
-def sharpened(model: Any) -> Any:
-    """Random weights give flat logits; larger ones make a token depend on those before it."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() >= 2:
-                weight.mul_(4.0)
-    return model.eval()
-
-
-@lru_cache
-def small_llava(seed: int = 5) -> LlavaForConditionalGeneration:
-    config = llava_config(heads=2, kv_heads=1, layers=2)
-    config.text_config.hidden_size = 32
-    torch.manual_seed(seed)
-    return sharpened(LlavaForConditionalGeneration(config))
-
-
-def small_llama(vocab: int = VOCAB, positions: int = 256) -> LlamaForCausalLM:
-    torch.manual_seed(6)
-    return sharpened(
-        LlamaForCausalLM(
-            LlamaConfig(
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=8,
-                vocab_size=vocab,
-                max_position_embeddings=positions,
-            )
-        )
-    )
-
-
-def draft_model(kind: str, device: str = "cpu") -> HuggingFaceDraft:
-    model, family = (small_llama(), TextModel()) if kind == "text" else (small_llava(), Llava())
-    return HuggingFaceDraft(copy.deepcopy(model).to(device) if device != "cpu" else model, family)
-
-
-def bound(model: HuggingFaceDraft, vocab: int = VOCAB) -> DraftVLM:
-    drafter = DraftVLM(model)
-    table = torch.empty(vocab, 1, device=model.device)
-    drafter.bind(table, table)
-    return drafter
-
-
 def prompt_of(inputs: Inputs, rows: str) -> DrafterPrompt:
     """What a target would hand on, without its hidden states: nobody may look at these here."""
     keep = (inputs.tokens[0] != IMAGE_TOKEN) | (rows == "all")
@@ -100,13 +51,6 @@ def prompt_of(inputs: Inputs, rows: str) -> DrafterPrompt:
 
 def state(temperature: float = 0.0, batch: int = 1, seed: int = 3) -> SamplingState:
     return SamplingState.of(SamplingParams(temperature=temperature, seed=seed), batch, "cpu")
-
-
-def path_to(tree: DraftTree, b: int, node: int) -> list[int]:
-    path = [node]
-    while path[0]:
-        path.insert(0, int(tree.parents[b, path[0]]))
-    return path
 
 
 class Watched:

@@ -32,13 +32,13 @@ from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Columns, save_shard
 from hivis.training.data.token_counts import count_tokens, rank_tokens
 from hivis.training.draft_vocab import read_eos_token_ids
-from tests.engine.test_batch import alone, wanted
-from tests.engine.test_cuda_graphs import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
-from tests.engine.test_cuda_graphs import SAMPLING as GRAPHED
-from tests.helpers.captures import VOCAB as TOY_VOCAB
-from tests.helpers.captures import toy_samples
-from tests.helpers.models import VOCAB, random_inputs
-from tests.helpers.pairs import SIZES, check_texts, pair
+from tests.helpers.batch_requests import alone, request_of
+from tests.helpers.captured_cycles import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
+from tests.helpers.captured_cycles import SAMPLING as GRAPHED
+from tests.helpers.small_drafters import SIZES, check_sequences, pair
+from tests.helpers.small_llava import VOCAB, random_inputs
+from tests.helpers.training_samples import VOCAB as TOY_VOCAB
+from tests.helpers.training_samples import toy_samples
 
 pytestmark = pytest.mark.whole_models
 
@@ -54,7 +54,7 @@ def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float)
     target, drafter = pair(kind)
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize(weights, some_ids(60))
-    check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
+    check_sequences(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
 def test_so_is_that_of_three_side_by_side() -> None:
@@ -63,7 +63,7 @@ def test_so_is_that_of_three_side_by_side() -> None:
     assert isinstance(drafter, OneLayerDrafter)
     drafter.quantize("full", some_ids(40))
     policy = FixedPolicy(nodes=10, depth=4, top_k=3)
-    for number, generation in Batch(Engine(target, drafter, policy), map(wanted, range(9)), 3):
+    for number, generation in Batch(Engine(target, drafter, policy), map(request_of, range(9)), 3):
         assert generation.tokens == alone(number), number
 
 
@@ -289,7 +289,7 @@ def test_a_drafter_without_a_list_says_where_one_comes_from(tmp_path: Path) -> N
 
 
 def test_drafters_that_have_no_head_of_their_own_are_refused() -> None:
-    with pytest.raises(HivisError, match="or a draft vocabulary, got the small model at"):
+    with pytest.raises(HivisError, match="or a draft vocabulary, got Spec-LLaVA at"):
         hivis.load(drafter=paths.DRAFT_VLM, draft_vocab=100, device="cpu")
     with pytest.raises(HivisError, match="by its folder, for a number"):
         hivis.load(drafter=load_drafter(paths.HIVIS), draft_vocab=100, device="cpu")

@@ -22,7 +22,7 @@ from hivis.drafters import checkpoint
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.errors import HivisError
-from tests.helpers.acceptances import acceptance_of
+from tests.helpers.trees import acceptance_of, path_to
 
 CONFIG = HiViSConfig(
     hidden_size=48,
@@ -170,13 +170,6 @@ def greedy(batch: int) -> SamplingState:
 def grow(text: Text, shape: TreeShape = SHAPE) -> DraftTree:
     position = torch.zeros(text.batch, dtype=torch.int64)
     return text.drafter.grow(text.root, position, greedy(text.batch), GrowthPlan(shape))
-
-
-def path_to(tree: DraftTree, b: int, node: int) -> list[int]:
-    path = [node]
-    while path[0]:
-        path.insert(0, int(tree.parents[b, path[0]]))
-    return path
 
 
 def test_folded_bias_equals_the_concatenation() -> None:

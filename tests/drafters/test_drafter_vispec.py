@@ -26,9 +26,10 @@ from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.acceptances import acceptance_of
-from tests.helpers.models import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_target
-from tests.helpers.papers import Paper
+from tests.helpers.reference_drafters import ReferenceDrafter
+from tests.helpers.small_drafters import vispec_drafter
+from tests.helpers.small_llava import IMAGE_ROWS, IMAGE_TOKEN, random_inputs, random_target
+from tests.helpers.trees import acceptance_of, path_to, token_paths
 
 CONFIG = ViSpecConfig(
     hidden_size=48,
@@ -102,7 +103,7 @@ class Text:
         drafter.prefill(self.prompt, self.root, MAX_ROWS)
         self.papers = []
         for b in range(batch):
-            paper = Paper(
+            paper = ReferenceDrafter(
                 "vispec",
                 drafter.tensors,
                 c.num_attention_heads,
@@ -145,17 +146,6 @@ class Text:
 
 def greedy(batch: int) -> SamplingState:
     return SamplingState.of(SamplingParams(), batch, "cpu")
-
-
-def path_to(tree: DraftTree, b: int, node: int) -> list[int]:
-    path = [node]
-    while path[0]:
-        path.insert(0, int(tree.parents[b, path[0]]))
-    return path
-
-
-def token_paths(tree: DraftTree, b: int = 0) -> set[tuple[int, ...]]:
-    return {tuple(tree.tokens[b][path_to(tree, b, node)].tolist()) for node in range(tree.nodes)}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -397,16 +387,7 @@ def target():
 @pytest.mark.parametrize("queries", [1, 2, 4])
 def test_the_text_is_that_of_plain_decoding(target, temperature: float, queries: int) -> None:
     """One drafter, one prompt after another, with 0, 1 and 2 images."""
-    config = ViSpecConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=VOCAB,
-        queries=queries,
-    )
-    drafter = ViSpecDrafter(config, random_tensors(config, seed=1, scale=0.2))
+    drafter = vispec_drafter(queries=queries)
     policies = [FixedPolicy(2, 1, 1), FixedPolicy(16, 5, 4), FixedPolicy(60, 5, 10)]
     for seed in range(6):
         inputs = random_inputs(seed, text=5 + 3 * seed, images=seed % 3)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import pytest
-import torch
 
 import hivis
 from hivis.api.model import Model, Request
 from hivis.bundled import paths
-from hivis.core.kv_cache import KVCache
 from hivis.core.sampling import SamplingParams
-from hivis.drafters.checkpoint import HiViSConfig, ViSpecConfig, random_tensors
-from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.vispec import ViSpecDrafter
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.engine import Engine
 from hivis.engine.generate import Stream, generate
@@ -25,71 +18,16 @@ from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
-from hivis.policies.fixed import FixedPolicy
-from tests.drafters.test_draft_vlm import bound, draft_model
-from tests.helpers.models import VOCAB, random_inputs, random_target
+from tests.helpers.batch_requests import POLICY, alone, drafter, request_of, target
+from tests.helpers.small_llava import random_inputs, random_target
 
-POLICY = FixedPolicy(nodes=10, depth=4, top_k=3)
 DRAFTERS = ["none", "hivis", "original", "eagle", "vispec", "draft vlm", "draft text"]
-
-
-@lru_cache
-def target() -> HuggingFaceTarget:
-    return random_target()
-
-
-@lru_cache
-def drafter(kind: str) -> Any:
-    if kind == "none":
-        return None
-    if kind.startswith("draft"):
-        return bound(draft_model("text" if kind == "draft text" else "vlm"))
-    sizes: dict[str, Any] = dict(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=VOCAB,
-    )
-    if kind == "vispec":
-        vispec = ViSpecConfig(**sizes, queries=3)
-        return ViSpecDrafter(vispec, random_tensors(vispec, seed=1, scale=0.2))
-    more: dict[str, Any] = {
-        "hivis": {},
-        "eagle": {"rows": "all", "residual_rows": 0},
-        "original": {"positions": "original", "hide_before": 1, "hide_after": 1},
-    }[kind]
-    config = HiViSConfig(**sizes, **more)
-    return HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
-
-
-def wanted(number: int, **others: Any) -> BatchRequest[int]:
-    """Texts of all kinds: other lengths, images, temperatures, penalties and ends."""
-    make = random.Random(number)
-    temperature = make.choice([0.0, 0.0, 0.7, 1.0])
-    params = SamplingParams(
-        temperature=temperature,
-        top_k=make.choice([0, 30]),
-        seed=make.choice([3, 8]),
-        max_new_tokens=make.choice([1, 2, 9, 24, 40]),
-        repetition_penalty=make.choice([1.0, 1.0, 1.3]),
-        eos_token_ids=tuple(make.sample(range(VOCAB), make.choice([0, 12]))),
-    )
-    inputs = random_inputs(number, make.choice([3, 9, 31]), make.choice([0, 1, 2]))
-    return BatchRequest(inputs, params, number, **others)
-
-
-@lru_cache
-def alone(number: int) -> tuple[int, ...]:
-    one = wanted(number)
-    return generate(Engine(target()), one.inputs, one.params).tokens
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 8])
 @pytest.mark.parametrize("kind", DRAFTERS)
 def test_every_text_is_what_it_is_alone(kind: str, slots: int) -> None:
-    made = dict(Batch(Engine(target(), drafter(kind), POLICY), map(wanted, range(14)), slots))
+    made = dict(Batch(Engine(target(), drafter(kind), POLICY), map(request_of, range(14)), slots))
     assert sorted(made) == list(range(14))
     for number, generation in made.items():
         assert generation.tokens == alone(number), number
@@ -101,7 +39,9 @@ def test_every_text_is_what_it_is_alone(kind: str, slots: int) -> None:
 def test_no_policy_changes_a_text_of_a_batch(policy: Any) -> None:
     # Twice: the second time the cost model has measured, for every number of texts.
     for _ in range(2):
-        made = dict(Batch(Engine(target(), drafter("hivis"), policy), map(wanted, range(14)), 3))
+        made = dict(
+            Batch(Engine(target(), drafter("hivis"), policy), map(request_of, range(14)), 3)
+        )
         assert {number: one.tokens for number, one in made.items()} == {
             number: alone(number) for number in range(14)
         }
@@ -175,7 +115,7 @@ def test_a_longer_text_finds_room() -> None:
 
 def test_a_bad_text_stops_the_queue_and_nothing_else() -> None:
     def queue() -> Iterator[BatchRequest[int]]:
-        yield from map(wanted, range(4))
+        yield from map(request_of, range(4))
         yield BatchRequest(random_inputs(4), SamplingParams(max_new_tokens=5000), 4)
         raise AssertionError("taken from after a failure")
 
@@ -217,7 +157,7 @@ def test_logits_with_a_nan_end_one_text_alone(monkeypatch: Any, where: str) -> N
 
 
 def test_another_text_on_the_target_ends_a_batch() -> None:
-    running = iter(Batch(Engine(target(), drafter("hivis"), POLICY), map(wanted, range(9)), 2))
+    running = iter(Batch(Engine(target(), drafter("hivis"), POLICY), map(request_of, range(9)), 2))
     next(running)
     next(iter(Stream(Engine(target()), random_inputs(50))))
     with pytest.raises(HivisError, match="wanted target and drafter to itself"):
@@ -225,10 +165,10 @@ def test_another_text_on_the_target_ends_a_batch() -> None:
 
 
 def test_a_batch_can_be_left_and_the_model_goes_on() -> None:
-    running = iter(Batch(Engine(target(), drafter("vispec"), POLICY), map(wanted, range(9)), 3))
+    running = iter(Batch(Engine(target(), drafter("vispec"), POLICY), map(request_of, range(9)), 3))
     next(running)
     running.close()  # type: ignore[attr-defined]
-    one = wanted(2)
+    one = request_of(2)
     assert generate(
         Engine(target(), drafter("vispec"), POLICY), one.inputs, one.params
     ).tokens == alone(2)
@@ -271,47 +211,3 @@ def test_one_prompt_is_not_a_batch(model: Model) -> None:
     for one in ("What is this?", Request("What is this?"), model.prepare("What is this?")):
         with pytest.raises(HivisError, match="requests: wanted several, got one"):
             model.generate_batch(one)  # type: ignore[arg-type]
-
-
-# --- the cache
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_cache_of_several_keeps_each_text(seed: int) -> None:
-    """Random comings and goings against a list of texts, with NaN wherever nothing was put."""
-    make, most = random.Random(seed), 4
-
-    def text() -> KVCache:
-        rows = make.randint(1, 9)
-        cache = KVCache(2, 1, 3, rows + make.randint(0, 4), 8, torch.float32, "cpu")
-        cache.kv.normal_()
-        cache.kv_len.fill_(rows)
-        cache.set_entry("offset", torch.randint(-9, 1, (1, 1)))
-        cache.set_entry("output", torch.randn(1, 5))
-        return cache
-
-    cache = text().for_sequences(most, 13)
-    cache.kv.fill_(float("nan"))
-    held: list[KVCache] = []
-    for _ in range(40):
-        place = make.randint(0, len(held))
-        if place < most and make.random() < 0.6:
-            held[place : place + 1] = [text()]
-            cache.copy_sequence(place, held[place])
-        elif held:
-            place = make.randrange(len(held))
-            cache.remove_sequence(place)
-            held[place] = held[-1]
-            held.pop()
-        if make.random() < 0.1:
-            cache = cache.resized(most, 13 + make.randint(0, 3))
-        assert cache.batch_size == len(held) == len(cache.kv_len) == cache.kv.shape[2]
-        for number, one in enumerate(held):
-            rows = int(one.kv_len)
-            assert int(cache.kv_len[number]) == rows
-            for layer in range(2):
-                kept = cache.keys[layer][number, :, :rows], cache.values[layer][number, :, :rows]
-                assert torch.equal(kept[0], one.kv[layer, 0, 0, :, :rows])
-                assert torch.equal(kept[1], one.kv[layer, 1, 0, :, :rows])
-            for name, entry in one.entries.items():
-                assert torch.equal(cache.entries[name][number], entry[0])

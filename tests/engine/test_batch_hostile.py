@@ -17,22 +17,22 @@ from hivis.engine.generate import Stream, generate
 from hivis.engine.running_batch import SequenceReplaced
 from hivis.errors import HivisError
 from hivis.models.families.llava import Llava
-from hivis.models.load import load_target
 from hivis.models.prefix_reuse import ContinuedTarget
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
-from tests.engine.test_batch import POLICY, alone, drafter, target, wanted
-from tests.helpers.families import RECIPES, save_checkpoint
-from tests.helpers.models import random_inputs, random_llava, random_target
-from tests.models.test_families import PROMPTS, ask
-from tests.models.test_families import drafters as family_drafters
+from tests.helpers.batch_requests import POLICY, alone, drafter, request_of, target
+from tests.helpers.families import RECIPES
+from tests.helpers.family_prompts import PROMPTS, ask
+from tests.helpers.small_drafters import family_drafters
+from tests.helpers.small_llava import VOCAB, random_inputs, random_llava, random_target
+from tests.helpers.toy_drafters import OracleDrafter
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))
-def test_every_family_side_by_side(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_family_side_by_side(kind: str, family_target: Any) -> None:
     """Prompts of none to three images, of other sizes: positions and offsets are each text's."""
-    made, processor = load_target(save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
+    made, processor = family_target(kind)
     params = SamplingParams(max_new_tokens=16)
     texts = [
         BatchRequest(ask(processor, prompt, seed), params, (prompt, seed))
@@ -47,9 +47,9 @@ def test_every_family_side_by_side(kind: str, tmp_path_factory: pytest.TempPathF
 
 
 def test_a_newer_text_is_left_alone() -> None:
-    running = iter(Batch(Engine(target(), drafter("hivis"), POLICY), map(wanted, range(9)), 2))
+    running = iter(Batch(Engine(target(), drafter("hivis"), POLICY), map(request_of, range(9)), 2))
     next(running)
-    one = wanted(50)
+    one = request_of(50)
     newer = iter(Stream(Engine(target()), one.inputs, SamplingParams(max_new_tokens=30)))
     tokens = next(newer)
     with pytest.raises(SequenceReplaced):
@@ -77,7 +77,7 @@ def test_a_drafter_is_of_one_text_at_a_time() -> None:
 @pytest.mark.parametrize("error", [OSError("no network"), torch.OutOfMemoryError("much")])
 def test_a_queue_that_fails_takes_no_text_along(error: Exception) -> None:
     def queue() -> Iterator[BatchRequest[int]]:
-        yield from map(wanted, range(4))
+        yield from map(request_of, range(4))
         raise error
 
     made: dict[int, Any] = {}
@@ -100,7 +100,9 @@ def test_nor_does_a_prefill_without_memory(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(one, "prefill", prefill)
     made: dict[int, Any] = {}
     with pytest.raises(torch.OutOfMemoryError, match="the fourth"):
-        for name, text in Batch(Engine(one, drafter("vispec"), POLICY), map(wanted, range(9)), 3):
+        for name, text in Batch(
+            Engine(one, drafter("vispec"), POLICY), map(request_of, range(9)), 3
+        ):
             made[name] = text
     assert {name: text.tokens for name, text in made.items()} == {n: alone(n) for n in range(3)}
 
@@ -126,7 +128,7 @@ def test_the_first_error_is_the_one_that_is_said() -> None:
 
 
 def test_going_on_after_a_break_gives_the_rest() -> None:
-    batch = Batch(Engine(target(), drafter("hivis"), POLICY), map(wanted, range(6)), 2)
+    batch = Batch(Engine(target(), drafter("hivis"), POLICY), map(request_of, range(6)), 2)
     names = []
     for name, _ in batch:
         names.append(name)
@@ -142,7 +144,7 @@ def test_a_queue_may_compute_with_gradients() -> None:
     def queue() -> Iterator[BatchRequest[int]]:
         for number in range(3):
             modes.append(torch.is_inference_mode_enabled())
-            yield wanted(number)
+            yield request_of(number)
 
     for _ in Batch(Engine(target(), drafter("hivis"), POLICY), queue(), 2):
         modes.append(torch.is_inference_mode_enabled())
@@ -233,9 +235,6 @@ def test_memory_stays_flat() -> None:
 
 def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cycle may accept tokens before the one that cannot be drawn: they are good."""
-    from tests.helpers.guessers import KnowsTheText
-    from tests.helpers.models import VOCAB
-
     one, inputs = random_target(), random_inputs(7)
     params = SamplingParams(max_new_tokens=30)
     plain = generate(Engine(one), inputs, params).tokens
@@ -248,7 +247,7 @@ def test_logits_that_break_late_cost_no_token_before(monkeypatch: pytest.MonkeyP
         return result
 
     monkeypatch.setattr(one, "verify", verify)
-    for guesser in (None, KnowsTheText(VOCAB, inputs.length, plain, right=True)):
+    for guesser in (None, OracleDrafter(VOCAB, inputs.length, plain, right=True)):
         got: list[int] = []
         with pytest.raises(HivisError, match="logits: wanted a finite candidate"):
             for new in Stream(

@@ -9,88 +9,43 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-import hivis
 from hivis.core.drafter import Drafter
-from hivis.core.kv_cache import row_multiple_of
 from hivis.core.policy import Policy
-from hivis.core.sampling import SamplingParams
 from hivis.engine.batch import Batch, BatchRequest
-from hivis.engine.cuda_graphs import MOST, CudaCapturer, Graphs, capturer_for, cycles_in_flight
+from hivis.engine.cuda_graphs import Graphs
 from hivis.engine.engine import Engine
 from hivis.engine.generate import Stream, generate
 from hivis.engine.results import Generation
 from hivis.errors import HivisError
 from hivis.models.prefix_reuse import ContinuedTarget
-from hivis.models.target import HuggingFaceTarget
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
+from tests.helpers.captured_cycles import (
+    GREEDY,
+    PROMPTS,
+    ROW_MULTIPLE,
+    SAMPLING,
+    TREE,
+    OnGpu,
+    all_plainly,
+    parts,
+    plainly,
+    roomy,
+)
 from tests.helpers.captured_graphs import CpuCapturer
-from tests.helpers.guessers import Guesser
-from tests.helpers.models import VOCAB, random_inputs, random_target
-from tests.helpers.pairs import KINDS, pair
+from tests.helpers.small_drafters import KINDS, pair
+from tests.helpers.small_llava import VOCAB, random_inputs, random_target
+from tests.helpers.toy_drafters import RandomDrafter
 
-TREE = FixedPolicy(12, 4, 3)
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
-GREEDY = SamplingParams(max_new_tokens=24)
-SAMPLING = {
-    "greedy": GREEDY,
-    "sampled": SamplingParams(temperature=0.8, top_k=20, seed=3, max_new_tokens=24),
-    "penal": SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=4, max_new_tokens=24),
-}
-PROMPTS = [random_inputs(seed, text=7 + seed, images=seed % 3) for seed in range(6)]
-ROW_MULTIPLE = 64
-
-
-class OnGpu:
-    """Texts as they are made on a GPU: captured by ``capturer``, and read ``late`` cycles late."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.capturer: Any = CpuCapturer()
-        self.late = 1
-        patch.setattr("hivis.engine.cycle.capturer_for", lambda device, wanted: self.capturer)
-        patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: self.late)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> OnGpu:
     return OnGpu(monkeypatch)
-
-
-def roomy(target: HuggingFaceTarget, drafter: Drafter | None) -> None:
-    """Let caches serve texts of several lengths."""
-    for model in (target, drafter, getattr(drafter, "model", None)):
-        if model is not None:
-            model.row_multiple = ROW_MULTIPLE
-
-
-def parts(made: Generation) -> tuple[Any, ...]:
-    """All that must not depend on how a text was made."""
-    s = made.statistics
-    return (
-        made.tokens,
-        s.cycles,
-        s.accepted_lengths,
-        s.tree_sizes,
-        s.prompt_rows,
-        s.drafter_rows,
-        s.trace,
-    )
-
-
-def plainly(target: HuggingFaceTarget, inputs: Any, params: SamplingParams) -> tuple[int, ...]:
-    """The text of plain decoding on a CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hivis.engine.cycle.capturer_for", lambda device, wanted: None)
-        patch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 0)
-        return generate(Engine(target), inputs, params).tokens
-
-
-def all_plainly(params: SamplingParams) -> list[tuple[int, ...]]:
-    return [plainly(random_target(), inputs, params) for inputs in PROMPTS]
 
 
 @pytest.mark.parametrize("sampling", SAMPLING)
@@ -283,7 +238,7 @@ def test_a_drafter_that_reads_on_the_host_is_not_captured(gpu: OnGpu) -> None:
     assert not gpu.capturer.captured
 
 
-class Peeks(Guesser):
+class Peeks(RandomDrafter):
     """Reads the root on the host; its cache has nothing in it."""
 
     def __init__(self) -> None:
@@ -322,51 +277,6 @@ def test_an_older_stream_ends(gpu: OnGpu) -> None:
     for new in fresh:
         got = got + new
     assert tuple(got) == wanted
-
-
-# --- the book of captures
-
-
-def test_the_oldest_captures_are_forgotten() -> None:
-    capturer, cell = CpuCapturer(), torch.zeros(1)
-    graphs = Graphs(capturer)
-    for name in range(2 * MOST):
-        for _ in range(3):
-            graphs.run(name, lambda: cell.add_(1))
-    assert capturer.captured == 2 * MOST and float(cell) == 6 * MOST
-    graphs.run(2 * MOST - 1, lambda: cell.add_(1))
-    assert capturer.captured == 2 * MOST
-    graphs.run(0, lambda: cell.add_(1))
-    graphs.run(0, lambda: cell.add_(1))
-    assert capturer.captured == 2 * MOST + 1
-
-
-def test_the_emulation_is_hostile() -> None:
-    """It notices a value from the host, a read, and memory that is not where it was."""
-    capturer = CpuCapturer()
-    for work in (
-        lambda: torch.ones(2).sum().item(),
-        lambda: torch.tensor([1.0]) + 1,
-        lambda: torch.ones(3).nonzero(),
-        lambda: torch.ones(3)[torch.ones(3) > 0],
-    ):
-        with pytest.raises(RuntimeError):
-            capturer.capture(work)
-    state = {"x": torch.ones(1)}
-    first = state["x"]
-
-    def moves() -> Tensor:
-        state["x"] = state["x"] + 1
-        return state["x"]
-
-    result, replay = capturer.capture(moves)
-    assert result.isnan().all()
-    for _ in range(3):
-        replay()
-    assert float(result) == 2  # and not 4: it starts anew from where it was captured
-    del first
-    with pytest.raises(MemoryError, match="a capture reads .1. that were given back"):
-        replay()
 
 
 @pytest.mark.parametrize("drafts", [True, False])
@@ -410,100 +320,9 @@ def test_a_draft_model_for_targets_of_two_vocabularies(gpu: OnGpu) -> None:
 
 
 def test_a_drafter_without_a_cache_is_not_captured(gpu: OnGpu) -> None:
-    made = generate(Engine(random_target(), Guesser(VOCAB), TREE), PROMPTS[0], GREEDY)
+    made = generate(Engine(random_target(), RandomDrafter(VOCAB), TREE), PROMPTS[0], GREEDY)
     assert made.tokens == plainly(random_target(), PROMPTS[0], GREEDY)
     assert not gpu.capturer.captured
-
-
-@pytest.mark.parametrize("wanted", [None, False])
-def test_there_are_no_graphs_on_a_cpu(wanted: bool | None) -> None:
-    assert capturer_for(torch.device("cpu"), wanted) is None
-    with pytest.raises(HivisError, match="^graphs: wanted a CUDA device"):
-        capturer_for(torch.device("cpu"), True)
-
-
-def test_what_a_gpu_gets() -> None:
-    """Graphs unless they are not wanted, memory that fits the next text, no waiting."""
-    device = torch.device("cuda")
-    assert isinstance(capturer_for(device, None), CudaCapturer)
-    assert isinstance(capturer_for(device, True), CudaCapturer)
-    assert capturer_for(device, False) is None
-    assert cycles_in_flight(device) == 1 and cycles_in_flight(torch.device("cpu")) == 0
-    assert row_multiple_of(device) > 1 == row_multiple_of(torch.device("cpu"))
-
-
-class FakeCuda:
-    """As much of ``torch.cuda`` as torch's own ``graph`` asks for. Streams are strings."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.current, self.device = "main", 0
-        self.fails = False
-        outer = self
-
-        class On:
-            def __init__(self, place: str, value: Any) -> None:
-                self.place, self.value = place, value
-
-            def __enter__(self) -> None:
-                self.old = getattr(outer, self.place)
-                setattr(outer, self.place, self.value)
-
-            def __exit__(self, *error: object) -> None:
-                setattr(outer, self.place, self.old)
-
-        class FakeGraph:
-            def capture_begin(self, *args: Any, **kwargs: Any) -> None: ...
-
-            def capture_end(self) -> None:
-                if outer.fails:
-                    raise RuntimeError("operation failed due to a previous error during capture")
-
-            def pool(self) -> str:
-                return "pool"
-
-            def replay(self) -> None: ...
-
-        fakes = {
-            "CUDAGraph": FakeGraph,
-            "stream": lambda stream: On("current", stream),
-            "Stream": lambda *args: f"side of {outer.device}",
-            "device": lambda device: On("device", device.index),
-            "current_stream": lambda device: outer.current,
-            "set_stream": lambda stream: setattr(outer, "current", stream),
-            "synchronize": lambda *args: None,
-            "empty_cache": lambda: None,
-        }
-        for name, fake in fakes.items():
-            patch.setattr(torch.cuda, name, fake)
-        patch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
-        patch.setattr(torch.cuda.graph, "default_capture_stream", None)
-
-
-def test_each_gpu_captures_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, seen = FakeCuda(monkeypatch), []
-    for place in (0, 1):
-        CudaCapturer(torch.device("cuda", place)).capture(lambda: seen.append(cuda.current))
-    assert seen == ["side of 0", "side of 1"] and cuda.current == "main"
-
-
-def test_a_capture_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And says why, not that something was wrong before."""
-    cuda = FakeCuda(monkeypatch)
-    cuda.fails = True
-
-    def work() -> None:
-        raise RuntimeError("no reads here")
-
-    with pytest.raises(RuntimeError, match="^no reads here$"):
-        CudaCapturer(torch.device("cuda", 0)).capture(work)
-    assert cuda.current == "main"
-
-
-def test_a_model_is_loaded_with_or_without() -> None:
-    with pytest.raises(HivisError, match="^graphs: wanted a CUDA device to replay them, got cpu"):
-        hivis.load(device="cpu", graphs=True)
-    with pytest.raises(HivisError, match="^graphs: wanted a CUDA device"):
-        hivis.wrap(random_target().model, processor=object(), graphs=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -30,7 +30,7 @@ from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
 from tests.helpers.fake_cuda import CUDA, fake_cuda, on_gpu
 from tests.helpers.families import RECIPES, config_of
-from tests.helpers.models import llava_config
+from tests.helpers.small_llava import llava_config
 
 ROWS = 200
 DRAFTERS = ["none", "hivis", "eagle", "vispec", "draft vlm"]

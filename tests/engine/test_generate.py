@@ -14,8 +14,9 @@ from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.guessers import Guesser, KnowsTheText
-from tests.helpers.models import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
+from tests.helpers.small_drafters import hivis_drafter
+from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, random_inputs, random_llava, random_target
+from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
 SETTINGS = {
     "greedy": {},
@@ -57,9 +58,9 @@ def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
     plain = generate(Engine(target), inputs, sampling)
     assert len(plain.tokens) == 40
     drafters = [
-        Guesser(VOCAB, seed),
-        KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False),
-        KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
+        RandomDrafter(VOCAB, seed),
+        OracleDrafter(VOCAB, inputs.length, plain.tokens, right=False),
+        OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True),
     ]
     for drafter in drafters:
         for policy in POLICIES:
@@ -71,16 +72,7 @@ def test_any_drafter_and_any_tree_give_the_plain_text(target, setting, seed):
 @pytest.mark.parametrize("rows", ["text", "all"])
 def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target, setting, rows):
     """The real drafter, untrained; used again for the next prompt, whatever the last one left."""
-    config = HiViSConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=VOCAB,
-        rows=rows,
-    )
-    drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
+    drafter = hivis_drafter(rows=rows)
     for seed, policy in enumerate(POLICIES):
         inputs = inputs_for(target, seed, text=20 - 5 * seed, images=seed % 3)
         sampling = params(setting, seed)
@@ -94,8 +86,8 @@ def test_a_hivis_drafter_gives_the_plain_text_of_one_prompt_after_another(target
 def test_right_guesses_are_accepted_and_wrong_ones_are_not(target):
     inputs = inputs_for(target, 0)
     plain = generate(Engine(target), inputs, params("T=1"))
-    right = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
-    wrong = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False)
+    right = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
+    wrong = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=False)
     lucky = generate(Engine(target, right, FixedPolicy(16, 5, 4)), inputs, params("T=1")).statistics
     unlucky = generate(
         Engine(target, wrong, FixedPolicy(16, 5, 4)), inputs, params("T=1")
@@ -124,7 +116,7 @@ def test_grouped_heads(device: torch.device, setting: str = "T=1"):
     grouped = random_target(seed=3, kv_heads=2, device=device)
     inputs = inputs_for(grouped, 1)
     plain = generate(Engine(grouped), inputs, params(setting))
-    drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
     assert generate(Engine(grouped, drafter), inputs, params(setting)).tokens == plain.tokens
 
 
@@ -132,7 +124,7 @@ def test_grouped_heads(device: torch.device, setting: str = "T=1"):
 def test_the_limit_cuts_inside_a_cycle(target, limit):
     inputs = inputs_for(target, 2)
     whole = generate(Engine(target), inputs, params("T=1"))
-    drafter = KnowsTheText(VOCAB, inputs.length, whole.tokens, right=True)
+    drafter = OracleDrafter(VOCAB, inputs.length, whole.tokens, right=True)
     cut = generate(Engine(target, drafter), inputs, params("T=1", max_new_tokens=limit))
     assert cut.tokens == whole.tokens[:limit]
 
@@ -144,15 +136,15 @@ def test_eos_cuts_where_plain_decoding_cuts(target, place):
     eos = whole.tokens[place]
     first = whole.tokens.index(eos)
     cut = params("T=1", eos_token_ids=(eos, VOCAB + 7))
-    drafter = KnowsTheText(VOCAB, inputs.length, whole.tokens, right=True)
-    for chosen in (None, drafter, Guesser(VOCAB)):
+    drafter = OracleDrafter(VOCAB, inputs.length, whole.tokens, right=True)
+    for chosen in (None, drafter, RandomDrafter(VOCAB)):
         assert generate(Engine(target, chosen), inputs, cut).tokens == whole.tokens[: first + 1]
 
 
 def test_stream_yields_every_token_once_and_can_be_left(target):
     inputs = inputs_for(target, 4)
     plain = generate(Engine(target), inputs, params("T=1"))
-    drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+    drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
     stream = Stream(Engine(target, drafter), inputs, params("T=1"))
     with pytest.raises(HivisError, match="still running"):
         _ = stream.result
@@ -181,7 +173,7 @@ def test_seeds_and_temperatures_matter(target):
 
 def test_the_drafter_sees_no_visual_row(target):
     inputs = inputs_for(target, 1, text=12, images=2)
-    drafter = Guesser(VOCAB)
+    drafter = RandomDrafter(VOCAB)
     result = generate(Engine(target, drafter), inputs, params("greedy"))
     text = inputs.tokens[0] != IMAGE_TOKEN
     assert drafter.prompt.rows == int(text.sum()) == result.statistics.drafter_rows == 12
@@ -192,22 +184,6 @@ def test_the_drafter_sees_no_visual_row(target):
         model = random_llava(device=str(target.device)).model
         whole = model(input_ids=inputs.tokens, **inputs.features).last_hidden_state
     torch.testing.assert_close(drafter.prompt.hidden[0], whole[0, text], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": 1e300},
-        {"temperature": 1e-50}, {"top_k": -1}, {"top_k": float("nan")}, {"top_p": 0.0},
-        {"top_p": 1e-50}, {"top_p": 1.1}, {"min_p": -0.1}, {"seed": 2**63}, {"seed": 1.5},
-        {"max_new_tokens": 0}, {"temperature": "1"}, {"min_p": None}, {"max_new_tokens": 1.5},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_bad_sampling_settings_are_named(bad):
-    (name,) = bad
-    with pytest.raises(HivisError, match=f"^{name}: wanted .*, got "):
-        SamplingParams(**bad)
 
 
 def test_context_overflow_is_refused(target):

@@ -15,16 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
-from hivis.drafters.checkpoint import HiViSConfig, random_tensors
-from hivis.drafters.hivis import HiViSDrafter
 from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
-from tests.helpers.models import random_inputs, random_target
-from tests.helpers.pairs import SIZES, pair
+from tests.helpers.small_drafters import eagle_drafter, pair
+from tests.helpers.small_llava import random_inputs, random_target
 
 TIMES = Times({8: 1.0, 16: 1.1, 32: 1.3, 60: 1.7}, 0.1, 0.3)
 POLICIES: dict[str, Policy] = {
@@ -99,9 +97,7 @@ def loop_of(kind: str, policy: str, sampling: str, texts: int) -> RunningBatch:
     if kind == "none":
         target, drafter = random_target(), None
     elif kind == "eagle":
-        config = HiViSConfig(**SIZES, rows="all", residual_rows=0)
-        target = random_target()
-        drafter = HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
+        target, drafter = random_target(), eagle_drafter()
     else:
         target, drafter = pair(kind)
     loop = RunningBatch(Engine(target, drafter, POLICIES[policy]), slots=texts)

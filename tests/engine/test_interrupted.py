@@ -20,8 +20,8 @@ from hivis.engine.generate import generate
 from hivis.engine.results import Generation
 from hivis.policies.cost import default_policy
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.models import random_inputs
-from tests.helpers.pairs import KINDS, pair
+from tests.helpers.small_drafters import KINDS, pair
+from tests.helpers.small_llava import random_inputs
 
 PHASES = ("prefill", "draft", "verify", "accept", "compact", "commit", "read")
 PROMPT = random_inputs(1, text=11, images=1)

@@ -20,10 +20,10 @@ from hivis.engine.engine import Engine
 from hivis.errors import HivisError
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
-from tests.engine.test_batch import alone, wanted
-from tests.helpers.guessers import Guesser
-from tests.helpers.models import VOCAB
-from tests.helpers.pairs import SIZES, check_texts, pair
+from tests.helpers.batch_requests import alone, request_of
+from tests.helpers.small_drafters import SIZES, check_sequences, pair
+from tests.helpers.small_llava import VOCAB
+from tests.helpers.toy_drafters import RandomDrafter
 
 pytestmark = pytest.mark.whole_models
 POLICY = FixedPolicy(nodes=10, depth=4, top_k=3)
@@ -41,13 +41,13 @@ def quantized_pair(kind: str, weights: str) -> tuple[HuggingFaceTarget, OneLayer
 @pytest.mark.parametrize("kind", ["hivis", "vispec"])
 def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float) -> None:
     target, drafter = quantized_pair(kind, weights)
-    check_texts(target, drafter, temperature, f"{kind} {weights} {temperature}")
+    check_sequences(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
 def test_so_is_that_of_three_side_by_side(weights: str) -> None:
     target, drafter = quantized_pair("hivis", weights)
-    made = dict(Batch(Engine(target, drafter, POLICY), map(wanted, range(7)), 3))
+    made = dict(Batch(Engine(target, drafter, POLICY), map(request_of, range(7)), 3))
     assert sorted(made) == list(range(7))
     for number, generation in made.items():
         assert generation.tokens == alone(number), number
@@ -127,11 +127,11 @@ BAD = {
     "no drafter": ({"drafter_weights": "int5", "drafter": "none"}, "wanted one of full"),
     "small model": (
         {"drafter": paths.DRAFT_VLM, "drafter_weights": "int8"},
-        "wanted a HiViS, EAGLE-2 or ViSpec one .*, got the small model at",
+        "wanted a HiViS, EAGLE-2 or ViSpec one .*, got Spec-LLaVA at",
     ),
     "own kind": (
-        {"drafter": Guesser(2688), "drafter_weights": "int8"},
-        "drafter: wanted a HiViS, EAGLE-2 or ViSpec one .*, got Guesser",
+        {"drafter": RandomDrafter(2688), "drafter_weights": "int8"},
+        "drafter: wanted a HiViS, EAGLE-2 or ViSpec one .*, got RandomDrafter",
     ),
 }
 

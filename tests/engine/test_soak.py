@@ -17,8 +17,8 @@ from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.cost import default_policy
-from tests.helpers.models import random_inputs
-from tests.helpers.pairs import pair
+from tests.helpers.small_drafters import pair
+from tests.helpers.small_llava import random_inputs
 
 STATM = Path("/proc/self/statm")
 WARM_UP = 1000

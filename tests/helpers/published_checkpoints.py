@@ -1,7 +1,7 @@
-"""Published drafter checkpoints of random weights, by their authors' names, shapes and configs.
+"""Published checkpoints, built with random weights by their authors' names.
 
-They are what the authors' own modules save: HiViS's ``cnets_hivis``, ViSpec's ``cnets_ours`` and
-EAGLE's ``cnets1``.
+Names, shapes and config entries follow what the authors' own modules save: HiViS's ``cnets_hivis``,
+ViSpec's ``cnets_ours`` and EAGLE's ``cnets1``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.helpers.models import VOCAB
+from tests.helpers.small_llava import VOCAB
 
 E, HEADS, INNER = 64, 4, 96
 LLAVA = {

@@ -20,8 +20,8 @@ from hivis.models.families.registry import family_of
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import RECIPES, config_of
-from tests.helpers.models import random_inputs, random_target
-from tests.helpers.pairs import pair
+from tests.helpers.small_drafters import pair
+from tests.helpers.small_llava import random_inputs, random_target
 
 TREE = FixedPolicy(12, 4, 3)
 PROMPTS = [random_inputs(seed, text=7 + seed) for seed in range(4)]

@@ -23,7 +23,7 @@ from hivis.models.families.llava import Llava
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
-from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
+from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 

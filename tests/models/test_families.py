@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,11 @@ import torch
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
-from hivis.drafters.checkpoint import random_tensors
-from hivis.drafters.config import HiViSConfig, ViSpecConfig
-from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.vispec import ViSpecDrafter, image_spans
+from hivis.drafters.vispec import image_spans
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
-from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.answers import Answerer, answer
@@ -30,79 +25,18 @@ from hivis.training.data.samples import Columns
 from hivis.training.learners.vispec import cut_images, vispec_rows
 from hivis.training.options import TrainOptions
 from hivis.training.train import make_learner
-from tests.helpers.families import HEAD_DIM, HEADS, HIDDEN, RECIPES, VOCAB, images, save_checkpoint
-from tests.helpers.guessers import Guesser, KnowsTheText
+from tests.helpers.families import VOCAB, images
+from tests.helpers.family_prompts import FAMILIES, PROMPTS, ask, asked_of
+from tests.helpers.small_drafters import family_drafters
+from tests.helpers.toy_drafters import OracleDrafter, RandomDrafter
 
-FAMILIES = list(RECIPES)
-TURNS = [
-    ("user", "<image>What is this?"),
-    ("assistant", "A cat."),
-    ("user", "And <image> this, next to <image>?"),
-]
-#: What is asked, and how many images with it.
-PROMPTS = {"none": 0, "one": 1, "three": 3, "turns": 3, "side by side": 2}
 POLICY = FixedPolicy(16, 4, 4)
-
-
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory) -> Any:
-    return cache(lambda kind: save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
-
-
-@pytest.fixture(scope="session")
-def loaded(checkpoints) -> Any:
-    return cache(lambda kind: load_target(checkpoints(kind)))
-
-
-def ask(processor: PromptProcessor, prompt: str, seed: int = 0) -> Inputs:
-    shown = images(PROMPTS[prompt], seed)
-    if prompt == "turns":
-        return processor.conversation(TURNS, shown)
-    if prompt == "side by side":
-        slot = processor.image_token
-        return processor(f"Look: {slot}{slot} Which is it?", shown)
-    return processor("What is this?", shown)
-
-
-def asked_of(target: HuggingFaceTarget, inputs: Inputs) -> dict[str, Any]:
-    """The prompt as the model's own forward takes it."""
-    return {
-        "input_ids": inputs.tokens,
-        "attention_mask": torch.ones_like(inputs.tokens),
-        **inputs.features,
-        **target.family.token_features(target.model, inputs.tokens),
-    }
-
-
-def drafters() -> dict[str, Any]:
-    sizes: dict[str, Any] = dict(
-        hidden_size=HIDDEN,
-        intermediate_size=96,
-        num_attention_heads=HEADS,
-        num_key_value_heads=2,
-        head_dim=HEAD_DIM,
-        vocab_size=VOCAB,
-    )
-    configs = {
-        "hivis": HiViSConfig(**sizes),
-        "hivis, original": HiViSConfig(
-            **sizes, positions="original", hide_before=1, hide_after=1, attention_bias=True
-        ),
-        "eagle": HiViSConfig(**sizes, rows="all", residual_rows=0),
-    }
-    made: dict[str, Any] = {
-        name: HiViSDrafter(config, random_tensors(config, seed=1, scale=0.2))
-        for name, config in configs.items()
-    }
-    vispec = ViSpecConfig(**sizes, queries=3)
-    made["vispec"] = ViSpecDrafter(vispec, random_tensors(vispec, seed=1, scale=0.2))
-    return made
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_plain_greedy_is_generate(loaded, kind, prompt):
-    target, processor = loaded(kind)
+def test_plain_greedy_is_generate(family_target, kind, prompt):
+    target, processor = family_target(kind)
     said: set[int] = set()
     for seed in range(2):
         inputs = ask(processor, prompt, seed)
@@ -118,16 +52,16 @@ def test_plain_greedy_is_generate(loaded, kind, prompt):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_any_drafter_gives_the_plain_text(loaded, kind, prompt, temperature):
-    target, processor = loaded(kind)
+def test_any_drafter_gives_the_plain_text(family_target, kind, prompt, temperature):
+    target, processor = family_target(kind)
     inputs = ask(processor, prompt)
     params = SamplingParams(temperature=temperature, max_new_tokens=24, seed=3)
     plain = generate(Engine(target), inputs, params)
     guessers = {
-        "random": Guesser(VOCAB),
-        "right": KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
+        "random": RandomDrafter(VOCAB),
+        "right": OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True),
     }
-    for name, drafter in (guessers | drafters()).items():
+    for name, drafter in (guessers | family_drafters()).items():
         drafted = generate(Engine(target, drafter, POLICY), inputs, params)
         assert drafted.tokens == plain.tokens, name
         if name == "right":
@@ -136,9 +70,9 @@ def test_any_drafter_gives_the_plain_text(loaded, kind, prompt, temperature):
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_rows_and_positions_are_those_of_the_model_itself(loaded, kind, prompt):
+def test_rows_and_positions_are_those_of_the_model_itself(family_target, kind, prompt):
     """Positions of the prompt and of tree nodes, and what they lead to, against one whole pass."""
-    target, processor = loaded(kind)
+    target, processor = family_target(kind)
     inputs = ask(processor, prompt)
     ours, theirs = [], []
     rotary = target.language_model.rotary_emb
@@ -152,7 +86,7 @@ def test_rows_and_positions_are_those_of_the_model_itself(loaded, kind, prompt):
 
     plain = generate(Engine(target), inputs, SamplingParams(max_new_tokens=12))
     with spy(ours):
-        drafter = KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True)
+        drafter = OracleDrafter(VOCAB, inputs.length, plain.tokens, right=True)
         generate(
             Engine(target, drafter, FixedPolicy(2, 1, 1)), inputs, SamplingParams(max_new_tokens=12)
         )
@@ -165,8 +99,8 @@ def test_rows_and_positions_are_those_of_the_model_itself(loaded, kind, prompt):
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_what_a_drafter_is_shown(loaded, kind, prompt):
-    target, processor = loaded(kind)
+def test_what_a_drafter_is_shown(family_target, kind, prompt):
+    target, processor = family_target(kind)
     inputs = ask(processor, prompt)
     with torch.inference_mode():
         whole = target.model.model(**asked_of(target, inputs)).last_hidden_state
@@ -194,11 +128,13 @@ def test_what_a_drafter_is_shown(loaded, kind, prompt):
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_model_that_drafts_for_itself_is_always_right(loaded, checkpoints, kind, prompt):
+def test_a_model_that_drafts_for_itself_is_always_right(
+    family_target, family_checkpoint, kind, prompt
+):
     """A draft model of each family: its rows and positions must be its target's."""
-    target, processor = loaded(kind)
+    target, processor = family_target(kind)
     inputs = ask(processor, prompt)
-    drafter = load_draft_vlm(checkpoints(kind), target, processor)
+    drafter = load_draft_vlm(family_checkpoint(kind), target, processor)
     assert drafter.model.shares_vision is (kind == "llava")
     params = SamplingParams(temperature=1.0, max_new_tokens=21, seed=5)
     drafted = generate(Engine(target, drafter, FixedPolicy(5, 4, 1)), inputs, params)
@@ -206,14 +142,14 @@ def test_a_model_that_drafts_for_itself_is_always_right(loaded, checkpoints, kin
     assert drafted.statistics.accepted_lengths == (4,) * 4
 
 
-def test_a_draft_model_of_another_family_is_refused(loaded, checkpoints):
-    target, processor = loaded("llava")
+def test_a_draft_model_of_another_family_is_refused(family_target, family_checkpoint):
+    target, processor = family_target("llava")
     with pytest.raises(HivisError, match="wanted one of the target's kind, llava, or a language"):
-        load_draft_vlm(checkpoints("llava_next"), target, processor)
+        load_draft_vlm(family_checkpoint("llava_next"), target, processor)
 
 
-def test_qwen_positions_lag_behind_the_rows(loaded):
-    target, processor = loaded("qwen2_5_vl")
+def test_qwen_positions_lag_behind_the_rows(family_target):
+    target, processor = family_target("qwen2_5_vl")
     inputs = ask(processor, "one")
     position = target.family.positions(target.model, inputs)
     ((begin, end),) = target.family.spans(target.model, inputs.tokens, inputs.features)
@@ -230,20 +166,20 @@ def test_qwen_positions_lag_behind_the_rows(loaded):
 
 @pytest.mark.parametrize("kind", ["llava_next", "qwen2_5_vl", "smolvlm"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs(checkpoints, kind, dtype):
-    target, processor = load_target(checkpoints(kind), dtype)
+def test_half_precision_runs(family_checkpoint, kind, dtype):
+    target, processor = load_target(family_checkpoint(kind), dtype)
     inputs = ask(processor, "three")
     assert all(
         value.dtype == dtype if name == "pixel_values" else not value.is_floating_point()
         for name, value in inputs.features.items()
     )
     params = SamplingParams(temperature=1.0, max_new_tokens=16)
-    for drafter in drafters().values():
+    for drafter in family_drafters().values():
         assert len(generate(Engine(target, drafter, POLICY), inputs, params).tokens) == 16
 
 
-def test_a_slot_in_a_qwen_question_has_its_markers(loaded):
-    _, processor = loaded("qwen2_5_vl")
+def test_a_slot_in_a_qwen_question_has_its_markers(family_target):
+    _, processor = family_target("qwen2_5_vl")
     (image,) = images(1)
     bare = processor("Is <|image_pad|> it?", [image])
     whole = processor("Is <|vision_start|><|image_pad|><|vision_end|> it?", [image])
@@ -296,17 +232,17 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_we_do_not_do_is_refused_by_name(checkpoints, tmp_path, what):
+def test_what_we_do_not_do_is_refused_by_name(family_checkpoint, tmp_path, what):
     kind, changes, message = REFUSED[what]
-    folder = edited(checkpoints(kind), tmp_path, **changes)
+    folder = edited(family_checkpoint(kind), tmp_path, **changes)
     with pytest.raises(HivisError, match=message) as error:
         load_target(folder)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="wants no torchvision")
-def test_what_a_processor_lacks_is_named(checkpoints, tmp_path):
-    folder = edited(checkpoints("smolvlm"), tmp_path)
+def test_what_a_processor_lacks_is_named(family_checkpoint, tmp_path):
+    folder = edited(family_checkpoint("smolvlm"), tmp_path)
     for name in ("processor_config.json", "tokenizer_config.json"):
         said = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(said | {"processor_class": "SmolVLMProcessor"}))
@@ -314,15 +250,15 @@ def test_what_a_processor_lacks_is_named(checkpoints, tmp_path):
         load_target(folder)
 
 
-def test_a_model_spread_over_devices_is_refused(checkpoints):
-    model = load_model(checkpoints("llava_next"))
+def test_a_model_spread_over_devices_is_refused(family_checkpoint):
+    model = load_model(family_checkpoint("llava_next"))
     model.lm_head.to("meta")
     with pytest.raises(HivisError, match="wanted all weights on one device, got cpu, meta"):
-        HuggingFaceTarget(model, load_target(checkpoints("llava_next"))[0].family)
+        HuggingFaceTarget(model, load_target(family_checkpoint("llava_next"))[0].family)
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "sliding_window"])
-def test_attention_that_is_not_ours_is_refused_by_name(loaded, name):
+def test_attention_that_is_not_ours_is_refused_by_name(family_target, name):
     from hivis.models.tree_attention import attention
 
     query = torch.randn(1, 2, 3, 16)
@@ -333,8 +269,8 @@ def test_attention_that_is_not_ours_is_refused_by_name(loaded, name):
 @pytest.mark.parametrize(
     ("kind", "name"), [("llava_next", "image_sizes"), ("qwen2_5_vl", "image_grid_thw")]
 )
-def test_features_that_are_missing_are_named(loaded, kind, name):
-    target, processor = loaded(kind)
+def test_features_that_are_missing_are_named(family_target, kind, name):
+    target, processor = family_target(kind)
     inputs = ask(processor, "one")
     features = {key: value for key, value in inputs.features.items() if key != name}
     with pytest.raises(HivisError, match=f"features: wanted {name}"):
@@ -342,8 +278,8 @@ def test_features_that_are_missing_are_named(loaded, kind, name):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_placeholders_must_match_the_visual_rows(loaded, kind):
-    target, processor = loaded(kind)
+def test_placeholders_must_match_the_visual_rows(family_target, kind):
+    target, processor = family_target(kind)
     inputs = ask(processor, "one")
     token = target.model.config.image_token_id
     at = int((inputs.tokens[0] == token).nonzero()[-1])
@@ -356,9 +292,9 @@ def test_placeholders_must_match_the_visual_rows(loaded, kind):
 
 
 @pytest.mark.parametrize("kind", ["llava_next", "qwen2_5_vl", "qwen2_vl", "idefics3", "smolvlm"])
-def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
+def test_answers_to_a_batch_are_those_to_each_prompt_alone(family_target, kind):
     """What a capture keeps: prompts of other lengths and images, one of them without any."""
-    target, processor = loaded(kind)
+    target, processor = family_target(kind)
     prompts = [ask(processor, prompt) for prompt in ("one", "none", "turns")]
     answerer = Answerer(target.model, target.family, prepare=lambda inputs: inputs, conversation=id)
     columns = Columns("edges", images=True)
@@ -380,7 +316,7 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
                 part, shown.embeddings[0, begin:end][visual], rtol=1e-3, atol=1e-3
             )
         # The drafter in training reads the rows that it reads in use.
-        vispec = drafters()["vispec"]
+        vispec = family_drafters()["vispec"]
         vispec.bind(target.embedding, target.head)
         vispec.prefill(shown, torch.tensor([said[0]]), len(sample) + 1)
         reading, _, _ = vispec_rows(sample, vispec.config.queries)
@@ -390,8 +326,8 @@ def test_answers_to_a_batch_are_those_to_each_prompt_alone(loaded, kind):
 
 @pytest.mark.parametrize("method", ["hivis", "eagle", "vispec"])
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_a_new_drafter_is_made_for_its_target(checkpoints, kind, method):
-    folder = checkpoints(kind)
+def test_a_new_drafter_is_made_for_its_target(family_checkpoint, kind, method):
+    folder = family_checkpoint(kind)
     options = TrainOptions(method, str(folder), folder, folder)
     config = make_learner(options, folder, None)[0].config
     qwen = kind.startswith("qwen")

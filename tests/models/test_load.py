@@ -22,7 +22,7 @@ from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
 from hivis.models.processor import MAX_PIXELS, open_image
-from tests.helpers.models import random_llava
+from tests.helpers.small_llava import random_llava
 
 QUESTION = "What is in the image?"
 

@@ -13,7 +13,8 @@ from hivis.engine.generate import generate
 from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.families import RECIPES, config_of, sharp_model
-from tests.models.test_families import PROMPTS, ask, asked_of, drafters
+from tests.helpers.family_prompts import PROMPTS, ask, asked_of
+from tests.helpers.small_drafters import family_drafters
 
 pytest.importorskip("torchvision", reason="wants torchvision", exc_type=ImportError)
 
@@ -73,5 +74,5 @@ def test_a_checkpoint_with_its_own_processor(kind: str, tmp_path: Path) -> None:
         params = SamplingParams(max_new_tokens=24)
         plain = generate(Engine(target), inputs, params).tokens
         assert list(plain) == theirs[0, inputs.length :].tolist()
-        for name, drafter in drafters().items():
+        for name, drafter in family_drafters().items():
             assert generate(Engine(target, drafter, POLICY), inputs, params).tokens == plain, name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +17,10 @@ from hivis.engine.generate import Stream, generate
 from hivis.errors import HivisError
 from hivis.models import prefill_attention as chunks
 from hivis.models.families.llava import Llava
-from hivis.models.load import load_target
 from hivis.models.prefill_attention import PrefillChunk
 from hivis.models.target import HuggingFaceTarget
-from tests.helpers.families import RECIPES, images, save_checkpoint
-from tests.helpers.models import random_inputs, random_llava, random_target
+from tests.helpers.families import RECIPES, images
+from tests.helpers.small_llava import random_inputs, random_llava, random_target
 
 CHUNKS = (1, 7, 64)
 WHOLE = 10_000
@@ -31,20 +29,10 @@ PARAMS = SamplingParams(max_new_tokens=20)
 SAMPLED = SamplingParams(temperature=1.0, seed=1, max_new_tokens=20)
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> Any:
-    return cache(lambda kind: save_checkpoint(kind, tmp_path_factory.mktemp(kind)))
-
-
-@pytest.fixture(scope="module")
-def loaded(checkpoints) -> Any:
-    return cache(lambda kind: load_target(checkpoints(kind)))
-
-
 @pytest.mark.parametrize("asked", [0, 3])
 @pytest.mark.parametrize("kind", RECIPES)
-def test_any_chunks_give_the_text_and_states_of_one_pass(loaded, kind, asked):
-    target, processor = loaded(kind)
+def test_any_chunks_give_the_text_and_states_of_one_pass(family_target, kind, asked):
+    target, processor = family_target(kind)
     inputs = processor("What is this, and what is it good for, in general?", images(asked))
     seen: dict[int, Any] = {}
     for target.chunk in (WHOLE, *CHUNKS):
@@ -79,11 +67,11 @@ def test_a_last_row_that_is_no_text_is_not_shown_as_text():
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
-def test_a_draft_model_reads_in_chunks_too(loaded, checkpoints, kind):
-    target, processor = loaded(kind)
+def test_a_draft_model_reads_in_chunks_too(family_target, family_checkpoint, kind):
+    target, processor = family_target(kind)
     inputs = processor("What is this, and what is it good for?", images(3))
     prompt = target.prefill(inputs, "all", 500).prompt
-    model: Any = load_draft_vlm(checkpoints(kind), target, processor).model
+    model: Any = load_draft_vlm(family_checkpoint(kind), target, processor).model
     logits = []
     for model.chunk in (WHOLE, *CHUNKS):
         logits.append(model.prefill(prompt, torch.tensor([7]), 500))
@@ -154,8 +142,8 @@ def test_where_flash_kernels_work(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
-def test_flash_attn_reads_every_chunk_where_it_can(loaded, monkeypatch, kind):
-    target, processor = loaded(kind)
+def test_flash_attn_reads_every_chunk_where_it_can(family_target, monkeypatch, kind):
+    target, processor = family_target(kind)
     inputs = processor("What is this?", images(2))
     wanted = generate(Engine(target), inputs, PARAMS).tokens
     package = FlashAttn()

@@ -13,7 +13,7 @@ from hivis.drafters.config import HiViSConfig
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
 from hivis.training.target_tables import read_target_tables
-from tests.helpers.models import random_llava
+from tests.helpers.small_llava import random_llava
 
 
 def config(folder: Path, **text: object) -> Path:

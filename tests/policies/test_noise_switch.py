@@ -18,8 +18,8 @@ from hivis.policies.confidence import ConfidencePolicy
 from hivis.policies.cost import CostPolicy
 from hivis.policies.fixed import FixedPolicy
 from hivis.policies.times import Times
-from tests.drafters.test_tree_growth import VOCAB, check_valid, grow, oracle, paths, scored
-from tests.helpers.models import random_inputs, random_target
+from tests.helpers.small_llava import random_inputs, random_target
+from tests.helpers.tree_oracle import VOCAB, check_valid, grow, oracle, paths, scored
 
 POSITION = torch.tensor([17, 4])
 TIMES = Times({8: 2.0, 16: 2.2, 32: 2.5, 60: 3.0}, 0.2, 0.5)

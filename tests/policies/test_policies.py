@@ -1,4 +1,4 @@
-"""Policies: what they learn, what they choose, and that no choice of theirs changes a text."""
+"""Policies: what they learn, what they choose, and the trees of these sizes."""
 
 from __future__ import annotations
 
@@ -11,45 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from hivis.core.policy import Outcome, Planner
-from hivis.core.sampling import SamplingParams
+from hivis.core.policy import Outcome
 from hivis.core.tree import DraftTree, ancestor_words
 from hivis.core.tree_shape import GrowthPlan, TreeShape
-from hivis.drafters.checkpoint import HiViSConfig, random_tensors
-from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.tree_growth import Grower, NodeScores
-from hivis.engine.engine import Engine
-from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.policies.calibration import EDGES, Calibration
 from hivis.policies.confidence import ConfidencePolicy
-from hivis.policies.cost import (
-    LEAST_ROUNDS,
-    ROUNDS,
-    SPACING,
-    CostPlanner,
-    CostPolicy,
-    default_policy,
-)
-from hivis.policies.fixed import FixedPolicy
+from hivis.policies.cost import LEAST_ROUNDS, CostPlanner, CostPolicy
 from hivis.policies.times import Times, convex
-from tests.helpers.guessers import Guesser, KnowsTheText
-from tests.helpers.models import VOCAB, random_inputs, random_target
-
-CPU = torch.device("cpu")
-SIZES = (8, 16, 32, 60)
-
-
-def times(per_node: float = 0.1, level: float = 0.5, base: float = 9.0, rest: float = 1.0) -> Times:
-    return Times({n: base + per_node * n for n in SIZES}, level, rest)
-
-
-class Owner:
-    """Stands for a target or a drafter, of which a policy only asks whether it is the same."""
-
-
-def planner_of(policy: CostPolicy | ConfidencePolicy) -> Planner:
-    return policy.planner(Owner(), Owner(), CPU)
+from tests.helpers.planners import CPU, SIZES, Owner, planner_of, times
+from tests.helpers.small_llava import VOCAB
 
 
 def grow(plan: GrowthPlan, make: torch.Generator, spread: float, kind: str = "") -> DraftTree:
@@ -374,125 +346,6 @@ def test_bad_times_are_named():
     for name in ("memory", "prior"):
         with pytest.raises(HivisError, match=f"^{name} of the calibration"):
             Calibration(**{name: 0})
-
-
-# --- texts
-
-
-SETTINGS = [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}]
-
-
-def policies() -> list:
-    return [
-        FixedPolicy(),
-        ConfidencePolicy(),
-        ConfidencePolicy(1e-6),
-        ConfidencePolicy(0.05, sizes=(2, 5, 70), depth=20, ahead=True),
-        CostPolicy(times=times()),
-        CostPolicy(times=times(per_node=0.0, level=0.0)),
-        CostPolicy(times=times(per_node=3.0), ahead=True),
-        CostPolicy(sizes=(4,), depth=3, top_k=1, times=Times({4: 0.0}, 0.0, 0.0)),
-        CostPolicy(),
-    ]
-
-
-@pytest.fixture(scope="module")
-def target():
-    return random_target()
-
-
-def hivis_drafter(seed: int = 1) -> HiViSDrafter:
-    config = HiViSConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=VOCAB,
-    )
-    return HiViSDrafter(config, random_tensors(config, seed=seed, scale=0.2))
-
-
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_no_policy_changes_the_text(target, setting):
-    for seed in range(2):
-        inputs = random_inputs(seed, text=9 + 4 * seed, images=seed)
-        params = SamplingParams(max_new_tokens=40, seed=seed, **setting)
-        plain = generate(Engine(target), inputs, params)
-        assert plain.statistics.tree_sizes == ((1, 0),) * plain.statistics.cycles
-        drafters = [
-            Guesser(VOCAB, seed),
-            KnowsTheText(VOCAB, inputs.length, plain.tokens, right=False),
-            KnowsTheText(VOCAB, inputs.length, plain.tokens, right=True),
-            hivis_drafter(),
-        ]
-        for policy in policies():
-            for drafter in drafters:
-                made = generate(Engine(target, drafter, policy), inputs, params)
-                assert made.tokens == plain.tokens
-                check_sizes(made.statistics, policy, drafter)
-
-
-def check_sizes(statistics, policy, drafter) -> None:
-    found = statistics.tree_sizes
-    assert len(found) == statistics.cycles
-    assert all(a <= d for a, (_, d) in zip(statistics.accepted_lengths, found, strict=True))
-    if isinstance(policy, FixedPolicy):
-        assert set(found) == {(policy.nodes, policy.depth)}
-    elif isinstance(drafter, HiViSDrafter) and getattr(policy, "times", True) is not None:
-        assert {nodes for nodes, _ in found} <= set(policy.sizes)
-        assert all(depth <= policy.depth for _, depth in found)
-
-
-def test_an_end_in_sight_changes_no_text(target):
-    inputs = random_inputs(2)
-    whole = generate(Engine(target), inputs, SamplingParams(max_new_tokens=40)).tokens
-    for eos in {whole[3], whole[10], whole[20]}:
-        cut = whole[: whole.index(eos) + 1]
-        params = SamplingParams(max_new_tokens=40, eos_token_ids=(eos, 7))
-        if 7 not in cut[:-1]:
-            for policy in policies():
-                assert (
-                    generate(Engine(target, hivis_drafter(), policy), inputs, params).tokens == cut
-                )
-
-
-def test_a_broken_drafter_changes_no_text(target):
-    inputs, params = random_inputs(3), SamplingParams(max_new_tokens=30, temperature=1.0)
-    plain = generate(Engine(target), inputs, params)
-    for bad in (math.nan, math.inf, -math.inf):
-        drafter = hivis_drafter()
-        drafter.tensors["fc.weight"][0] = bad
-        for policy in policies():
-            made = generate(Engine(target, drafter, policy), inputs, params)
-            assert made.tokens == plain.tokens
-
-
-def test_the_default_measures_now_and_then_and_keeps_what_it_learnt(target):
-    inputs = random_inputs(1)
-    length = LEAST_ROUNDS * SPACING + 30
-    params = SamplingParams(max_new_tokens=length, eos_token_ids=())
-    plain = generate(Engine(target), inputs, params)
-    drafter = hivis_drafter()
-    first = generate(Engine(target, drafter), inputs, params)
-    fixed = LEAST_ROUNDS * SPACING
-    assert first.statistics.tree_sizes[:fixed] == ((16, 7),) * fixed
-    more = [generate(Engine(target, drafter), inputs, params) for _ in range(4)]
-    assert all(made.tokens == plain.tokens for made in (first, *more))
-    assert ["measure" in made.statistics.phases_ms for made in (first, more[-1])] == [True, False]
-    planner = default_policy().planner(target, drafter, CPU)
-    assert isinstance(planner, CostPlanner) and planner._rounds == ROUNDS
-    assert set(planner.times.verify) == set(SIZES)
-
-
-def test_a_drafter_without_scores_keeps_the_fallback(target):
-    inputs = random_inputs(1)
-    made = generate(
-        Engine(target, Guesser(VOCAB), CostPolicy(times=times())),
-        inputs,
-        SamplingParams(max_new_tokens=30),
-    )
-    assert set(made.statistics.tree_sizes[1:]) == {(16, 7)}
 
 
 def test_what_is_learnt_belongs_to_the_pair():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hivis").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SCRIPTS = [
+    *(
+        path
+        for part in ("bench", "recipes", "tools")
+        for path in sorted((ROOT / part).rglob("*.py"))
+    ),
+    *TESTS,
+    *MODULES,
+    ROOT / "setup.py",
+]
 
 # What a room of hivis may import of hivis, itself and what lies beside it in the list apart.
 EVERYDAY = {"errors", "core", "ops"}
@@ -53,6 +65,13 @@ ALLOWED = {
 }
 ONLY_TORCH = {"ops/reference.py", "ops/noise.py"}
 MAY_IMPORT_TRANSFORMERS = {"models"}
+# `hivis bench` finds the benchmark of the checkout that it lies in.
+MAY_MEND_THE_PATH = {"hivis/cli/bench.py"}
+# An import of a test module, also in the source of a child process.
+IMPORTS_A_TEST = re.compile(
+    r"^\W*(?:import\s+tests(?:\.\w+)*\.test_|from\s+tests(?:\.\w+)*(?:\.test_|\s+import\s.*\btest_))",
+    re.MULTILINE,
+)
 
 
 def layer(module: Path) -> str:
@@ -96,6 +115,51 @@ def test_the_rule_finds_what_it_is_for(tmp_path: Path):
     bad = tmp_path / "bad.py"
     bad.write_text("from hivis.models import load\nimport transformers.cache_utils\n")
     assert {"hivis.models.load", "transformers.cache_utils"} <= imports(bad)
+
+
+def test_no_test_imports_a_test():
+    """What several tests share lies in tests/helpers."""
+    found = [path for path in TESTS if IMPORTS_A_TEST.search(path.read_text())]
+    assert not found
+
+
+def touches_the_path(module: Path) -> bool:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.path", "site.addsitedir"):
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module in ("sys", "site"):
+            if {"path", "addsitedir"} & {alias.name for alias in node.names}:
+                return True
+    return False
+
+
+def test_no_script_mends_the_path():
+    found = {str(path.relative_to(ROOT)) for path in SCRIPTS if touches_the_path(path)}
+    assert found <= MAY_MEND_THE_PATH
+
+
+@pytest.mark.parametrize(
+    "line", ["import sys\nsys.path.insert(0, '')", "from sys import path", "site.addsitedir('')"]
+)
+def test_a_script_that_mends_the_path_is_found(tmp_path: Path, line: str):
+    (tmp_path / "script.py").write_text(line)
+    assert touches_the_path(tmp_path / "script.py")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import tests.engine.{}batch",
+        "from tests.engine import {}batch",
+        "from tests.engine.{}batch import alone",
+        "from tests import helpers, {}all",
+        'CHILD = "import sys\\nfrom tests.engine.{}batch import alone"'.replace("\\n", "\n"),
+        "    from tests.engine.{}batch import alone",
+    ],
+)
+def test_an_import_of_a_test_is_found(line: str):
+    assert IMPORTS_A_TEST.search(line.format("test_"))
+    assert not IMPORTS_A_TEST.search(line.format("helper_"))
 
 
 def test_importing_hivis_does_not_import_transformers():

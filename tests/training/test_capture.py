@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from safetensors.torch import load_file
 from hivis.core.target import Inputs
 from hivis.errors import HivisError
 from hivis.models.families.llava import Llava
-from hivis.training.data.answers import Answerer
 from hivis.training.data.capture import (
     REPORT_FILE,
     CaptureReport,
@@ -30,23 +28,10 @@ from hivis.training.data.capture import (
 )
 from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Capture, Columns, Sample, shard_header
-from tests.helpers.models import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_llava
+from tests.helpers.small_capture import ALL, PROMPTS, SMALL, SOURCES, answerer, prompt, run
+from tests.helpers.small_llava import IMAGE_ROWS, IMAGE_TOKEN, VOCAB, random_inputs, random_llava
 
 ROOT = Path(__file__).resolve().parents[2]
-
-ALL = Columns("all", images=True, seen=True)
-SOURCES = {"data": "d", "target": "t"}
-#: 11 prompts in batches of 2 and shards of 4: the last of each is not full.
-PROMPTS = range(11)
-SMALL = CaptureSettings(columns=ALL, max_new_tokens=4, batch=2, shard=4)
-
-
-def prompt(seed: int) -> Inputs:
-    return random_inputs(seed, text=6 + seed % 4, images=seed % 3)
-
-
-def answerer(prepare: Callable[[int], Inputs] = prompt, **more: Any) -> Answerer[int]:
-    return Answerer(random_llava(), Llava(), prepare, lambda seed: seed // 2, **more)
 
 
 def settings(columns: Columns = ALL, **changes: Any) -> CaptureSettings:
@@ -215,10 +200,6 @@ def test_a_batch_depends_on_nothing_before_it() -> None:
 # Captures that were cut off
 
 
-def run(folder: Path, chosen: CaptureSettings = SMALL, **more: Any) -> CaptureReport:
-    return write_capture(folder, answerer(**more), PROMPTS, chosen, SOURCES, progress=False)
-
-
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -313,10 +294,11 @@ def test_a_crash_before_a_file_is_in_place_changes_nothing(
 
 KILLED = """
 import sys, torch
-from tests.training import test_capture
+from pathlib import Path
+from tests.helpers.small_capture import run
 torch.set_num_threads(1)
 print("ready", flush=True)
-test_capture.run(test_capture.Path(sys.argv[1]))
+run(Path(sys.argv[1]))
 print("done", flush=True)
 """
 

@@ -21,7 +21,7 @@ from hivis.models.processor import PromptProcessor
 from hivis.training.data.conversations import IMAGE_MARKER, Turn, prompts_of, read_conversations
 from recipes.tiny.conversations import write_conversations
 from recipes.tiny.prompts import training_prompts
-from tests.helpers.models import random_llava
+from tests.helpers.small_llava import random_llava
 
 HUMAN = {"from": "human", "value": f"{IMAGE_MARKER}\nWhat is this?"}
 GPT = {"from": "gpt", "value": "A dog."}

@@ -34,7 +34,7 @@ from hivis.training.learners.distill import DraftLearner
 from hivis.training.learners.losses import TargetTables
 from hivis.training.replay import mean_accepted_length, prompt_of
 from recipes.tiny import draft as tiny_draft
-from tests.helpers.models import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
+from tests.helpers.small_llava import IMAGE_TOKEN, VOCAB, llava_config, random_inputs, random_llava
 
 ANSWER = 14
 POLICY = FixedPolicy(16, 5, 4)

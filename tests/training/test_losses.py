@@ -18,7 +18,7 @@ from hivis.training.learners.losses import (
     row_losses,
 )
 from hivis.training.learners.self_feedback import select_rows
-from tests.helpers.learners import HIDDEN, VOCAB, toy_target
+from tests.helpers.learner_checks import HIDDEN, VOCAB, toy_target
 
 
 def test_losses_by_definition() -> None:

@@ -16,7 +16,7 @@ from hivis.training.learners.attention import aligned_attention, visible_keys
 from hivis.training.learners.losses import TargetTables
 from hivis.training.learners.one_layer import LayerLearner, LayerSettings
 from hivis.training.learners.rows import hivis_rows
-from tests.helpers.learners import (
+from tests.helpers.learner_checks import (
     SIZES,
     answer_outputs,
     assert_no_row_sees_the_future,

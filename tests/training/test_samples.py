@@ -23,7 +23,7 @@ from hivis.training.data.samples import (
     shard_header,
     split,
 )
-from tests.helpers.captures import HIDDEN, toy_samples
+from tests.helpers.training_samples import HIDDEN, toy_samples
 
 ALL = Columns("all", images=True, seen=True)
 

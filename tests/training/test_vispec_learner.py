@@ -14,7 +14,7 @@ from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.one_layer import LayerSettings
 from hivis.training.learners.vispec import ViSpecLearner, text_only_rows, vispec_rows
-from tests.helpers.learners import (
+from tests.helpers.learner_checks import (
     HIDDEN,
     SIZES,
     answer_outputs,

@@ -1,4 +1,4 @@
-"""What the walk says of paths that a test has chosen itself."""
+"""Paths through draft trees, and what acceptance says of paths that a test has chosen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from torch import Tensor
 
 from hivis.core.handoff import Acceptance
 from hivis.core.tree import DraftTree
+
+
+def path_to(tree: DraftTree, b: int, node: int) -> list[int]:
+    """The nodes from the root to ``node``, both included, in the tree of sequence ``b``."""
+    path = [node]
+    while path[0]:
+        path.insert(0, int(tree.parents[b, path[0]]))
+    return path
+
+
+def token_paths(tree: DraftTree, b: int = 0) -> set[tuple[int, ...]]:
+    """Every node of the tree of sequence ``b`` as the tokens from the root to it."""
+    return {tuple(tree.tokens[b][path_to(tree, b, node)].tolist()) for node in range(tree.nodes)}
 
 
 def acceptance_of(

@@ -22,7 +22,7 @@ def random_parents(nodes: int, max_depth: int, make: torch.Generator) -> list[in
     return parents
 
 
-class Guesser:
+class RandomDrafter:
     """Grows random trees and fills them with what :meth:`children` says, siblings distinct."""
 
     rows = "text"
@@ -70,7 +70,7 @@ class Guesser:
         )
 
 
-class KnowsTheText(Guesser):
+class OracleDrafter(RandomDrafter):
     """Has the plain text at hand. ``right`` decides whether it helps or hinders."""
 
     def __init__(self, vocab: int, prompt_length: int, text: tuple[int, ...], right: bool) -> None:

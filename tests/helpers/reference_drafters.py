@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass
-class Paper:
+class ReferenceDrafter:
     """One drafter after reading a prompt: rows that entered the layer, and their positions."""
 
     kind: str  # "hivis", "eagle" or "vispec"

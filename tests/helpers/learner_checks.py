@@ -18,7 +18,7 @@ from hivis.training.data.samples import Sample
 from hivis.training.learners.learner import Stage
 from hivis.training.learners.losses import LossWeights, TargetTables
 from hivis.training.learners.self_feedback import first_row
-from tests.helpers.acceptances import acceptance_of
+from tests.helpers.trees import acceptance_of
 
 VOCAB, HIDDEN = 40, 32
 SIZES = {
