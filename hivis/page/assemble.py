@@ -50,7 +50,7 @@ def page(run: Run) -> str:
 <header>
 <p class="brand">hivis <span>{escape(_names(run))}</span></p>
 <h1>{headline}</h1>
-<p class="how">{escape(f"{_drawn(run)} · {run.device}")}</p>
+<p class="how">{escape(f"{_sampling(run)} · {run.device}")}</p>
 {_tiles(run)}
 </header>
 <section class="run" aria-label="Prompt and output">
@@ -125,24 +125,24 @@ def _facts(run: Run) -> str:
         ("model", run.model),
         ("drafter", run.drafter or "none"),
         ("device", run.device),
-        ("sampling", _drawn(run)),
+        ("sampling", _sampling(run)),
         ("prompt rows read", f"{read}, drafter {took.drafter_rows}" if run.drafter else read),
         ("ended by", f"{run.finish}: {FINISH.get(run.finish, '')}"),
         ("generated with", f"hivis {__version__}"),
     ]
-    rows = "".join(f"<div><dt>{name}</dt><dd>{escape(said)}</dd></div>" for name, said in facts)
+    rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'<dl class="facts">{rows}</dl>'
 
 
-def _drawn(run: Run) -> str:
+def _sampling(run: Run) -> str:
     params = run.params
-    said = [f"temperature {params.temperature:g}" + ("" if params.temperature else " (greedy)")]
-    said += [f"top-k {params.top_k}"] if params.top_k else []
-    said += [f"top-p {params.top_p:g}"] if params.top_p < 1 else []
-    said += [f"min-p {params.min_p:g}"] if params.min_p else []
+    parts = [f"temperature {params.temperature:g}" + ("" if params.temperature else " (greedy)")]
+    parts += [f"top-k {params.top_k}"] if params.top_k else []
+    parts += [f"top-p {params.top_p:g}"] if params.top_p < 1 else []
+    parts += [f"min-p {params.min_p:g}"] if params.min_p else []
     penalty = params.repetition_penalty
-    said += [f"repetition penalty {penalty:g}"] if penalty != 1 else []
-    return ", ".join([*said, f"seed {params.seed}"])
+    parts += [f"repetition penalty {penalty:g}"] if penalty != 1 else []
+    return ", ".join([*parts, f"seed {params.seed}"])
 
 
 def _images(images: Sequence[Image.Image]) -> str:

@@ -1,5 +1,5 @@
-// Without this script the page says the same. With it, a cycle lights up everywhere at once, and a
-// click on it opens its tree.
+// The page is complete without this script. With it, all marks of a cycle are highlighted together,
+// and a click on one of them opens the cycle's tree.
 (() => {
   "use strict";
   const parts = new Map();
@@ -9,15 +9,15 @@
     parts.get(number).push(part);
   }
   const cycleOf = (event) => event.target.closest?.("[data-c]")?.dataset.c;
-  let hot;
-  const light = (number) => {
-    if (number === hot) return;
-    for (const part of parts.get(hot) ?? []) part.classList.remove("hot");
+  let highlighted;
+  const highlight = (number) => {
+    if (number === highlighted) return;
+    for (const part of parts.get(highlighted) ?? []) part.classList.remove("hot");
     for (const part of parts.get(number) ?? []) part.classList.add("hot");
-    hot = number;
+    highlighted = number;
   };
   for (const kind of ["mouseover", "focusin"]) {
-    document.addEventListener(kind, (event) => light(cycleOf(event)));
+    document.addEventListener(kind, (event) => highlight(cycleOf(event)));
   }
 
   const open = (number) => {
@@ -27,15 +27,15 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("a[data-c]")) open(cycleOf(event));
   });
-  const asked = () => {
+  const openFromHash = () => {
     const number = /^#cycle-(\d+)$/.exec(location.hash)?.[1];
     if (!number) return;
     open(number);
     document.getElementById(`cycle-${number}`)?.scrollIntoView({ block: "nearest" });
-    light(number);
+    highlight(number);
   };
-  addEventListener("hashchange", asked);
-  asked();
+  addEventListener("hashchange", openFromHash);
+  openFromHash();
 
   const all = document.getElementById("all");
   if (all) {
