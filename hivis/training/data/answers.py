@@ -9,43 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from hivis.core.handoff import DrafterPrompt, Span
+from hivis.core.handoff import DrafterPrompt
+from hivis.core.target import Inputs
 from hivis.drafters.vispec import image_spans
 from hivis.errors import HivisError
 from hivis.training.data.samples import Columns, Sample
 
+if TYPE_CHECKING:
+    from hivis.models.families.base import Family
+
 P = TypeVar("P")
-
-
-class PromptInputs(Protocol):
-    """One prompt as ``hivis.models`` makes it: ``tokens`` ``[1, P]`` and the processor's rest."""
-
-    @property
-    def tokens(self) -> Tensor: ...
-
-    @property
-    def features(self) -> dict[str, Tensor]: ...
-
-
-class Family(Protocol):
-    """The part of ``hivis.models``' family adapters that a capture needs."""
-
-    def language_model(self, model: Any) -> Any: ...
-
-    def look(self, model: Any, features: Mapping[str, Tensor]) -> Tensor | None: ...
-
-    def text_rows(self, model: Any, tokens: Tensor) -> Tensor: ...
-
-    def spans(
-        self, model: Any, tokens: Tensor, features: Mapping[str, Tensor]
-    ) -> tuple[Span, ...]: ...
-
-    def token_features(self, model: Any, tokens: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +42,7 @@ class Answerer(Generic[P]):
 
     model: Any
     family: Family
-    prepare: Callable[[P], PromptInputs]
+    prepare: Callable[[P], Inputs]
     conversation: Callable[[P], int]
     look: Callable[[Mapping[str, Tensor]], Tensor | None] | None = None
 
@@ -99,7 +77,7 @@ _SAMPLED = {
 @torch.inference_mode()
 def answer(
     answerer: Answerer[Any],
-    prompts: Sequence[PromptInputs],
+    prompts: Sequence[Inputs],
     conversations: Sequence[int],
     columns: Columns,
     max_new_tokens: int,
@@ -219,7 +197,7 @@ def _padded(texts: Sequence[Tensor], padding: int, left: bool) -> tuple[Tensor, 
     return tokens, mask
 
 
-def _joined_features(prompts: Sequence[PromptInputs]) -> dict[str, Tensor]:
+def _joined_features(prompts: Sequence[Inputs]) -> dict[str, Tensor]:
     """The images of all prompts, in order; prompts without one add nothing.
 
     Where images have different numbers of tiles, zeros stand behind the fewer.

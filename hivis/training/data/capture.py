@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.training.data.answers import Answerer, P, PromptInputs, answer
+from hivis.training.data.answers import Answerer, P, answer
 from hivis.training.data.files import agree, settings_of, write_json
 from hivis.training.data.samples import Columns, Sample, save_shard, shard_header, shard_paths
 
@@ -93,7 +94,7 @@ def capture(
     device = torch.device(answerer.model.device)
     for at in range(start, len(prompts), settings.batch):
         end = min(at + settings.batch, len(prompts))
-        ready: list[PromptInputs] = []
+        ready: list[Inputs] = []
         conversations: list[int] = []
         skipped = []
         for index in range(at, end):
@@ -119,7 +120,7 @@ def capture(
         yield CaptureBatch(at, end, samples, skipped)
 
 
-def _prepared(answerer: Answerer[P], prompt: P, settings: CaptureSettings) -> PromptInputs:
+def _prepared(answerer: Answerer[P], prompt: P, settings: CaptureSettings) -> Inputs:
     inputs = answerer.prepare(prompt)
     rows, room = inputs.tokens.shape[1], answerer.max_positions - settings.max_new_tokens
     if rows > room:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hivis.drafters import draft_vlm
 from hivis.drafters.draft_vlm import DraftVLM
 from hivis.models.load import load_target
-from hivis.models.trainable_draft import load_trainable_draft
+from hivis.models.trainable_draft import TrainableDraft, load_trainable_draft
 from hivis.training.data.samples import Columns, Sample
 from hivis.training.learners.learner import LearnerRequest, Stage
 from hivis.training.learners.losses import (
@@ -32,34 +31,6 @@ from hivis.training.learners.losses import (
 #: There is no hidden state to match, and with no feature loss beside it the soft cross entropy, of
 #: which the layers that do match one take a tenth, is the aim itself.
 WEIGHTS = LossWeights(feature=0.0, soft=1.0, top=1.0)
-
-
-class TrainableDraft(draft_vlm.DraftModel, Protocol):
-    """A draft model with a pass that gradients flow through."""
-
-    #: Whether it has a vision tower of its own, which is not trained.
-    own_tower: bool
-
-    @property
-    def module(self) -> nn.Module:
-        """Its parameters that require gradients are trained."""
-        ...
-
-    @property
-    def head(self) -> Tensor:
-        """``[V, e]``, V its own number of ids."""
-        ...
-
-    def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
-        """Hidden states ``[R, e]`` of ``rows`` of texts ``tokens``, both ``[B, n]``.
-
-        ``seen`` ``[images, r, Ev]`` is what a vision tower made of all their images: its own,
-        or the target's.
-        The texts are padded on the right, and causal: the padding is never looked at.
-        """
-        ...
-
-    def save(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
