@@ -60,11 +60,13 @@ class TrainableDraft(HuggingFaceDraft):
         return self.model
 
     def hidden(self, tokens: Tensor, seen: Tensor | None, rows: Tensor) -> Tensor:
-        """One causal pass over whole texts.
+        """One causal pass over whole sequences.
 
         Args:
-            tokens: ``[B, n]`` int64, padded on the right with anything but the placeholder.
-            seen: ``[images, r, Ev]`` of all texts, in order; ``None`` without an image.
+            tokens: ``[B, n]`` int64, padded on the right with anything but the placeholder; no row
+                sees the padding.
+            seen: ``[images, r, Ev]``, what a vision tower made of the images of all sequences, in
+                order; ``None`` without an image.
             rows: ``[B, n]`` bool, whose hidden states are wanted.
 
         Returns:

@@ -111,6 +111,15 @@ def test_transformers_stays_behind_the_targets(module: Path):
         assert outside - {"torch"} <= set(sys.stdlib_module_names)
 
 
+def test_no_class_name_stands_for_two_things():
+    found: dict[str, set[Path]] = {}
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, set()).add(module.relative_to(ROOT))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
 def test_the_rule_finds_what_it_is_for(tmp_path: Path):
     bad = tmp_path / "bad.py"
     bad.write_text("from hivis.models import load\nimport transformers.cache_utils\n")
