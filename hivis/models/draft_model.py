@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hivis.core.handoff import DrafterPrompt
@@ -18,35 +18,13 @@ from hivis.core.target import Inputs
 from hivis.errors import HivisError, first_line
 from hivis.models.decoder import HuggingFaceDecoder
 from hivis.models.families.base import Family
-from hivis.models.families.registry import FAMILIES, family_of
+from hivis.models.families.registry import families, family_of
+from hivis.models.families.text_model import TextModel
 from hivis.models.load import read_model, refuse_missing
 from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget, only_last
 
 TOWER = "model.vision_tower."
-
-
-class TextModel(Family):
-    """A causal language model: no image, and every row it is shown is text."""
-
-    model_types = ("llama",)
-
-    def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
-        return model.model
-
-    def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
-        return None
-
-    def embed(self, model: PreTrainedModel, inputs: Inputs, seen: Tensor | None) -> Tensor:
-        return cast(nn.Embedding, model.get_input_embeddings())(inputs.tokens)
-
-    def text_rows(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
-        return torch.ones_like(tokens[0], dtype=torch.bool)
-
-    def image_rows(
-        self, model: PreTrainedModel, tokens: Tensor, features: Mapping[str, Tensor]
-    ) -> list[int]:
-        return []
 
 
 class HuggingFaceDraft(HuggingFaceDecoder):
@@ -139,12 +117,10 @@ def load_draft_model(
         HivisError: as :func:`hivis.models.load.load_model`; or the tokenizers, image tokens or
             vision towers do not go together.
     """
-    families = (*FAMILIES, TextModel())
+    among = (*families(), TextModel())
     with _quiet_about_missing():
-        model, missing = read_model(
-            path, dtype or target.dtype, families, text=AutoModelForCausalLM
-        )
-    family = family_of(model.config.model_type, families)
+        model, missing = read_model(path, dtype or target.dtype, among, text=AutoModelForCausalLM)
+    family = family_of(model.config.model_type, among)
     if not isinstance(family, (TextModel, type(target.family))):
         raise HivisError(
             f"draft model {path}: wanted one of the target's kind, "

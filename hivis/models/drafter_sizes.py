@@ -48,7 +48,7 @@ def read_sizes(path: str | Path) -> TargetSizes:
 
 def sizes_of(config: Any) -> TargetSizes:
     """The same of a configuration; HivisError if it is of an unsupported family."""
-    family_of(config.model_type)
+    family = family_of(config.model_type)
     text = config.get_text_config()
     heads = text.num_attention_heads
     layer = {
@@ -61,14 +61,7 @@ def sizes_of(config: Any) -> TargetSizes:
         "rope_theta": float(text.rope_parameters["rope_theta"]),
         "rms_norm_eps": text.rms_norm_eps,
     }
-    hiding: dict[str, Any] = {}
-    published_hiding: dict[str, Any] = {}
-    if config.model_type.startswith("qwen"):
-        # As in the published drafters: biases on q, k and v; an image goes with the markers around
-        # it and leaves its gap.
+    if family.attention_bias:
         layer["attention_bias"] = True
-        hiding = {"positions": "original", "hide_before": 1, "hide_after": 1}
-        # The authors hide one more row behind the image (their ge_data_qwen.py).
-        published_hiding = hiding | {"hide_after": 2}
     tied = any(getattr(each, "tie_word_embeddings", False) for each in (config, text))
-    return TargetSizes(layer, hiding, published_hiding, tied)
+    return TargetSizes(layer, dict(family.hiding), dict(family.published_hiding), tied)

@@ -13,7 +13,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
 
 from hivis.errors import HivisError, first_line
 from hivis.models.families.base import Family
-from hivis.models.families.registry import FAMILIES, family_of
+from hivis.models.families.registry import family_of
 from hivis.models.processor import PromptProcessor
 from hivis.models.supported import check_quantized, read_config
 from hivis.models.target import HuggingFaceTarget
@@ -33,9 +33,10 @@ def load_model(
 
 
 def read_model(
-    path: str | Path, dtype: torch.dtype, families: Sequence[Family] = FAMILIES, text: Any = None
+    path: str | Path, dtype: torch.dtype, among: Sequence[Family] | None = None, text: Any = None
 ) -> tuple[Any, list[str]]:
-    """A model of one of ``families``, and the parameters that its checkpoint has no weight for.
+    """A model of a family, by default any, and the parameters that its checkpoint has no weight
+    for.
 
     ``text`` is transformers' class for those that are plain language models.
     """
@@ -47,7 +48,7 @@ def read_model(
         raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
     try:
         config = read_config(path)
-        family_of(config.model_type, families)
+        family_of(config.model_type, among)
         check_quantized(config)
         sees = hasattr(config, "vision_config")
         loader: Any = AutoModelForImageTextToText if sees or text is None else text

@@ -119,10 +119,10 @@ class PromptProcessor:
             if getattr(processor, name, None) is None:
                 kind = type(processor).__name__
                 raise HivisError(f"processor: wanted one with a {name}, got {kind}")
-        ids = [getattr(model.config, f"vision_{end}_token_id", None) for end in ("start", "end")]
+        family = family_of(model.config.model_type)
         before, after = (
             "" if token is None else processor.tokenizer.convert_ids_to_tokens(token)
-            for token in ids
+            for token in family.image_markers(model.config)
         )
         return cls(processor, processor.image_token, model.device, model.dtype, (before, after))
 

@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hivis.core.target import Inputs
 from hivis.errors import HivisError
-from hivis.models.draft_model import HuggingFaceDraft, TextModel, load_draft_model
+from hivis.models.draft_model import HuggingFaceDraft, load_draft_model
 from hivis.models.families.base import Family
+from hivis.models.families.text_model import TextModel
 from hivis.models.processor import PromptProcessor
 from hivis.models.target import HuggingFaceTarget
 

@@ -18,8 +18,9 @@ from hivis.drafters.draft_vlm import DraftVLM
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.models.draft_model import HuggingFaceDraft, TextModel
+from hivis.models.draft_model import HuggingFaceDraft
 from hivis.models.families.llava import Llava
+from hivis.models.families.text_model import TextModel
 from hivis.policies.cost import default_policy
 from hivis.policies.fixed import FixedPolicy
 from tests.helpers.draft_models import bound, draft_model, small_llama

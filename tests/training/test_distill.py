@@ -23,8 +23,8 @@ from hivis.core.target import Inputs
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
-from hivis.models.draft_model import TextModel
 from hivis.models.families.llava import Llava
+from hivis.models.families.text_model import TextModel
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
 from hivis.models.trainable_draft import TrainableDraft, load_trainable_draft

@@ -16,15 +16,32 @@ from hivis.errors import HivisError
 
 
 class Family(ABC):
-    """The facts that differ between model families; what most of them share stands here."""
+    """What differs between model families. The defaults are what most of them have in common."""
 
     #: ``config.model_type`` values that it serves.
     model_types: tuple[str, ...]
     #: What loads the processor of a checkpoint.
     processor_class: Any = AutoProcessor
-    #: Whether :meth:`look` ends before the projector, at a ``vision_tower`` that a draft model of
-    #: the same family can share. Otherwise it gives the visual rows themselves.
+    #: Whether :meth:`look` ends before the projector, at ``model.model.vision_tower``, which a
+    #: draft model of the same family can share. Otherwise it gives the visual rows themselves.
     shares_tower: bool = False
+    #: Whether q, k and v of the language model have a bias. One-layer drafters for it have, too.
+    attention_bias: bool = False
+    #: How a HiViS drafter that is trained for such a target hides its images: entries of
+    #: :class:`hivis.drafters.config.HiViSConfig` that are not the defaults.
+    hiding: Mapping[str, Any] = {}
+    #: The same, as the published HiViS drafters for such targets were trained.
+    published_hiding: Mapping[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """By which it is registered: the first of its model types."""
+        return self.model_types[0]
+
+    def image_markers(self, config: Any) -> tuple[int | None, int | None]:
+        """The ids of the tokens that a chat template sets before and behind an image's
+        placeholder, where the model has such tokens."""
+        return None, None
 
     def language_model(self, model: PreTrainedModel) -> PreTrainedModel:
         """The decoder stack (without the head) that takes ``inputs_embeds``."""

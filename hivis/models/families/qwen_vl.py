@@ -37,6 +37,14 @@ class QwenVL(Family):
 
     model_types = ("qwen2_5_vl", "qwen2_vl")
     processor_class = AutoProcessor if is_torchvision_available() else StillImages
+    attention_bias = True
+    # As in the published drafters: an image is hidden with the markers around it and leaves its gap
+    # in the positions. Their authors hide one more row behind it (their ge_data_qwen.py).
+    hiding = {"positions": "original", "hide_before": 1, "hide_after": 1}
+    published_hiding = hiding | {"hide_after": 2}
+
+    def image_markers(self, config: Any) -> tuple[int | None, int | None]:
+        return config.vision_start_token_id, config.vision_end_token_id
 
     def look(self, model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor | None:
         pixels = features.get("pixel_values")
