@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.common.markdown import number
+from bench.headline.markdown import number
 from bench.headline.loading import LoadedMethods, drafted_method, load_quantized
 from bench.headline.methods import HIVIS, Method
 from bench.headline.options import make_policy

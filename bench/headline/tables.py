@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.common.markdown import number
+from bench.headline.markdown import number
 from bench.headline.summary import PHASES, SLOW, Row
 from hivis.errors import HivisError
 

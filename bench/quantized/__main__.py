@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.common.environment import commit, device_name, set_up, versions
-from bench.common.markdown import number
+from bench.headline.markdown import number
 from bench.headline.measure import measure
 from bench.headline.methods import PLAIN, hivis_method
 from bench.headline.options import DTYPES

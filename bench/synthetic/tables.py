@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.common.markdown import number
+from bench.headline.markdown import number
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN
 from bench.synthetic.phases import PASS
 from bench.synthetic.simulated_acceptance import LABEL

@@ -13,7 +13,7 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from bench import latency
-from bench.common.markdown import compare_tables
+from bench.headline.markdown import compare_tables
 from bench.headline.ablation import fixed_name, verdict_lines
 from bench.headline.methods import EAGLE, HIVIS, HUGGING_FACE, LOOKUP, PLAIN, SPEC_LLAVA, VISPEC
 from hivis.bundled import paths

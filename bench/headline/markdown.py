@@ -1,4 +1,4 @@
-"""The rows of a run as Markdown tables: python -m bench.common.markdown bench/results/cpu.json"""
+"""The rows of a run as Markdown tables: python -m bench.headline.markdown bench/results/cpu.json"""
 
 from __future__ import annotations
 
