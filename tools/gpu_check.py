@@ -8,7 +8,7 @@ CMake, Ninja and nvcc. Nothing is fetched from a network and nothing is installe
 built into this checkout, for this machine's GPU alone. Every stage has a time limit, a stage that
 fails does not keep the later ones from running, and the exit status is 1 if any failed. Logs,
 summary.json, kernels.json and a file for each shape (a model of real size with random weights, see
-bench/latency.py --shape) go to the output folder.
+bench/synthetic) go to the output folder.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def shape(out: Path, names: Sequence[str]) -> Stage:
         return Stage("shape", LIMITS_S["shape"], [], note)
     steps = []
     for name in names:
-        command = [sys.executable, "bench/latency.py", "--device", "cuda", "--shape", name]
+        command = [sys.executable, "-m", "bench.synthetic", name, "--device", "cuda"]
         command += ["--json", str(out / f"{name}.json")]
         if find_spec("matplotlib") is not None:
             command += ["--plot", str(out / f"{name}.png")]

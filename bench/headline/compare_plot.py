@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.common.environment import title_of
 from bench.headline.methods import LOOKUP, PLAIN
-from bench.headline.plot import title_of
 from bench.headline.summary import Row
 
 #: Temperatures from cold to warm; more than two share the last.

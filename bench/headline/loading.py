@@ -1,4 +1,4 @@
-"""Models and drafters of a latency run, as the methods that are measured."""
+"""Models and drafters of the headline benchmark, as the methods that are measured."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from bench.common.generation import HUGGING_FACE
 from bench.headline.methods import (
     EAGLE,
     HIVIS,
-    HUGGING_FACE,
     LOOKUP,
     PLAIN,
     SPEC_LLAVA,
     VISPEC,
     Method,
     hivis_method,
-    hugging_face_method,
+    transformers_method,
 )
-from bench.headline.options import DTYPES, make_policy
+from bench.headline.options import make_policy
 from hivis.api.load_drafter import load_draft_vlm
 from hivis.bundled import paths
+from hivis.core.device import DTYPES
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.drafters.load import load_drafter
@@ -54,8 +55,8 @@ def load_methods(options: argparse.Namespace) -> LoadedMethods:
     if not options.no_hf:
         model = load_model(path, dtype, options.device)
         loaded.methods += [
-            hugging_face_method(HUGGING_FACE, model),
-            hugging_face_method(
+            transformers_method(HUGGING_FACE, model),
+            transformers_method(
                 LOOKUP,
                 model,
                 prompt_lookup_num_tokens=5,
@@ -79,9 +80,9 @@ def load_methods(options: argparse.Namespace) -> LoadedMethods:
 def _drafters(
     options: argparse.Namespace, target: HuggingFaceTarget, processor: PromptProcessor
 ) -> list[tuple[str, str | None, Path, Callable[[str | Path], Drafter]]]:
-    """Name, the folder that was given, that of the bundled model, and how it is loaded."""
+    """Name, the folder that was given, the bundled model's folder, and what loads a folder."""
     draft_vlm = partial(load_draft_vlm, target=target, processor=processor)
-    one_layer = partial(load_quantized, options)
+    one_layer = partial(load_one_layer, options)
     eagle = (EAGLE, options.eagle, paths.EAGLE, one_layer)
     hivis = (HIVIS, options.drafter, paths.HIVIS, one_layer)
     if not options.compare:
@@ -94,13 +95,13 @@ def _drafters(
     ]
 
 
-def load_quantized(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
-    """A one-layer drafter, as quantized as ``options`` say."""
+def load_one_layer(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
+    """A one-layer drafter with the weights and the draft vocabulary that ``options`` name."""
     return load_drafter(folder, weights=options.drafter_weights, head=options.draft_vocab)
 
 
 def _load_vispec(options: argparse.Namespace, folder: str | Path) -> Drafter:
-    drafter = load_quantized(options, folder)
+    drafter = load_one_layer(options, folder)
     if not isinstance(drafter, ViSpecDrafter):
         raise HivisError(f"--vispec {folder}: wanted a ViSpec drafter, got another kind")
     return drafter
@@ -111,13 +112,17 @@ def drafted_method(
     target: HuggingFaceTarget,
     drafter: Drafter,
     options: argparse.Namespace,
-    policy: Callable[[], Policy] | None = None,
+    make: Callable[[], Policy] | None = None,
     sampled_only: bool = False,
 ) -> Method:
-    """hivis with a drafter, by default with the policy that ``options`` name."""
+    """hivis with a drafter.
+
+    Args:
+        make: a new policy; by default the one that ``options`` name.
+    """
     drafter.bind(target.embedding, target.head)
-    policy = policy or partial(make_policy, options)
-    # A cost model measures its times in its first cycles: not while it is timed itself.
-    measures = isinstance(policy(), CostPolicy) and not options.quick
+    make = make or partial(make_policy, options)
+    # A cost model measures its times in its first cycles, which are kept out of the figures.
+    measures = isinstance(make(), CostPolicy) and not options.quick
     cycles = SPACING * ROUNDS + 1 if measures else 1
-    return hivis_method(name, target, drafter, policy, cycles, sampled_only)
+    return hivis_method(name, target, drafter, make, cycles, sampled_only)

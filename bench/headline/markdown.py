@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.common.tables import number
+
 HEADER = (
     "| method | T | tokens/s | over plain | over HF | accepted length | tokens per cycle "
     "| first token ms | latency ms (p95) | drafter prefill | same text |\n"
@@ -111,11 +113,6 @@ def _part(row: dict[str, Any], label: str) -> str:
         number(row["speedup_vs_plain"], "{:.2f}x"),
     )
     return "| " + " | ".join(cells) + " |\n"
-
-
-def number(value: float | None, form: str) -> str:
-    """A figure, or a dash where there is none."""
-    return "-" if value is None else form.format(value)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from bench import latency
-from bench.headline.markdown import compare_tables
+from bench.common.generation import HUGGING_FACE
 from bench.headline.ablation import fixed_name, verdict_lines
-from bench.headline.methods import EAGLE, HIVIS, HUGGING_FACE, LOOKUP, PLAIN, SPEC_LLAVA, VISPEC
+from bench.headline.markdown import compare_tables
+from bench.headline.methods import EAGLE, HIVIS, LOOKUP, PLAIN, SPEC_LLAVA, VISPEC
 from hivis.bundled import paths
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
@@ -169,7 +170,7 @@ def test_drafting_is_that_of_the_runs(document):
     assert rows[HIVIS, 0.0, "long"]["accepted_length"] > 1
 
 
-def test_every_text_is_plain_decodings(document):
+def test_every_output_is_plain_decodings(document):
     for row in document["rows"]:
         if row["method"] not in (HUGGING_FACE, LOOKUP):
             assert row["identical"] is True, row["method"]

@@ -8,8 +8,9 @@ import torch
 
 from bench.synthetic.configs import shape_of
 from bench.synthetic.cycles import Pair
-from bench.synthetic.random_models import drafter_config, random_target, random_tensors
-from bench.synthetic.simulated_acceptance import Replay, TreeShape, shaped_drafter
+from bench.synthetic.drafters import drafter_config, random_drafter
+from bench.synthetic.random_models import random_target
+from bench.synthetic.simulated_acceptance import FixedTree, Replay
 from hivis.core.policy import TreePolicy
 
 CPU = torch.device("cpu")
@@ -23,6 +24,6 @@ def pair_of(
     shape = shape_of(name, "tiny")
     target = random_target(shape, torch.float32, CPU)
     config = drafter_config(shape, kind)
-    form = TreeShape.of(POLICY, CPU)
-    drafter = shaped_drafter(config, random_tensors(config, torch.float32, CPU), form)
-    return Pair(target, drafter, form, Replay(lengths, form))
+    tree = FixedTree.of(POLICY, CPU)
+    drafter = random_drafter(config, torch.float32, CPU, tree)
+    return Pair(target, drafter, tree, Replay(lengths, tree))
