@@ -1,8 +1,8 @@
-# make latency   set up .venv, build, run the main job          make test   the tests
-# make venv      only the environment and the build             make lint   format, lint, types
-# make cuda      compile every CUDA file and hold its kernels to their budgets (needs nvcc, no GPU)
+# make latency   set up .venv, build, run the headline benchmark   make test   the tests
+# make venv      only the environment and the build                make lint   format, lint, types
+# make cuda      compile every CUDA file and check its kernels' budgets (needs nvcc, no GPU)
 # make gpu-check on a machine with a GPU: build, tests, compute-sanitizer, benchmark (no network)
-# make kernels   time the ops                                   make tiny   train the embedded models
+# make kernels   time the ops                                      make tiny   train the bundled models
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ ANSWERS ?= 2048
 UPDATES ?= 2400
 TRAIN = $(BIN)/python -m hivis train --updates $(UPDATES)
 RUN ?= runs/tiny
-# Where make gpu-check leaves its logs and figures.
+# Where make gpu-check writes its logs and figures.
 OUT ?= build/gpu-check
 
 .PHONY: latency test venv lint cuda gpu-check kernels tiny drafters clean
@@ -53,7 +53,7 @@ cuda: venv
 	$(BIN)/python -m tools.kernel_gate $(ARGS)
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD) --target hivis_cuda_check
 
-# With the torch and the tools of $(PYTHON): .venv has no CUDA build of torch.
+# Uses the torch and the tools of $(PYTHON), since .venv has no CUDA build of torch.
 gpu-check:
 	$(PYTHON) -m tools.gpu_check --out $(OUT) $(ARGS)
 

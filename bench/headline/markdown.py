@@ -12,13 +12,13 @@ from bench.common.tables import number
 
 HEADER = (
     "| method | T | tokens/s | over plain | over HF | accepted length | tokens per cycle "
-    "| first token ms | latency ms (p95) | drafter prefill | same text |\n"
+    "| first token ms | latency ms (p95) | drafter prefill | same output |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per method and temperature, as the README shows them."""
+    """One line per method and temperature, for the README."""
     return HEADER + "".join(_line(row) for row in rows)
 
 
@@ -42,7 +42,7 @@ def _line(row: dict[str, Any]) -> str:
 
 COMPARED = (
     "| answers | method | T | tokens/s | over plain | over HF | accepted length "
-    "| tokens per cycle | drafter prefill rows | same text |\n"
+    "| tokens per cycle | drafter prefill rows | same output |\n"
     "|---|---|---|---|---|---|---|---|---|---|\n"
 )
 PART = (
@@ -52,7 +52,7 @@ COMPUTED = "| model | image | target | {} |\n|---|---|---|{}\n"
 
 
 def compare_tables(run: dict[str, Any]) -> str:
-    """All tables of a comparison, the run's JSON document, one after another."""
+    """All tables of the JSON document of a comparison, one after another."""
     tables = [COMPARED + "".join(_compared(row) for row in _ordered(run, run["compared"]))]
     for labels in (run.get("parts", {}), run.get("policies", {})):
         if labels:

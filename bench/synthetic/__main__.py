@@ -44,8 +44,8 @@ def print_settings(options: argparse.Namespace, console: Console) -> None:
     """The model, the drafter and the trees."""
     console.print(
         f"{options.shape}, {options.dtype}, T = 0, a {options.drafter} drafter (weights "
-        f"{options.drafter_weights}, head of {options.draft_vocab or 'all'} tokens), trees of "
-        f"{options.nodes} nodes, depth {options.depth}"
+        f"{options.drafter_weights}, draft vocabulary of {options.draft_vocab or 'all'} tokens), "
+        f"trees of {options.nodes} nodes, depth {options.depth}"
     )
     if options.quick:
         console.print("A trial run: too short for its figures to be quoted.")

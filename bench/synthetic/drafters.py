@@ -63,7 +63,7 @@ def random_weights(
     return made
 
 
-def random_head(config: LayerConfig, count: int | None) -> Tensor | None:
+def random_draft_vocab(config: LayerConfig, count: int | None) -> Tensor | None:
     """``[count]`` int64, the tokens of a draft vocabulary; ``None`` for the whole vocabulary.
 
     Raises:

@@ -15,7 +15,7 @@ from bench.common.options import (
 )
 from bench.synthetic.accepted_lengths import parse_accepted
 from bench.synthetic.configs import SCALES, SHAPES, shape_of
-from bench.synthetic.drafters import DRAFTERS, drafter_config, random_head
+from bench.synthetic.drafters import DRAFTERS, drafter_config, random_draft_vocab
 from bench.synthetic.random_models import LEAST_ROWS
 from bench.synthetic.simulated_acceptance import rank_parents
 from hivis.cli.parser import Parser
@@ -111,5 +111,5 @@ def _check(options: argparse.Namespace) -> None:
     for rows in options.prompt_rows:
         if not LEAST_ROWS <= rows < most:
             raise HivisError(f"--prompt-rows: wanted {LEAST_ROWS} to {most - 1}, got {rows}")
-    random_head(drafter_config(shape, options.drafter), options.draft_vocab)
+    random_draft_vocab(drafter_config(shape, options.drafter), options.draft_vocab)
     parse_accepted(options.accepted, options.depth)

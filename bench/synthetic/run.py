@@ -28,7 +28,7 @@ from bench.synthetic.cycles import (
     measure_cycles,
     modes,
 )
-from bench.synthetic.drafters import drafter_config, random_drafter, random_head
+from bench.synthetic.drafters import drafter_config, random_draft_vocab, random_drafter
 from bench.synthetic.figures import checks, goals, speedups, streamed_bytes
 from bench.synthetic.generations import measure_outputs
 from bench.synthetic.phases import measure_parts
@@ -95,7 +95,7 @@ def make_pair(
     tree = FixedTree.of(TreePolicy(options.nodes, options.depth, options.tree_top_k), device)
     config = drafter_config(shape, options.drafter)
     drafter = random_drafter(config, dtype, device, tree)
-    drafter.quantize(options.drafter_weights, random_head(config, options.draft_vocab))
+    drafter.quantize(options.drafter_weights, random_draft_vocab(config, options.draft_vocab))
     return Pair(target, drafter, tree, Replay(lengths, tree)), config
 
 

@@ -17,7 +17,7 @@ from bench.synthetic import plot
 from bench.synthetic.accepted_lengths import AcceptedLengths, mean_of
 from bench.synthetic.configs import SHAPES, shape_of
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, CycleTimes
-from bench.synthetic.drafters import drafter_config, random_head, random_weights
+from bench.synthetic.drafters import drafter_config, random_draft_vocab, random_weights
 from bench.synthetic.figures import GOALS, goals, speedups, streamed_bytes
 from bench.synthetic.generations import STATIC
 from bench.synthetic.options import DEPTH, NODES, PROMPT_ROWS, TOP_K
@@ -145,7 +145,7 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
     assert found["verify"] == 4 * (sum(w.numel() for w in read) + 40 * row)
     assert found["compact"] == 4 * 2 * 4 * row
     assert found["accept"] == 4 * POLICY.nodes * len(pair.target.head)
-    pair.drafter.quantize(quantized[0], random_head(config, quantized[1]))
+    pair.drafter.quantize(quantized[0], random_draft_vocab(config, quantized[1]))
     pair.drafter.bind(pair.target.embedding, pair.target.head)
     head = pair.drafter._m["head"].nbytes
     assert found["commit"] == pair.drafter.level_bytes - head
