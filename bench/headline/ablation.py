@@ -2,7 +2,7 @@
 
 Hiding, the residual and the second stage of training are properties of a drafter's weights, so
 their rows need drafters that were trained without them. The shared noise and the policy are
-chosen per run.
+options of a run.
 """
 
 from __future__ import annotations

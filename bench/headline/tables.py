@@ -42,7 +42,7 @@ def print_table(rows: Sequence[Row], console: Console, where: str = "") -> None:
     ]
     print_rows(
         console,
-        f"{where}Speed, prefill included; same output: prompts with plain hivis' tokens",
+        f"{where}Speed, prefill included; same output as plain hivis",
         ("tokens/s", "over plain", "over HF", "same output"),
         rows,
         speed,
