@@ -139,13 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     header = make_header(options, "cpu")
     print_machine(header, console)
     console.print("ms per cycle (medians)")
-    table = new_table(("T", "trees"), PARTS)
     for temperature in (0.0, 1.0):
         for policy in ("fixed", "cost"):
             cycles = measure(temperature, policy, options.texts)
             row = {part: median(cycle[part] for cycle in cycles) for part in PARTS}
             rows.append({"temperature": temperature, "trees": policy, "cycles": len(cycles), **row})
-            table.add_row(f"{temperature:g}", policy, *(f"{row[part]:.3f}" for part in PARTS))
+    table = new_table(("",), (f"T = {row['temperature']:g}, {row['trees']}" for row in rows))
+    for part in PARTS:
+        table.add_row(part, *(f"{row[part]:.3f}" for row in rows))
     console.print(table)
     if options.json:
         write_json(options.json, {**header, "rows": rows})

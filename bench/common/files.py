@@ -37,18 +37,18 @@ def check_writable(path: Path | None, name: str) -> None:
         ) from None
 
 
-def check_plot(path: Path | None) -> None:
+def check_plot(path: Path | None, name: str) -> None:
     """Refuse an image that could not be drawn, likewise.
 
     Raises:
-        HivisError: ``--plot`` has an unknown file type, or matplotlib is not installed.
+        HivisError: ``path`` has an unknown file type, or matplotlib is not installed.
     """
     if path is None:
         return
     if path.suffix.lower() not in PLOT_TYPES:
-        raise HivisError(f"--plot: wanted a name in {', '.join(PLOT_TYPES)}, got {path}")
+        raise HivisError(f"{name}: wanted a name in {', '.join(PLOT_TYPES)}, got {path}")
     if find_spec("matplotlib") is None:
-        raise HivisError("--plot: wanted matplotlib installed (pip install matplotlib), got none")
+        raise HivisError(f"{name}: wanted matplotlib installed (pip install matplotlib), got none")
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

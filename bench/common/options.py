@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.common.environment import set_up
-from bench.common.files import check_plot, check_writable
+from bench.common.files import PLOT_TYPES, check_plot, check_writable
+from hivis.cli.parser import Parser
 from hivis.core.device import DTYPES, has_fast_bfloat16
 from hivis.core.policy import TreePolicy
 from hivis.drafters.quantize import FORMATS
@@ -83,6 +86,16 @@ def check_at_least_one(options: argparse.Namespace, *names: str) -> None:
             raise HivisError(f"--{name.replace('_', '-')}: wanted at least 1, got {value}")
 
 
+def redraw(program: str, draw: Callable[[dict[str, Any], Path], None]) -> None:
+    """The program that draws the image of a run's JSON file again."""
+    parser = Parser(prog=f"python -m {program}", description="Draw a run's JSON file.")
+    parser.add_argument("run", type=Path, metavar="JSON", help="what a run wrote with --json")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help=f"{', '.join(PLOT_TYPES)}")
+    options = parser.parse_args()
+    check_plot(options.image, "IMAGE")
+    draw(json.loads(options.run.read_text()), options.image)
+
+
 def prepare(options: argparse.Namespace) -> None:
     """Check the results' files and the device, apply ``--threads``, and choose the dtype.
 
@@ -92,7 +105,7 @@ def prepare(options: argparse.Namespace) -> None:
     check_writable(options.json, "--json")
     if "plot" in options:
         check_writable(options.plot, "--plot")
-        check_plot(options.plot)
+        check_plot(options.plot, "--plot")
     set_up(options.device, options.threads)
     if options.dtype is None:
         options.dtype = "bfloat16" if has_fast_bfloat16(options.device) else "float32"

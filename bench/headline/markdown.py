@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.common.tables import number
+from hivis.cli.parser import Parser
+from hivis.errors import run_cli
 
 HEADER = (
     "| method | T | tokens/s | over plain | over HF | accepted length | tokens per cycle "
@@ -115,7 +116,13 @@ def _part(row: dict[str, Any], label: str) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-if __name__ == "__main__":
-    document = json.loads(Path(sys.argv[1]).read_text())
+def main() -> None:
+    parser = Parser(prog="python -m bench.headline.markdown", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="JSON", help="what a run wrote with --json")
+    document = json.loads(parser.parse_args().run.read_text())
     compared = "compared" in document
     print(compare_tables(document) if compared else markdown_table(document["rows"]), end="")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -42,7 +42,7 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     given = sys.argv[1:] if arguments is None else arguments
     if any(argument.split("=")[0] == "--shape" for argument in given):
         raise HivisError(
-            "--shape: wanted the program of its own, python -m bench.synthetic SHAPE, "
+            "--shape: wanted python -m bench.synthetic SHAPE (a program of its own), "
             "got an option of bench/latency.py"
         )
     parser = Parser(prog="bench/latency.py", description=description)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.environment import title_of
+from bench.common.options import redraw
 from bench.headline.summary import PHASES, Row
+from hivis.errors import run_cli
 
 
 def draw(run: dict[str, Any], path: Path) -> None:
@@ -75,14 +77,5 @@ def draw(run: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    import json
-    import sys
-
-    source, image = Path(sys.argv[1]), Path(sys.argv[2])
-    run = json.loads(source.read_text())
-    draw(run, image)
-
-
 if __name__ == "__main__":
-    main()
+    run_cli(lambda: redraw("bench.headline.plot", draw))

@@ -1,6 +1,6 @@
 """How many prompt rows each drafter reads, computed from image sizes: nothing here is measured.
 
-    python -m bench.headline.prefill_rows [text rows of the prompt]
+    python -m bench.headline.prefill_rows [ROWS]
 
 The target prefills all rows. HiViS (arXiv 2509.23928, section 3) reads the text rows; ViSpec (arXiv
 2509.15235, section 3) reads these and one row per image; EAGLE-2, and a draft VLM with as many rows
@@ -17,7 +17,6 @@ per image as the target, read all of them. Visual rows by model:
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.common.tables import new_table
+from hivis.cli.parser import Parser, whole
 from hivis.errors import HivisError, run_cli
 
 #: Text rows of the prompt, chat template included: a system prompt and a question of two lines.
@@ -156,10 +156,16 @@ def print_prefill(question: int, console: Console) -> None:
 
 
 def main() -> None:
-    given = sys.argv[1] if len(sys.argv) > 1 else str(QUESTION)
-    if not given.isdecimal():
-        raise HivisError(f"text rows: wanted a whole number, got {given}")
-    print_prefill(int(given), Console())
+    parser = Parser(prog="python -m bench.headline.prefill_rows", description=__doc__)
+    parser.add_argument(
+        "rows",
+        metavar="ROWS",
+        nargs="?",
+        type=whole,
+        default=QUESTION,
+        help="text rows of the prompt (default: %(default)s)",
+    )
+    print_prefill(parser.parse_args().rows, Console())
 
 
 if __name__ == "__main__":

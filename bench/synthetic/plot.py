@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.environment import title_of
+from bench.common.options import redraw
 from bench.synthetic.cycles import DRAFTED, EAGER, PLAIN
 from bench.synthetic.phases import PASS
 from bench.synthetic.tables import PHASES
+from hivis.errors import run_cli
 
 #: The line style of each mode.
 STYLES = {"eager": ":", "graph": "-"}
@@ -162,12 +164,5 @@ def _legend(axes: Any, columns: int) -> None:
     )
 
 
-def main() -> None:
-    import json
-    import sys
-
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
-
-
 if __name__ == "__main__":
-    main()
+    run_cli(lambda: redraw("bench.synthetic.plot", draw))

@@ -261,7 +261,9 @@ def test_info(capsys):
     assert found["ops"]["cpu"] == "all" and found["versions"]["hivis"]
 
 
-@pytest.mark.parametrize("command", ["", "generate", "chat", "info", "train", "capture", "head"])
+@pytest.mark.parametrize(
+    "command", ["", "generate", "chat", "info", "train", "capture", "draft-vocab"]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command.split(), "--help"])
