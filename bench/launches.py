@@ -1,45 +1,50 @@
-"""How many operations a cycle hands to the device: python bench/launches.py
+"""How many operations a cycle launches on the device.
 
-Counted with a dispatch mode on a CPU, where they are the same ones: by phase, every operation that
-is no view, in a plain step and in a cycle with each drafter. On a GPU each is a kernel launch, or a
-few. The model is random and narrow; what counts is its number of layers. ``waits`` are operations
-that make the host wait for a value, beside the one read of what was accepted that ends a cycle.
+    python bench/launches.py [--layers 32] [--json PATH]
+
+Counted with a dispatch mode on a CPU, which runs the same operations: by phase, every operation
+that is not a view, in a plain step and in a cycle with each drafter. On a GPU each is one kernel
+launch or a few. The model is random and narrow; only its number of layers matters. ``waits`` are
+operations that make the host wait for a value, beside the one read of the accepted tokens that ends
+a cycle.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from bench.common.environment import commit, versions
-from bench.headline.tables import check_writable, write_json
+from bench.common.environment import commit
+from bench.common.files import check_writable, write_json
+from bench.common.options import add_json, add_tree, check_at_least_one
+from bench.common.tables import new_table
+from hivis.cli.parser import Parser
 from hivis.core.clock import PhaseClock
+from hivis.core.device import versions
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
+from hivis.core.tree_shape import TreeShape
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
-from hivis.errors import HivisError, run_cli
+from hivis.errors import run_cli
 from hivis.models.families.llava import Llava
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
 
 PHASES = ("draft", "verify", "accept", "compact", "commit", "read", "rest")
 VOCAB, HIDDEN, SLOT = 97, 32, 96
-#: Operations that only say how a tensor is looked at, or reserve memory.
+#: Operations that change only the view of a tensor, or reserve memory.
 FREE = ("empty", "detach", "alias", "lift", "_unsafe_view", "_reshape_alias")
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
 
@@ -55,7 +60,7 @@ class OperationCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
-        with self:  # a cast, say, is a view or a copy: that shows in what it is made of
+        with self:  # a cast, for example, is a view or a copy, which its parts show
             parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts
@@ -66,8 +71,8 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class Clock(PhaseClock):
-    """Tells the count which phase it is in."""
+class CountingClock(PhaseClock):
+    """Tells an operation counter which phase the cycle is in."""
 
     def __init__(self, counted: OperationCounter) -> None:
         super().__init__(torch.device("cpu"))
@@ -126,14 +131,14 @@ def drafter_of(kind: str) -> Any:
 def count(
     target: HuggingFaceTarget, kind: str, policy: FixedPolicy, temperature: float
 ) -> dict[str, Any]:
-    """Operations of one cycle, by phase, when the tables of its shape have been made."""
+    """Operations of one cycle by phase, after a first cycle that makes buffers and tables."""
     params = SamplingParams(temperature=temperature, max_new_tokens=200, eos_token_ids=())
     loop = RunningBatch(Engine(target, drafter_of(kind), policy))
     with torch.inference_mode():
         loop.add(Inputs(torch.arange(3, 40).unsqueeze(0), {}), params, ())
         loop.cycle()
         counted = OperationCounter()
-        loop.cycles.clock = Clock(counted)
+        loop.cycles.clock = CountingClock(counted)
         with counted:
             loop.cycle()
     found = counted.operations
@@ -147,18 +152,13 @@ def count(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="bench/launches.py", description=__doc__)
     add = parser.add_argument
     add("--layers", type=int, default=32, help="of the target (default: 32, as LLaVA-1.5-7B has)")
-    add("--nodes", type=int, default=60)
-    add("--depth", type=int, default=6)
-    add("--tree-top-k", type=int, default=10)
-    add("--json", type=Path, help="write everything here")
+    add_tree(add, TreeShape(60, 6, 10))
+    add_json(add)
     options = parser.parse_args(arguments)
-    if options.layers < 1:
-        raise HivisError(f"--layers: wanted at least 1, got {options.layers}")
+    check_at_least_one(options, "layers")
     check_writable(options.json, "--json")
     policy = FixedPolicy(options.nodes, options.depth, options.tree_top_k)
     target = target_of(options.layers)
@@ -172,10 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"a target of {options.layers} layers, trees of {policy.nodes} nodes and depth "
         f"{policy.depth}, commit {commit()}, torch {versions()['torch']}"
     )
-    table = Table("loop", "T", *PHASES, "all", "waits")
+    table = new_table(("loop", "T"), (*PHASES, "all", "waits"))
     for row in rows:
         table.add_row(
-            *(f"{value:g}" if not isinstance(value, str) else value for value in row.values())
+            *(value if isinstance(value, str) else f"{value:g}" for value in row.values())
         )
     console.print(table)
     if options.json:

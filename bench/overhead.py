@@ -1,46 +1,49 @@
-"""What a cycle takes beside the forward passes of its two models: python bench/overhead.py
+"""What a cycle takes beside the forward passes of its two models.
 
-The target's pass, and every pass of the drafter (its head over the root, each level of a tree, and
-the commit) are timed on their own; what is left of a cycle is the loop: scores and shapes of the
-tree, the walk, the compaction, the one read of the device, and all Python in between. Of the loop
-``ops`` is the time inside the native ops, and ``python`` everything else. Medians over cycles.
+    python bench/overhead.py [--texts 8] [--json PATH]
+
+The target's pass and every pass of the drafter (its head over the root, each level of a tree, and
+the commit) are timed separately. The rest of a cycle is the loop: scores and shapes of the tree,
+the walk, the compaction, the one read of the device, and all Python in between. ``ops`` is the time
+of the loop inside the native ops, ``python`` the rest of it. Medians over cycles.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from bench.common.environment import commit, device_name, set_up
-from bench.headline.tables import check_writable, write_json
+from bench.common.environment import make_header, print_machine, set_up
+from bench.common.files import check_writable, write_json
+from bench.common.options import add_json, add_threads, check_at_least_one
+from bench.common.tables import new_table
+from bench.headline.prompts import bundled_prompts, long_ones
 from hivis import ops
 from hivis.bundled import paths
 from hivis.bundled.prompts import held_out_prompts
+from hivis.cli.parser import Parser
 from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
 from hivis.drafters.tree_growth import Grower
 from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
-from hivis.errors import HivisError, run_cli
+from hivis.errors import run_cli
 from hivis.models.load import load_target
 from hivis.policies.registry import policy_of
 
 PARTS = ("target", "drafter", "grow", "accept", "compact", "read", "rest", "loop", "ops", "python")
-#: Those that are called outside of the passes of target and drafter.
+#: The native ops that are called outside the passes of target and drafter.
 OPS = ("tree_grow_", "tree_prune", "tree_accept", "kv_compact_")
 
 
-class Watch:
-    """Milliseconds inside wrapped calls, by name; calls within such calls are part of them."""
+class Stopwatch:
+    """Milliseconds inside wrapped calls, by name; a nested call counts as part of the outer one."""
 
     def __init__(self) -> None:
         self.ms: dict[str, float] = {}
@@ -60,11 +63,11 @@ class Watch:
         return timed
 
 
-def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float]]:
-    """The parts of every cycle, in ms, of some held-out texts."""
+def measure(temperature: float, policy: str, count: int) -> list[dict[str, float]]:
+    """The parts of every cycle, in ms, over the first ``count`` held-out prompts."""
     target, processor = load_target(paths.TARGET, torch.bfloat16)
     drafter = load_drafter(paths.HIVIS)
-    chosen, watch, cycles = policy_of(policy), Watch(), []
+    chosen, watch, cycles = policy_of(policy), Stopwatch(), []
     grown = Grower.__call__
 
     def grow(self: Grower, *given: Any) -> Any:
@@ -79,14 +82,14 @@ def measure(temperature: float, policy: str, texts: int) -> list[dict[str, float
     for name, op in native.items():
         setattr(ops, name, watch.wrap("ops", op))
     try:
-        for item in [item for item in held_out_prompts() if item.kind == "long"][:texts]:
+        for prompt in bundled_prompts(long_ones(held_out_prompts(), count), processor):
             params = SamplingParams(
                 temperature=temperature, max_new_tokens=120, eos_token_ids=(), seed=1
             )
             loop = RunningBatch(Engine(target, drafter, chosen))
-            inputs, tokens = processor(item.prompt, [item.image] if item.image else []), 1
+            tokens = 1
             with torch.inference_mode():
-                loop.add(inputs, params, ())
+                loop.add(prompt.inputs, params, ())
                 while tokens < params.max_new_tokens:
                     watch.ms.clear()
                     loop.cycles.clock = PhaseClock(target.device)
@@ -125,27 +128,30 @@ def _parts(total: float, ms: dict[str, float], phases: dict[str, float]) -> dict
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=8, help="held-out texts (default: 8)")
-    parser.add_argument("--threads", type=int, help="threads of the CPU (default: torch's)")
-    parser.add_argument("--json", type=Path, help="write everything here")
+    parser = Parser(prog="bench/overhead.py", description=__doc__)
+    add = parser.add_argument
+    add("--texts", type=int, default=8, help="held-out prompts to answer (default: 8)")
+    add_threads(add)
+    add_json(add)
     options = parser.parse_args(arguments)
-    if options.texts < 1:
-        raise HivisError(f"--texts: wanted at least 1, got {options.texts}")
+    check_at_least_one(options, "texts")
     check_writable(options.json, "--json")
     set_up("cpu", options.threads)
     console, rows = Console(), []
-    console.print(f"{device_name('cpu')}, commit {commit()}, ms per cycle (medians)")
-    table = Table("T", "trees", *PARTS)
+    header = make_header(options, "cpu")
+    print_machine(header, console)
+    console.print("ms per cycle (medians)")
     for temperature in (0.0, 1.0):
         for policy in ("fixed", "cost"):
             cycles = measure(temperature, policy, options.texts)
             row = {part: median(cycle[part] for cycle in cycles) for part in PARTS}
             rows.append({"temperature": temperature, "trees": policy, "cycles": len(cycles), **row})
-            table.add_row(f"{temperature:g}", policy, *(f"{row[part]:.3f}" for part in PARTS))
+    table = new_table(("",), (f"T = {row['temperature']:g}, {row['trees']}" for row in rows))
+    for part in PARTS:
+        table.add_row(part, *(f"{row[part]:.3f}" for row in rows))
     console.print(table)
     if options.json:
-        write_json(options.json, {"device": device_name("cpu"), "commit": commit(), "rows": rows})
+        write_json(options.json, {**header, "rows": rows})
 
 
 if __name__ == "__main__":

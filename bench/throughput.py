@@ -1,12 +1,12 @@
-"""Many texts at a time: tokens per second for B texts side by side.
+"""Continuous batching: tokens per second with B sequences at a time.
 
     python bench/throughput.py                       the bundled model, B = 1, 2, 4, 8
     python bench/throughput.py --model PATH --drafter PATH --device cuda --batch 1 8 32
 
-One queue of prompts, long answers and short ones in turn, goes through B slots; a text that ends
-gives its slot to the next. B = 1 is one text after the other. Every turn runs all methods at all B,
-in an order that rotates, and of each the median time of the turns counts. All times include the
-images' encoding and the prefill.
+One queue of prompts, for long answers and short ones in turn, goes through B slots; a sequence that
+ends gives its slot to the next prompt. With B = 1, sequences are generated one after another. Every
+turn runs all methods at all B, in an order that rotates, and the median time of a method's turns
+counts. All times include the images' encoding and the prefill.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from bench.common.environment import commit, device_name, has_fast_bfloat16, set_up, versions
+from bench.common.environment import make_header, print_machine
+from bench.common.files import write_json
+from bench.common.options import add_device, add_json, check_at_least_one, prepare
+from bench.common.tables import new_table
 from bench.headline.methods import HIVIS, PLAIN
-from bench.headline.options import DTYPES
-from bench.headline.prompts import Case, mixed
-from bench.headline.tables import check_writable, write_json
+from bench.headline.prompts import BenchPrompt, bundled_prompts, mixed
 from hivis.api.load_drafter import load_any_drafter
 from hivis.bundled import paths
 from hivis.bundled.prompts import held_out_prompts
 from hivis.cli.parser import Parser
+from hivis.core.device import DTYPES
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
@@ -42,27 +42,35 @@ from hivis.engine.results import Generation
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
-from hivis.policies.registry import policy_names, policy_of
+from hivis.policies.registry import policy_of
 
 
 @dataclass
-class Method:
-    """A method at one B, and what its turns gave."""
+class BatchMethod:
+    """A method at one B.
+
+    Attributes:
+        batch: B, sequences at a time.
+        times: seconds of every turn.
+        made: what the last turn generated, by number of the prompt.
+    """
 
     name: str
-    texts: int
+    batch: int
     drafter: Drafter | None
     policy: Policy
     times: list[float] = field(default_factory=list)
     made: dict[int, Generation] = field(default_factory=dict)
 
     def run(
-        self, target: HuggingFaceTarget, cases: Sequence[Case], params: SamplingParams
+        self, target: HuggingFaceTarget, prompts: Sequence[BenchPrompt], params: SamplingParams
     ) -> dict[int, Generation]:
-        """All prompts once; the time joins the others."""
-        queue = [BatchRequest(case.inputs, params, number) for number, case in enumerate(cases)]
+        """Run all prompts once, and add the time to the others."""
+        queue = [
+            BatchRequest(prompt.inputs, params, number) for number, prompt in enumerate(prompts)
+        ]
         start = time.perf_counter()
-        self.made = dict(Batch(Engine(target, self.drafter, self.policy), queue, self.texts))
+        self.made = dict(Batch(Engine(target, self.drafter, self.policy), queue, self.batch))
         if target.device.type == "cuda":
             torch.cuda.synchronize(target.device)
         self.times.append(time.perf_counter() - start)
@@ -76,48 +84,36 @@ class Method:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     console = Console()
-    check_writable(options.json, "--json")
-    set_up(options.device, options.threads)
-    dtype = options.dtype or ("bfloat16" if has_fast_bfloat16(options.device) else "float32")
+    prepare(options)
     path = options.model or paths.TARGET
-    target, processor = load_target(path, DTYPES[dtype], options.device)
+    target, processor = load_target(path, DTYPES[options.dtype], options.device)
     chosen = options.drafter or (None if options.model else paths.HIVIS)
     drafter = None if chosen is None else load_any_drafter(chosen, target, processor)
-    items = mixed(held_out_prompts(), options.count, 1)
-    cases = [
-        Case(item.id, processor(item.prompt, [item.image] if item.image else []), item.kind)
-        for item in items
-    ]
+    prompts = bundled_prompts(mixed(held_out_prompts(), options.count, 1), processor, grouped=True)
     params = SamplingParams(
         temperature=options.temperature, seed=0, max_new_tokens=options.max_new_tokens
     )
-    for case in cases:
-        Engine(target).check_context(case.inputs, params)
+    for prompt in prompts:
+        Engine(target).check_context(prompt.inputs, params)
     methods = [
-        Method(name, texts, with_, policy_of(options.policy))
-        for texts in options.batch
+        BatchMethod(name, batch, with_, policy_of(options.policy))
+        for batch in options.batch
         for name, with_ in ((PLAIN, None), (HIVIS, drafter))
         if with_ is drafter or name == PLAIN
     ]
-    header = {
-        "device": device_name(options.device),
-        "versions": versions(),
-        "commit": commit(),
-        "settings": {**vars(options), "dtype": dtype, "json": None},
-        "prompts": len(cases),
-    }
-    console.print(f"{header['device']}, commit {header['commit']}")
+    header = {**make_header(options, options.device), "prompts": len(prompts)}
+    print_machine(header, console)
     console.print(
-        f"{options.model or 'bundled model'}, {dtype}, {len(cases)} prompts, at most "
+        f"{options.model or 'bundled model'}, {options.dtype}, {len(prompts)} prompts, at most "
         f"{options.max_new_tokens} new tokens, T = {options.temperature:g}, trees: {options.policy}"
     )
     for method in track(methods, "warm-up", console=console, transient=True):
-        method.run(target, cases, params)
+        method.run(target, prompts, params)
         method.times.clear()
     for turn in track(range(options.repeat), "measuring", console=console, transient=True):
         first = turn % len(methods)
         for method in [*methods[first:], *methods[:first]]:
-            method.run(target, cases, params)
+            method.run(target, prompts, params)
     rows = make_rows(methods)
     print_table(rows, console)
     if options.json:
@@ -128,45 +124,49 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="bench/throughput.py", description=__doc__)
     add = parser.add_argument
     add("--model", help="folder or hub name of a VLM (default: the bundled one)")
-    add("--drafter", help="folder or hub name of a drafter (default: the embedded HiViS one)")
-    add("--device", default="cpu")
-    add("--dtype", choices=DTYPES, help="default: bfloat16 where the device has it, else float32")
-    add("--threads", type=int, help="threads of the CPU (default: torch's)")
-    add("--batch", type=int, nargs="+", default=[1, 2, 4, 8], metavar="B", help="texts at a time")
+    add("--drafter", help="folder or hub name of a drafter (default: the bundled HiViS one)")
+    add_device(add)
+    add(
+        "--batch",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        metavar="B",
+        help="sequences at a time (default: 1 2 4 8)",
+    )
     add("--count", type=int, default=12, help="long answers, and as many short ones (default: 12)")
     add("--max-new-tokens", type=int, default=160)
     add("--temperature", type=float, default=0.0)
-    add("--policy", choices=policy_names(), default=policy_names()[0])
-    add("--repeat", type=int, default=3, help="turns; of their times the median counts")
-    add("--json", type=Path, help="write everything here")
+    add("--policy", choices=("fixed", "confidence", "cost"), default="cost")
+    add("--repeat", type=int, default=3, help="turns, whose median time counts (default: 3)")
+    add_json(add)
     options = parser.parse_args(arguments)
-    for name in ("count", "repeat"):
-        if getattr(options, name) < 1:
-            raise HivisError(f"--{name}: wanted at least 1, got {getattr(options, name)}")
+    check_at_least_one(options, "count", "repeat")
     if min(options.batch) < 1:
         raise HivisError(f"--batch: wanted at least 1, got {min(options.batch)}")
     options.batch = sorted(set(options.batch))
     return options
 
 
-def make_rows(methods: Sequence[Method]) -> list[dict[str, Any]]:
+def make_rows(methods: Sequence[BatchMethod]) -> list[dict[str, Any]]:
     """The figures of every method at every B.
 
-    ``over_one`` is against the least B of the same method, ``over_plain`` against plain decoding at
-    the same B; ``same_text`` counts the texts that are those of plain decoding at the least B.
+    ``over_one`` compares with the smallest B of the same method, ``over_plain`` with plain decoding
+    at the same B; ``same_text`` counts outputs that equal those of plain decoding at the smallest
+    B. ``texts`` is B.
     """
-    by_name: dict[str, Method] = {}
+    by_name: dict[str, BatchMethod] = {}
     for method in methods:
         by_name.setdefault(method.name, method)
-    plain = {method.texts: method for method in methods if method.name == PLAIN}
+    plain = {method.batch: method for method in methods if method.name == PLAIN}
     reference = by_name[PLAIN].made
     return [
         {
             "method": m.name,
-            "texts": m.texts,
+            "texts": m.batch,
             "tokens_per_s": m.tokens_per_s,
             "over_one": m.tokens_per_s / by_name[m.name].tokens_per_s,
-            "over_plain": m.tokens_per_s / plain[m.texts].tokens_per_s,
+            "over_plain": m.tokens_per_s / plain[m.batch].tokens_per_s,
             "tokens": sum(len(one.tokens) for one in m.made.values()),
             "accepted_length": _accepted(list(m.made.values())),
             "seconds": m.times,
@@ -177,17 +177,16 @@ def make_rows(methods: Sequence[Method]) -> list[dict[str, Any]]:
     ]
 
 
-def _accepted(texts: Sequence[Generation]) -> float:
-    cycles = sum(text.statistics.cycles for text in texts)
-    return sum(sum(text.statistics.accepted_lengths) for text in texts) / max(1, cycles)
+def _accepted(outputs: Sequence[Generation]) -> float:
+    cycles = sum(output.statistics.cycles for output in outputs)
+    return sum(sum(output.statistics.accepted_lengths) for output in outputs) / max(1, cycles)
 
 
 def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table()
-    for name in ("method", "B", "tokens/s", "over B = 1", "over plain", "accepted", "same text"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    if rows[0]["texts"] != 1:
-        table.columns[3].header = f"over B = {rows[0]['texts']}"
+    over_one = f"over B = {rows[0]['texts']}"
+    table = new_table(
+        ("method",), ("B", "tokens/s", over_one, "over plain", "accepted", "same output")
+    )
     for row in rows:
         table.add_row(
             row["method"],

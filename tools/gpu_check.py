@@ -3,12 +3,11 @@
     python3 -m tools.gpu_check [--stages build,test,sanitize,bench,shape] [--out FOLDER]
                                [--total SECONDS] [--shapes llava-1.5-7b]
 
-Uses the python3 that runs it, with the torch (2.10 or newer, a CUDA build) that is installed there,
-CMake, Ninja and nvcc. Nothing is fetched from a network and nothing is installed: the extension is
-built into this checkout, for this machine's GPU alone. Every stage has a time limit, a stage that
-fails does not keep the later ones from running, and the exit status is 1 if any failed. Logs,
-summary.json, kernels.json and a file for each shape (a model of real size with random weights, see
-bench/latency.py --shape) go to the output folder.
+Uses the python3 that runs it, with its torch (2.10 or newer, a CUDA build), CMake, Ninja and nvcc.
+Nothing is downloaded or installed: the extension is built into this checkout, for this machine's
+GPU alone. Every stage has a time limit, the stages after a failed one still run, and the exit
+status is 1 if any failed. Logs, summary.json, kernels.json and a file for each shape (a model of
+real size with random weights, see bench/synthetic) go to the output folder.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from tools.stages import Stage, Step, run_stages, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS_S = {"build": 300, "test": 300, "sanitize": 300, "bench": 400, "shape": 1200}
-#: Of bench/synthetic/configs.py, which cannot be asked without transformers.
+#: The shapes of bench/synthetic/configs.py, which cannot be imported without transformers.
 SHAPES = ("llava-1.5-7b", "qwen2.5-vl-7b", "llava-1.5-13b", "llava-next-7b")
-# The emulation of the kernels on a CPU says nothing about a GPU, and CI runs it anyway.
+# The emulation of the kernels on a CPU tests nothing of a GPU, and CI runs it anyway.
 NOT_FOR_A_GPU = ("test_emulat*.py",)
-PROCESSES = 8  # of pytest: each has its own context on the one GPU
+PROCESSES = 8  # of pytest, each with its own context on the GPU
 FOUND_AN_ERROR = 86
 FACTS = """
 import json, torch
@@ -48,7 +47,7 @@ print(json.dumps({
 
 
 def gpu_facts() -> dict[str, str | None]:
-    """What torch says about itself and the GPU; asked in a process of its own."""
+    """The versions of torch and of the GPU, found in a separate process."""
     done = subprocess.run([sys.executable, "-c", FACTS], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
@@ -60,7 +59,7 @@ def gpu_facts() -> dict[str, str | None]:
 
 
 def environment() -> dict[str, str]:
-    """For every step: this checkout importable, and the tools of this Python and of CUDA found."""
+    """Environment of every step: imports this checkout, finds the tools of this Python and CUDA."""
     folders = [str(Path(sys.executable).parent)]
     if nvcc := find_nvcc():
         folders.append(str(Path(nvcc).parent))
@@ -94,8 +93,8 @@ def build(arch: str | None) -> Stage:
 
 
 def missing_packages(test: Path) -> set[str]:
-    """Packages that a test file, or a module of this checkout that it imports, cannot do without
-    and that are not installed. Imports inside functions do not count: they may not be reached."""
+    """Packages that a test file needs, directly or through modules of this checkout, and that are
+    not installed. Imports inside functions are ignored, since they may not be reached."""
     missing: set[str] = set()
     done: set[Path] = set()
     todo = [test]
@@ -130,7 +129,7 @@ def local_modules(name: str) -> list[Path]:
 def test(devices: str = "cpu,cuda") -> Stage:
     if find_spec("pytest") is None:
         smoke = Step("test", [sys.executable, "-m", "tools.gpu_smoke"], environment())
-        note = "pytest is not installed, so instead of the tests runs only tools/gpu_smoke.py"
+        note = "pytest is not installed, so only tools/gpu_smoke.py runs instead of the tests"
         return Stage("test", LIMITS_S["test"], [smoke], note)
     ignored, notes = [], []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
@@ -153,7 +152,7 @@ def test(devices: str = "cpu,cuda") -> Stage:
 
 
 def find_sanitizer() -> str | None:
-    """compute-sanitizer from the PATH, or from beside nvcc, or from where the toolkit puts it."""
+    """compute-sanitizer from the PATH, from the folder of nvcc, or from the CUDA toolkit."""
     folders = ["/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer"]
     if nvcc := find_nvcc():
         folders.insert(0, str(Path(nvcc).resolve().parent))
@@ -166,8 +165,9 @@ def sanitize() -> Stage:
     if sanitizer is None:
         note = "skipped: there is no compute-sanitizer on the PATH or in the CUDA toolkit"
         return Stage("sanitize", LIMITS_S["sanitize"], [], note)
-    # Every tensor an allocation of its own: torch's cache would hide accesses outside of one. Calls
-    # of the CUDA API that fail are torch's way to find out what a driver has; the ops check theirs.
+    # Every tensor gets an allocation of its own, since torch's cache would hide accesses outside of
+    # one. API errors are not reported: torch provokes some to find out what a driver supports, and
+    # the ops check their own calls.
     alone = {**environment(), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     steps = []
     watched = {"memcheck": ["--padding", "256", "--report-api-errors", "no"], "racecheck": []}
@@ -185,13 +185,13 @@ def bench(out: Path, arguments: Sequence[str]) -> Stage:
 
 
 def shape(out: Path, names: Sequence[str]) -> Stage:
-    """Whole cycles of models of real size; the image is drawn where matplotlib is installed."""
+    """Models of real size with random weights; a plot each where matplotlib is installed."""
     if find_spec("transformers") is None:
         note = "skipped: transformers is not installed"
         return Stage("shape", LIMITS_S["shape"], [], note)
     steps = []
     for name in names:
-        command = [sys.executable, "bench/latency.py", "--device", "cuda", "--shape", name]
+        command = [sys.executable, "-m", "bench.synthetic", name, "--device", "cuda"]
         command += ["--json", str(out / f"{name}.json")]
         if find_spec("matplotlib") is not None:
             command += ["--plot", str(out / f"{name}.png")]
@@ -210,10 +210,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=float("inf"),
         metavar="SECONDS",
-        help="stop whatever runs then, and say how far it came",
+        help="stop the running step after this time, and report it",
     )
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of these, in this order")
-    parser.add_argument("--bench", default="", metavar="ARGUMENTS", help="more for the benchmark")
+    parser.add_argument(
+        "--bench", default="", metavar="ARGUMENTS", help="further arguments of bench.ops"
+    )
     options = parser.parse_args(arguments)
     for option, known in (("stages", LIMITS_S), ("shapes", SHAPES)):
         names = [name for name in getattr(options, option).split(",") if name]

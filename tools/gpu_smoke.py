@@ -2,9 +2,9 @@
 
     python -m tools.gpu_smoke [--device cuda]
 
-Made for compute-sanitizer, under which the test suite would take too long, and for machines without
-pytest. Unused rows of the cache hold NaN, lengths are ragged and sizes odd, so that reading or
-writing where an op must not shows up.
+For compute-sanitizer, under which the test suite would take too long, and for machines without
+pytest. Unused rows of the cache hold NaN, lengths are ragged and sizes odd, so that an access
+out of place is noticed.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def accept(dtype: torch.dtype, vocab: int, top_k: int, top_p: float, min_p: floa
             torch.full((batch,), min_p),
         ]
         gumbel = noise.gumbel(seed, position, depth + 1, vocab)
-        # Half of the nodes carry what the target draws at their parent, so that walks are long.
+        # Half of the nodes hold what the target draws at their parent, so that walks are long.
         tokens = torch.randint(0, vocab, (batch, nodes))
         for b in range(batch):
             depths = [0] * nodes
@@ -119,7 +119,7 @@ def accept(dtype: torch.dtype, vocab: int, top_k: int, top_p: float, min_p: floa
 
 
 def grow(dtype: torch.dtype, vocab: int, k: int, nodes: int) -> Check:
-    """Two levels and their tree: tokens, who descends from whom, and scores to rounding."""
+    """Two levels and their tree: tokens and parents exactly, scores up to rounding."""
 
     def check(device: torch.device) -> bool:
         rows, pool = (1, 2, k), (2, 1 + k + k * k)

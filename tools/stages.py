@@ -1,4 +1,4 @@
-"""Runs commands in stages, each with a time limit, and says at the end how each of them went."""
+"""Runs commands in stages with time limits, and summarizes how each of them ended."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ NOT_FOUND = 127
 
 @dataclass(frozen=True)
 class Step:
-    """One command. `excuse`: words in its output by which a failure counts as 'not possible here'
-    rather than as a failure."""
+    """One command. If its output contains `excuse`, a failure counts as 'not possible here'."""
 
     name: str
     command: Sequence[str]
@@ -28,7 +27,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps under one name that share a time limit; without any, `note` says why."""
+    """Steps that share a name and a time limit; `note` says why there are none."""
 
     name: str
     limit_s: float
@@ -38,7 +37,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step went. `status` is its exit status, or None if it was skipped."""
+    """How a step ended. `status` is its exit status, or None if it was skipped."""
 
     name: str
     status: int | None
@@ -53,7 +52,7 @@ class Outcome:
 def run_stages(
     stages: Sequence[Stage], folder: Path, cwd: Path, total_s: float = float("inf")
 ) -> list[Outcome]:
-    """Run every stage, whatever became of those before it; logs go to `folder`."""
+    """Run every stage, even after failed ones; logs go to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + total_s
     outcomes = []
@@ -69,9 +68,9 @@ def run_stages(
 
 
 def run_step(step: Step, folder: Path, cwd: Path, end: float) -> Outcome:
-    """One command in a process group of its own, stopped at `end`; shown as it goes, and logged.
+    """Run one command in a process group of its own until `end`; print and log its output.
 
-    Lines that are JSON documents go to the log alone.
+    Lines that are JSON documents are only logged.
     """
     start = time.monotonic()
     if start >= end:
@@ -121,7 +120,7 @@ def run_step(step: Step, folder: Path, cwd: Path, end: float) -> Outcome:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """One line per step: name, exit status, seconds, and the last thing it said."""
+    """One line per step: name, exit status, seconds, and its last line of output."""
     rows = [
         f"{one.name:<20} {'skipped' if one.status is None else one.status:>7} "
         f"{one.seconds:8.1f}s  {one.note}"

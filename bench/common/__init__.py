@@ -1,1 +1,1 @@
-"""What all benchmarks share: timing, environment, tables."""
+"""What several benchmarks share: options, files, timing, ceilings, goals, tables."""

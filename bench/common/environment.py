@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console
 
-from hivis.core.device import choose_device, device_name, has_fast_bfloat16, versions
+from hivis.core.device import choose_device, device_name, versions
 from hivis.errors import HivisError
-
-__all__ = ["commit", "device_name", "has_fast_bfloat16", "set_up", "versions"]
 
 
 def set_up(device: str | torch.device, threads: int | None) -> None:
-    """Apply --threads and refuse a --device that this machine or this build cannot serve."""
+    """Apply ``--threads``.
+
+    Raises:
+        HivisError: ``--threads`` is below 1, or this machine or this build cannot serve
+            ``--device``.
+    """
     if threads is not None:
         if threads < 1:
             raise HivisError(f"--threads: wanted at least 1, got {threads}")
         torch.set_num_threads(threads)
-    if device == "auto":  # what was measured on is to be said
+    if device == "auto":  # a result has to name the device it was measured on
         raise HivisError("--device: wanted cpu or cuda, got auto")
     choose_device(device, "--device")
 
@@ -39,3 +46,28 @@ def commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def make_header(options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """How the JSON document of every run begins."""
+    return {
+        "device": device_name(device),
+        "versions": versions(),
+        "commit": commit(),
+        "settings": {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(options).items()
+            if key not in ("json", "plot")
+        },
+    }
+
+
+def print_machine(header: Mapping[str, Any], console: Console) -> None:
+    """Device, commit and versions, as the first lines of a run."""
+    console.print(f"{header['device']}, commit {header['commit']}")
+    console.print(", ".join(f"{name} {number}" for name, number in header["versions"].items()))
+
+
+def title_of(run: Mapping[str, Any]) -> str:
+    """The title of the image of a run's JSON document."""
+    return f"{run['device']}, {run['settings']['dtype']}, commit {run['commit']}"

@@ -1,4 +1,4 @@
-"""How long calls take, measured side by side so that what disturbs one disturbs the others."""
+"""How long calls take, measured in turn so that a disturbance affects all of them alike."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def time_together(
 ) -> dict[str, float]:
     """Median duration of each call in microseconds.
 
-    The calls take turns, in a new random order every round: none of them always runs right after
-    the one that emptied the caches.
+    The calls take turns, in a new random order every round, so that no call always follows the one
+    that evicts the caches.
 
     Args:
         calls: what to time, by name.
-        seconds: time to spend on the rounds together, after two rounds that do not count.
-        least: rounds to run even if they take longer.
+        seconds: time to spend on all rounds, after two rounds that are not counted.
+        least: the least number of rounds, even if they take longer.
     """
     once = _once_cuda if device.type == "cuda" else _once_cpu
     order = random.Random(0)
@@ -74,18 +74,18 @@ def time_graphs(
     """Median time of each call as part of a CUDA graph that holds many of them.
 
     The graphs take turns like the calls of `time_together`. Each is replayed twice in a row and the
-    second replay is timed, so that neither the launch of the graph nor caches left by another one
-    are counted.
+    second replay is timed, so that neither the launch of the graph nor the caches left by another
+    graph affect the time.
 
     Args:
-        calls: by name, the same call on one set of buffers after the other; a graph goes through
-            them in order, as often as it takes to come to 24 calls.
-        reset: what puts back the buffers' state before a pair of replays; not timed.
-        seconds: time to spend on the rounds together.
-        least: rounds to run even if they take longer.
+        calls: by name, the same call on one set of buffers after another; a graph repeats them in
+            order until it holds at least 24 calls.
+        reset: restores the buffers' state before a pair of replays; not timed.
+        seconds: time to spend on all rounds.
+        least: the least number of rounds, even if they take longer.
 
     Returns:
-        The times, and what was raised by calls that have none.
+        The times by name, and the exceptions of the calls that failed.
     """
     counts, launches, graphs = {}, {}, {}
     failures: dict[str, Exception] = {}

@@ -1,7 +1,8 @@
-"""What the parts of HiViS bring, and which tree policy pays: more rows for the comparison.
+"""What each part of HiViS and each tree policy brings: more rows for the comparison.
 
-Hiding, the residual and the second stage of training are in a drafter's weights, so their rows need
-drafters that were trained without them. The shared noise and the policy are choices of a run.
+Hiding, the residual and the second stage of training are properties of a drafter's weights, so
+their rows need drafters that were trained without them. The shared noise and the policy are
+options of a run.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.common.markdown import number
-from bench.headline.loading import LoadedMethods, drafted_method, load_quantized
+from bench.common.tables import number
+from bench.headline.loading import LoadedMethods, drafted_method, load_one_layer
 from bench.headline.methods import HIVIS, Method
 from bench.headline.options import make_policy
 from bench.headline.summary import Row, Series
@@ -33,7 +34,7 @@ WITHOUT = {
 NO_NOISE = "without shared noise"
 COST, CONFIDENCE = "cost", "confidence"
 FIXED, DEPTH = (8, 16, 32, 60), 7
-#: How much slower than the best fixed size the cost model may be anywhere.
+#: How much slower than the best fixed size the cost model may be in any group.
 ALLOWED = 0.03
 
 #: Label of a row and the method that it shows.
@@ -45,9 +46,12 @@ def fixed_name(nodes: int, depth: int = DEPTH) -> str:
 
 
 def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[Labels, Labels]:
-    """Add the methods of both tables to ``loaded``; returns what they show, parts and policies.
+    """Add the methods of both tables to ``loaded``.
 
-    Every method has a drafter object of its own, so that none finds the tables of another's trees.
+    Every method has a drafter object of its own, so that none reuses buffers of another's trees.
+
+    Returns:
+        The labels of the table of parts, and those of the table of policies.
 
     Raises:
         HivisError: there is no HiViS drafter, or one in ``--ablations`` is no drafter.
@@ -62,7 +66,7 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
             where = "--ablations was not given" if given is None else f"no folder {given}"
             loaded.notes.append(f"HiViS {label} is left out: {where}")
             continue
-        drafter = load_quantized(options, given)
+        drafter = load_one_layer(options, given)
         _check_lacks(name, given, drafter.config)
         parts[label] = _add(
             loaded, drafted_method(f"HiViS {label}", loaded.target, drafter, options)
@@ -74,7 +78,7 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
             drafted_method(
                 f"HiViS {NO_NOISE}",
                 loaded.target,
-                load_quantized(options, folder),
+                load_one_layer(options, folder),
                 options,
                 unaware,
                 sampled_only=True,
@@ -84,7 +88,7 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
 
 
 def _check_lacks(name: str, folder: Path, config: LayerConfig) -> None:
-    """HivisError unless the drafter is a HiViS one without that part."""
+    """HivisError unless the drafter is a HiViS drafter that was trained without the part."""
     if not isinstance(config, HiViSConfig):
         raise HivisError(f"{folder}: wanted a HiViS drafter, got a {config.KIND} one")
     if name == "no-hiding" and config.rows != "all":
@@ -109,7 +113,7 @@ def _add_policies(options: argparse.Namespace, loaded: LoadedMethods, folder: st
             continue
         changed = {"depth": DEPTH} | choice
         theirs = argparse.Namespace(**{**vars(options), **changed})
-        drafter = load_quantized(options, folder)
+        drafter = load_one_layer(options, folder)
         method = drafted_method(f"HiViS, {label}", loaded.target, drafter, theirs)
         shown[label] = _add(loaded, method)
     return shown
@@ -199,7 +203,7 @@ def _decoding_speed(series: Sequence[Series]) -> float:
 
 
 def verdict_lines(verdict: dict[str, Any]) -> list[str]:
-    """The verdict in words."""
+    """The result of :func:`judge` in sentences."""
     lines = []
     for measure, found in verdict.items():
         worst, mix = found["worst"], found["mix"]

@@ -1,4 +1,4 @@
-"""The comparison of bench/latency.py --compare: drafters side by side, by kind of answer."""
+"""``bench/latency.py --compare``: all drafters, by kind of answer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.common.generation import TimedOutput
 from bench.headline.ablation import Labels, add_ablations, judge, print_ablation, verdict_lines
 from bench.headline.loading import LoadedMethods
 from bench.headline.measure import find_margins, measure
-from bench.headline.methods import Run
 from bench.headline.prefill_rows import prefill_rows, print_prefill
-from bench.headline.prompts import ALL, Case
+from bench.headline.prompts import ALL, BenchPrompt
 from bench.headline.summary import Row, Series, make_rows, pool
 from bench.headline.tables import print_table, warn_if_busy
 from hivis.core.sampling import SamplingParams
@@ -24,19 +24,19 @@ DECODING = "decoding: tokens/s after the first"
 def compare(
     options: argparse.Namespace,
     loaded: LoadedMethods,
-    cases: Sequence[Case],
+    prompts: Sequence[BenchPrompt],
     settings: Sequence[SamplingParams],
     console: Console,
 ) -> dict[str, Any]:
-    """Measure, print the tables, and return all that the JSON file is to hold."""
+    """Measure, print the tables, and return the figures of the JSON file."""
     shown = [method.name for method in loaded.methods]
     parts, policies = add_ablations(options, loaded) if options.ablate else ({}, {})
     for note in loaded.notes:
         console.print(f"{note}.", markup=False)
-    series = measure(loaded.methods, cases, settings, options.repeat, console)
-    margins = find_margins(series, cases, settings, loaded.target)
+    series = measure(loaded.methods, prompts, settings, options.repeat, console)
+    margins = find_margins(series, prompts, settings, loaded.target)
     rows = make_rows(series, margins)
-    groups = list(dict.fromkeys(case.group for case in cases))
+    groups = list(dict.fromkeys(prompt.group for prompt in prompts))
     document: dict[str, Any] = {
         "notes": loaded.notes,
         "groups": groups,
@@ -61,7 +61,7 @@ def compare(
         "text_rows": options.question,
         "rows": prefill_rows(options.question),
     }
-    document["runs"] = raw_runs(series, cases)
+    document["runs"] = raw_runs(series, prompts)
     return document
 
 
@@ -84,9 +84,11 @@ def where(rows: Sequence[Row], group: str) -> str:
 def print_ablations(
     document: dict[str, Any], parts: Labels, policies: Labels, console: Console
 ) -> None:
-    """The parts of HiViS and the policies, group by group, and what the cost model is worth."""
+    """The parts of HiViS, the policies, and the judgment of the cost model, group by group."""
     for group in document["groups"]:
-        print_ablation(f"HiViS less one part ({DECODING})", parts, document["rows"], group, console)
+        print_ablation(
+            f"HiViS without one part ({DECODING})", parts, document["rows"], group, console
+        )
     for group in document["groups"]:
         print_ablation(
             f"HiViS by tree policy ({DECODING})", policies, document["rows"], group, console
@@ -95,25 +97,25 @@ def print_ablations(
         console.print(line)
 
 
-def raw_runs(series: Sequence[Series], cases: Sequence[Case]) -> list[dict[str, Any]]:
+def raw_runs(series: Sequence[Series], prompts: Sequence[BenchPrompt]) -> list[dict[str, Any]]:
     """Every run's figures: by prompt, temperature and method, one number for each pass."""
     return [
         {
             "method": s.method,
             "temperature": s.temperature,
             "group": s.group,
-            "prompt": case.name,
+            "prompt": prompt.name,
             "tokens": [len(run.tokens) for run in runs],
             "first_token_ms": [round(run.first_token_ms, 3) for run in runs],
             "total_ms": [round(run.total_ms, 3) for run in runs],
         }
         | _drafting(runs)
         for s in series
-        for case, runs in zip([c for c in cases if c.group == s.group], s.runs, strict=True)
+        for prompt, runs in zip([p for p in prompts if p.group == s.group], s.runs, strict=True)
     ]
 
 
-def _drafting(runs: Sequence[Run]) -> dict[str, Any]:
+def _drafting(runs: Sequence[TimedOutput]) -> dict[str, Any]:
     made = [run.generation.statistics for run in runs if run.generation is not None]
     if not made:
         return {}

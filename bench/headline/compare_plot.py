@@ -5,15 +5,15 @@ python -m bench.headline.compare_plot bench/results/compare.json docs/compare.pn
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.common.environment import title_of
+from bench.common.options import redraw
 from bench.headline.methods import LOOKUP, PLAIN
-from bench.headline.plot import title_of
 from bench.headline.summary import Row
+from hivis.errors import run_cli
 
 #: Temperatures from cold to warm; more than two share the last.
 COLORS = ("#2f6690", "#e08e45", "#a23b3b")
@@ -163,10 +163,5 @@ def _phases(axes: Any, rows: Sequence[Row], methods: Sequence[str], group: str) 
     axes.set_title(f"ms per token, {_of(group)}, T = {lowest:g}", loc="left")
 
 
-def main() -> None:
-    source, image = Path(sys.argv[1]), Path(sys.argv[2])
-    draw(json.loads(source.read_text()), image)
-
-
 if __name__ == "__main__":
-    main()
+    run_cli(lambda: redraw("bench.headline.compare_plot", draw))

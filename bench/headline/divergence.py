@@ -1,4 +1,7 @@
-"""How close a call it was where two texts part (in bfloat16 a tree pass may round differently)."""
+"""How close two tokens were where two outputs diverge.
+
+In bfloat16 a pass over a tree may round differently from a plain step.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,26 @@ from hivis.core.target import Inputs, Target
 from hivis.errors import HivisError
 
 
-def margin_where_they_part(
+def margin_at_divergence(
     target: Target,
     inputs: Inputs,
     mine: tuple[int, ...],
     theirs: tuple[int, ...],
     params: SamplingParams,
 ) -> float:
-    """Difference of the perturbed scores of the two tokens that were chosen there.
+    """Difference of the perturbed scores of the first two tokens that differ.
 
-    The scores are those of one more pass, over the text that both share: a third rounding.
+    The scores are those of one more pass over the tokens that both share, which rounds in a third
+    way.
+
+    Raises:
+        HivisError: one of the outputs begins with the other.
     """
     shared = 0
     while mine[shared : shared + 1] == theirs[shared : shared + 1]:
         shared += 1
     if shared >= min(len(mine), len(theirs)):
-        raise HivisError("texts: wanted two that part, got one that begins with the other")
+        raise HivisError("outputs: wanted two that diverge, got one that begins with the other")
     prefix = torch.tensor([mine[:shared]], dtype=torch.int64, device=inputs.tokens.device)
     longer = Inputs(torch.cat([inputs.tokens, prefix], dim=1), inputs.features)
     scores = target.prefill(longer, "none", longer.length).logits.float()

@@ -1,4 +1,4 @@
-"""Models and drafters of a latency run, as the methods that are measured."""
+"""Models and drafters of the headline benchmark, as the methods that are measured."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from bench.common.generation import HUGGING_FACE
 from bench.headline.methods import (
-    EAGLE,
-    HIVIS,
-    HUGGING_FACE,
     LOOKUP,
     PLAIN,
-    SPEC_LLAVA,
-    VISPEC,
     Method,
     hivis_method,
-    hugging_face_method,
+    row_name,
+    transformers_method,
 )
-from bench.headline.options import DTYPES, make_policy
-from hivis.api.load_drafter import load_draft_vlm
+from bench.headline.options import HEADLINE, compared_methods, flag_of, given_folder, make_policy
+from hivis.api.load_drafter import load_any_drafter
 from hivis.bundled import paths
+from hivis.core.device import DTYPES
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
+from hivis.drafters.inspect import inspect
 from hivis.drafters.load import load_drafter
 from hivis.drafters.one_layer import OneLayerDrafter
-from hivis.drafters.vispec import ViSpecDrafter
+from hivis.drafters.registry import DrafterMethod, bundled_folder, recognize
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
 from hivis.models.processor import PromptProcessor
@@ -54,8 +53,8 @@ def load_methods(options: argparse.Namespace) -> LoadedMethods:
     if not options.no_hf:
         model = load_model(path, dtype, options.device)
         loaded.methods += [
-            hugging_face_method(HUGGING_FACE, model),
-            hugging_face_method(
+            transformers_method(HUGGING_FACE, model),
+            transformers_method(
                 LOOKUP,
                 model,
                 prompt_lookup_num_tokens=5,
@@ -64,46 +63,45 @@ def load_methods(options: argparse.Namespace) -> LoadedMethods:
             ),
         ]
     loaded.methods.append(hivis_method(PLAIN, target))
-    for name, given, default, load in _drafters(options, target, processor):
-        folder: str | Path | None = given
-        if given is None and options.model is None:
-            folder = default
-            if not default.is_dir():
-                loaded.notes.append(f"{name} is left out: there is no {default.name} drafter")
+    for method in compared_methods():
+        folder = given_folder(options, method)
+        if folder is None and options.model is None and _belongs(method, options.compare):
+            folder = bundled_folder(method, paths.WEIGHTS)
+            if folder is not None and not Path(folder).is_dir():
+                loaded.notes.append(f"{row_name(method)} is left out: there is no {folder}")
                 continue
         if folder is not None:
-            loaded.methods.append(drafted_method(name, target, load(folder), options))
+            drafter = _load(options, target, processor, method, folder)
+            loaded.methods.append(drafted_method(row_name(method), target, drafter, options))
     return loaded
 
 
-def _drafters(
-    options: argparse.Namespace, target: HuggingFaceTarget, processor: PromptProcessor
-) -> list[tuple[str, str | None, Path, Callable[[str | Path], Drafter]]]:
-    """Name, the folder that was given, that of the bundled model, and how it is loaded."""
-    draft_vlm = partial(load_draft_vlm, target=target, processor=processor)
-    one_layer = partial(load_quantized, options)
-    eagle = (EAGLE, options.eagle, paths.EAGLE, one_layer)
-    hivis = (HIVIS, options.drafter, paths.HIVIS, one_layer)
-    if not options.compare:
-        return [eagle, hivis]
-    return [
-        eagle,
-        (VISPEC, options.vispec, paths.VISPEC, partial(_load_vispec, options)),
-        (SPEC_LLAVA, options.draft_vlm, paths.DRAFT_VLM, draft_vlm),
-        hivis,
-    ]
+def _belongs(method: DrafterMethod, compare: bool) -> bool:
+    """Whether its bundled drafter has a row without being asked for."""
+    return compare or method.name in HEADLINE
 
 
-def load_quantized(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
-    """A one-layer drafter, as quantized as ``options`` say."""
+def _load(
+    options: argparse.Namespace,
+    target: HuggingFaceTarget,
+    processor: PromptProcessor,
+    method: DrafterMethod,
+    folder: str | Path,
+) -> Drafter:
+    found = recognize(inspect(folder))
+    if found is not method:
+        raise HivisError(
+            f"{flag_of(method)} {folder}: wanted a {method.title} drafter, got a {found.title} one"
+        )
+    more = {}
+    if method.quantizable:
+        more = {"weights": options.drafter_weights, "head": options.draft_vocab}
+    return load_any_drafter(folder, target, processor, **more)
+
+
+def load_one_layer(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
+    """A one-layer drafter with the weights and the draft vocabulary that ``options`` name."""
     return load_drafter(folder, weights=options.drafter_weights, head=options.draft_vocab)
-
-
-def _load_vispec(options: argparse.Namespace, folder: str | Path) -> Drafter:
-    drafter = load_quantized(options, folder)
-    if not isinstance(drafter, ViSpecDrafter):
-        raise HivisError(f"--vispec {folder}: wanted a ViSpec drafter, got another kind")
-    return drafter
 
 
 def drafted_method(
@@ -111,13 +109,17 @@ def drafted_method(
     target: HuggingFaceTarget,
     drafter: Drafter,
     options: argparse.Namespace,
-    policy: Callable[[], Policy] | None = None,
+    make: Callable[[], Policy] | None = None,
     sampled_only: bool = False,
 ) -> Method:
-    """hivis with a drafter, by default with the policy that ``options`` name."""
+    """hivis with a drafter.
+
+    Args:
+        make: a new policy; by default the one that ``options`` name.
+    """
     drafter.bind(target.embedding, target.head)
-    policy = policy or partial(make_policy, options)
-    # A cost model measures its times in its first cycles: not while it is timed itself.
-    measures = isinstance(policy(), CostPolicy) and not options.quick
+    make = make or partial(make_policy, options)
+    # A cost model measures its times in its first cycles, which are kept out of the figures.
+    measures = isinstance(make(), CostPolicy) and not options.quick
     cycles = SPACING * ROUNDS + 1 if measures else 1
-    return hivis_method(name, target, drafter, policy, cycles, sampled_only)
+    return hivis_method(name, target, drafter, make, cycles, sampled_only)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.headline.divergence import margin_where_they_part
-from bench.headline.methods import PLAIN, Method, Run
-from bench.headline.prompts import Case
+from bench.common.generation import TimedOutput
+from bench.headline.divergence import margin_at_divergence
+from bench.headline.methods import PLAIN, Method
+from bench.headline.prompts import BenchPrompt
 from bench.headline.summary import Key, Series
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Target
@@ -18,23 +19,23 @@ from hivis.errors import HivisError
 
 def measure(
     methods: Sequence[Method],
-    cases: Sequence[Case],
+    prompts: Sequence[BenchPrompt],
     settings: Sequence[SamplingParams],
     repeat: int,
     console: Console,
 ) -> list[Series]:
     """All runs, in one series for every group, temperature and method.
 
-    A prompt is run by every method at every temperature before the next one's turn, in an order
-    that rotates from prompt to prompt, and all of this ``repeat`` times over.
+    A prompt is run by every method at every temperature before the next prompt's turn, in an order
+    that rotates from prompt to prompt, and all of this ``repeat`` times.
     """
     plan = {
         params.temperature: [m for m in methods if params.temperature > 0 or not m.sampled_only]
         for params in settings
     }
-    runs: dict[Key, list[list[Run]]] = {
+    runs: dict[Key, list[list[TimedOutput]]] = {
         (method.name, params.temperature, group): []
-        for group in dict.fromkeys(case.group for case in cases)
+        for group in dict.fromkeys(prompt.group for prompt in prompts)
         for params in settings
         for method in plan[params.temperature]
     }
@@ -49,54 +50,54 @@ def measure(
         warm = progress.add_task("warm-up", total=rows)
         for params in settings:
             for method in plan[params.temperature]:
-                _warm_up(method, cases, params)
+                _warm_up(method, prompts, params)
                 progress.advance(warm)
-        bar = progress.add_task("measuring", total=repeat * len(cases) * rows)
-        for turn in range(repeat * len(cases)):
-            case = cases[turn % len(cases)]
+        bar = progress.add_task("measuring", total=repeat * len(prompts) * rows)
+        for turn in range(repeat * len(prompts)):
+            prompt = prompts[turn % len(prompts)]
             for params in settings:
                 ours = plan[params.temperature]
                 first = turn % len(ours)
                 for method in [*ours[first:], *ours[:first]]:
-                    prompts = runs[method.name, params.temperature, case.group]
-                    done = method.run(case.inputs, params)
-                    if turn < len(cases):
-                        prompts.append([done])
+                    by_prompt = runs[method.name, params.temperature, prompt.group]
+                    done = method.run(prompt.inputs, params)
+                    if turn < len(prompts):
+                        by_prompt.append([done])
                     else:
-                        prompts[_place(cases, turn % len(cases))].append(done)
+                        by_prompt[_place(prompts, turn % len(prompts))].append(done)
                     progress.advance(bar)
     return [
-        Series(method, temperature, prompts, group)
-        for (method, temperature, group), prompts in runs.items()
+        Series(method, temperature, by_prompt, group)
+        for (method, temperature, group), by_prompt in runs.items()
     ]
 
 
-def _place(cases: Sequence[Case], index: int) -> int:
-    """Which of its group's prompts the case of this index is."""
-    return sum(case.group == cases[index].group for case in cases[:index])
+def _place(prompts: Sequence[BenchPrompt], index: int) -> int:
+    """The place within its group of the prompt with this index."""
+    return sum(prompt.group == prompts[index].group for prompt in prompts[:index])
 
 
-def _warm_up(method: Method, cases: Sequence[Case], params: SamplingParams) -> None:
-    """Generate texts until they have had the cycles that the method wants, or run out of them."""
+def _warm_up(method: Method, prompts: Sequence[BenchPrompt], params: SamplingParams) -> None:
+    """Generate outputs until they have had the cycles that the method wants."""
     cycles = 0
     while cycles < method.warm_up_cycles:
         before = cycles
-        for case in cases:
-            made = method.run(case.inputs, params).generation
+        for prompt in prompts:
+            made = method.run(prompt.inputs, params).generation
             cycles += 1 if made is None else made.statistics.cycles
             if cycles >= method.warm_up_cycles:
                 break
-        if cycles == before:  # every text ends with its first token
+        if cycles == before:  # every output ends with its first token
             break
 
 
 def find_margins(
     series: Sequence[Series],
-    cases: Sequence[Case],
+    prompts: Sequence[BenchPrompt],
     settings: Sequence[SamplingParams],
     target: Target,
 ) -> dict[Key, list[float]]:
-    """Where a hivis text parts from plain decoding's: how close the two tokens were there."""
+    """How close the two tokens were wherever hivis diverges from its plain decoding."""
     margins: dict[Key, list[float]] = {}
     by_key = {s.key: s for s in series}
     params_of = {params.temperature: params for params in settings}
@@ -104,17 +105,17 @@ def find_margins(
         if not s.is_ours:
             continue
         plain = by_key[PLAIN, s.temperature, s.group]
-        mine = [case for case in cases if case.group == s.group]
-        for case, ours, theirs in zip(mine, s.runs, plain.runs, strict=True):
-            # Repeats nearly always make the same text, and a text that parts is looked at once.
-            for text in dict.fromkeys(run.tokens for run in ours):
-                if text == theirs[0].tokens:
+        mine = [prompt for prompt in prompts if prompt.group == s.group]
+        for prompt, ours, theirs in zip(mine, s.runs, plain.runs, strict=True):
+            # Repeats nearly always give the same output; one that diverges is looked at once.
+            for output in dict.fromkeys(run.tokens for run in ours):
+                if output == theirs[0].tokens:
                     continue
                 try:
-                    margin = margin_where_they_part(
-                        target, case.inputs, text, theirs[0].tokens, params_of[s.temperature]
+                    margin = margin_at_divergence(
+                        target, prompt.inputs, output, theirs[0].tokens, params_of[s.temperature]
                     )
-                except HivisError:  # a sampled text may hold a placeholder, which no prompt may
+                except HivisError:  # a sampled output may hold an image token, which no prompt may
                     continue
                 margins.setdefault(s.key, []).append(margin)
     return margins

@@ -1,4 +1,4 @@
-"""The image of a latency run: speed-ups, and where the time of a token goes.
+"""The image of a headline run: speed-ups, and the time of a token by phase.
 
 python -m bench.headline.plot bench/results/cpu.json docs/latency.png
 """
@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.common.environment import title_of
+from bench.common.options import redraw
 from bench.headline.summary import PHASES, Row
-
-
-def title_of(run: dict[str, Any]) -> str:
-    """What stands above the image of a run's JSON document."""
-    return f"{run['device']}, {run['settings']['dtype']}, commit {run['commit']}"
+from hivis.errors import run_cli
 
 
 def draw(run: dict[str, Any], path: Path) -> None:
@@ -79,14 +77,5 @@ def draw(run: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    import json
-    import sys
-
-    source, image = Path(sys.argv[1]), Path(sys.argv[2])
-    run = json.loads(source.read_text())
-    draw(run, image)
-
-
 if __name__ == "__main__":
-    main()
+    run_cli(lambda: redraw("bench.headline.plot", draw))

@@ -1,36 +1,35 @@
 """How many prompt rows each drafter reads, computed from image sizes: nothing here is measured.
 
-    python -m bench.headline.prefill_rows [text rows of the prompt]
+    python -m bench.headline.prefill_rows [ROWS]
 
-The target prefills all rows. HiViS (arXiv 2509.23928, section 3) reads its text rows; ViSpec (arXiv
-2509.15235, section 3) these and one row an image; EAGLE-2 and a draft VLM with as many rows a
-image as the target read all of them. Visual rows by model:
+The target prefills all rows. HiViS (arXiv 2509.23928, section 3) reads the text rows; ViSpec (arXiv
+2509.15235, section 3) reads these and one row per image; EAGLE-2, and a draft VLM with as many rows
+per image as the target, read all of them. Visual rows by model:
 
 - LLaVA-1.5: every image becomes 336 x 336 pixels in patches of 14, so 24 x 24 rows.
-- LLaVA-NeXT: the image, scaled to 336 x 336, and beside it the image in tiles of that size, in
-  the grid that keeps most of its pixels. Of the grid's patches those in the padding go, and every
-  line of the rest ends with a row of its own.
-- Qwen2.5-VL: both sides rounded to multiples of 28, one row for 28 x 28 pixels, between the bounds
-  on pixels that its checkpoints come with.
+- LLaVA-NeXT: the image scaled to 336 x 336, then the image in tiles of that size, in the grid that
+  keeps most of its pixels. Patches in the padding are dropped, and every remaining line of patches
+  ends with an extra row.
+- Qwen2.5-VL: both sides rounded to multiples of 28, one row for 28 x 28 pixels, within the limits
+  on pixels in its checkpoints.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from bench.common.tables import new_table
+from hivis.cli.parser import Parser, whole_number
 from hivis.errors import HivisError, run_cli
 
 #: Text rows of the prompt, chat template included: a system prompt and a question of two lines.
 QUESTION = 64
-#: ImageSources as (width, height): a tile, a photo as in COCO, a square, a panorama.
+#: Images as (width, height): a tile, a photo as in COCO, a square, a panorama.
 IMAGES = ((336, 336), (640, 480), (672, 672), (1000, 300), (1024, 1024))
 
 TILE, PATCH = 336, 14
@@ -41,8 +40,8 @@ QWEN_PIXELS = (4 * CELL**2, 16384 * CELL**2)
 
 
 @dataclass(frozen=True)
-class Prefill:
-    """Rows of one prompt: what the target prefills, and what each drafter reads of it."""
+class PrefillRows:
+    """How many rows of one prompt the target prefills, and how many each drafter reads."""
 
     text: int
     visual: int
@@ -81,7 +80,7 @@ def llava_next(width: int, height: int) -> int:
 
 
 def _grid(width: int, height: int) -> tuple[int, int]:
-    """The grid that shows most of the image's own pixels, and of these the smallest."""
+    """The grid that shows most of the image's own pixels; the smallest of several such grids."""
 
     def value(grid: tuple[int, int]) -> tuple[int, int]:
         across, down = grid[0] * TILE, grid[1] * TILE
@@ -130,7 +129,7 @@ def prefill_rows(question: int = QUESTION) -> list[dict[str, Any]]:
     found = []
     for model, visual in MODELS.items():
         for width, height in IMAGES:
-            prompt = Prefill(question, visual(width, height))
+            prompt = PrefillRows(question, visual(width, height))
             found.append(
                 {
                     "model": model,
@@ -143,20 +142,11 @@ def prefill_rows(question: int = QUESTION) -> list[dict[str, Any]]:
     return found
 
 
-def title(question: int) -> str:
-    return f"Rows read of a prompt of one image and {question} text rows (computed)"
-
-
 def print_prefill(question: int, console: Console) -> None:
     """The table of :func:`prefill_rows`."""
     entries = prefill_rows(question)
-    table = Table(
-        title=title(question), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for name in ("model", "image"):
-        table.add_column(name, no_wrap=True)
-    for name in ("target", *entries[0]["drafters"]):
-        table.add_column(name, justify="right")
+    title = f"Rows read of a prompt of one image and {question} text rows (computed)"
+    table = new_table(("model", "image"), ("target", *entries[0]["drafters"]), title)
     for i, entry in enumerate(entries):
         target = entry["target"]
         cells = [f"{rows} ({rows / target:.0%})" for rows in entry["drafters"].values()]
@@ -166,10 +156,16 @@ def print_prefill(question: int, console: Console) -> None:
 
 
 def main() -> None:
-    given = sys.argv[1] if len(sys.argv) > 1 else str(QUESTION)
-    if not given.isdecimal():
-        raise HivisError(f"text rows: wanted a whole number, got {given}")
-    print_prefill(int(given), Console())
+    parser = Parser(prog="python -m bench.headline.prefill_rows", description=__doc__)
+    parser.add_argument(
+        "rows",
+        metavar="ROWS",
+        nargs="?",
+        type=whole_number,
+        default=QUESTION,
+        help="text rows of the prompt (default: %(default)s)",
+    )
+    print_prefill(parser.parse_args().rows, Console())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The prompts of a latency run."""
+"""The prompts of the headline benchmark, and of others that run the bundled ones."""
 
 from __future__ import annotations
 
@@ -19,49 +19,65 @@ SHORT_PER_LONG = 2
 
 
 @dataclass(frozen=True)
-class Case:
-    """A prompt of the benchmark."""
+class BenchPrompt:
+    """A prompt of a benchmark, as token ids and pixels, and the group that its rows belong to."""
 
     name: str
     inputs: Inputs
     group: str = ALL
 
 
-def load_cases(options: argparse.Namespace, processor: PromptProcessor) -> list[Case]:
-    """The prompts to run, ready as token ids and pixels; HivisError for any that is bad."""
+def load_prompts(options: argparse.Namespace, processor: PromptProcessor) -> list[BenchPrompt]:
+    """The prompts that the command line asks for.
+
+    Raises:
+        HivisError: options that do not go together, or a prompt that cannot be read.
+    """
     if options.image and options.prompt is None:
         raise HivisError("--image: wanted a --prompt to go with it, got none")
     if options.prompts and options.prompt is not None:
         raise HivisError("--prompts: wanted either a file or a --prompt, got both")
     if options.prompt is not None:
-        return [Case("prompt", processor(options.prompt, options.image))]
+        return [BenchPrompt("prompt", processor(options.prompt, options.image))]
     if options.prompts:
         count = options.count * (1 + SHORT_PER_LONG) if options.compare else options.count
-        cases = _read_prompts(options.prompts, processor, count, options.compare)
-        if not cases:
+        prompts = _read_prompts(options.prompts, processor, count, options.compare)
+        if not prompts:
             raise HivisError(f"--prompts {options.prompts}: wanted at least one prompt, got none")
-        return cases
+        return prompts
     if options.compare:
-        chosen = mixed(held_out_prompts(), options.count, 1 if options.quick else SHORT_PER_LONG)
-    else:
-        chosen = [item for item in held_out_prompts() if item.kind == "long"][: options.count]
+        short_per_long = 1 if options.quick else SHORT_PER_LONG
+        return bundled_prompts(
+            mixed(held_out_prompts(), options.count, short_per_long), processor, True
+        )
+    return bundled_prompts(long_ones(held_out_prompts(), options.count), processor)
+
+
+def bundled_prompts(
+    items: Sequence[HeldOutPrompt], processor: PromptProcessor, grouped: bool = False
+) -> list[BenchPrompt]:
+    """Held-out prompts, ready to run; ``grouped`` tells long answers from short ones."""
     return [
-        Case(
+        BenchPrompt(
             item.id,
             processor(item.prompt, [item.image] if item.image else []),
-            item.kind if options.compare else ALL,
+            item.kind if grouped else ALL,
         )
-        for item in chosen
+        for item in items
     ]
 
 
+def long_ones(items: Sequence[HeldOutPrompt], count: int) -> list[HeldOutPrompt]:
+    """The first ``count`` prompts for long answers."""
+    return [item for item in items if item.kind == "long"][:count]
+
+
 def mixed(items: Sequence[HeldOutPrompt], count: int, short_per_long: int) -> list[HeldOutPrompt]:
-    """``count`` prompts for long answers and some short ones after each of them.
+    """``count`` prompts for long answers, each followed by some prompts for short ones.
 
     Short questions go through the images, and from image to image through their topics. Long
     and short ones take turns, so that a machine that slows down slows both.
     """
-    long = [item for item in items if item.kind == "long"][:count]
     by_image: dict[Path, list[HeldOutPrompt]] = {}
     for item in items:
         if item.kind == "short":
@@ -74,23 +90,25 @@ def mixed(items: Sequence[HeldOutPrompt], count: int, short_per_long: int) -> li
         for place, asked in enumerate(images)
     )
     chosen = []
-    for item in long:
+    for item in long_ones(items, count):
         chosen.append(item)
         chosen += [next(short) for _ in range(short_per_long)]
     return chosen
 
 
-def _read_prompts(path: Path, processor: PromptProcessor, count: int, grouped: bool) -> list[Case]:
-    """Lines of ``{"prompt": ..., "image": ...}``: paths are seen from the file's folder."""
+def _read_prompts(
+    path: Path, processor: PromptProcessor, count: int, grouped: bool
+) -> list[BenchPrompt]:
+    """Lines of ``{"prompt": ..., "image": ...}``; paths are relative to the file's folder."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise HivisError(f"--prompts {path}: cannot be read ({error})") from None
-    cases: list[Case] = []
+    prompts: list[BenchPrompt] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        if len(cases) == count:
+        if len(prompts) == count:
             break
         try:
             entry = json.loads(line)
@@ -102,5 +120,5 @@ def _read_prompts(path: Path, processor: PromptProcessor, count: int, grouped: b
             raise HivisError(
                 f'{path}:{number}: wanted a JSON object with "prompt" and "image", got {line[:60]}'
             ) from None
-        cases.append(Case(f"{path.name}:{number}", processor(prompt, images), group))
-    return cases
+        prompts.append(BenchPrompt(f"{path.name}:{number}", processor(prompt, images), group))
+    return prompts

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from bench.headline.methods import HUGGING_FACE, PLAIN, Run
+from bench.common.generation import HUGGING_FACE, TimedOutput
+from bench.headline.methods import PLAIN
 from bench.headline.prompts import ALL
 
 Row = dict[str, Any]
 #: Method, temperature and group.
 Key = tuple[str, float, str]
-#: A run that took this much longer than its prompt's median was disturbed.
+#: A run that took more than this times its prompt's median was disturbed.
 SLOW = 1.5
 PHASES = ("prefill", "draft", "verify", "accept", "compact", "commit", "read")
 
@@ -24,7 +25,7 @@ class Series:
 
     method: str
     temperature: float
-    runs: Sequence[Sequence[Run]]
+    runs: Sequence[Sequence[TimedOutput]]
     group: str = ALL
 
     @property
@@ -33,12 +34,12 @@ class Series:
 
     @property
     def is_ours(self) -> bool:
-        """Whether hivis made these texts."""
+        """Whether hivis generated these outputs."""
         return all(run.generation is not None for prompt in self.runs for run in prompt)
 
     @property
-    def typical(self) -> list[Run]:
-        """Of each prompt the run of median time (of an even number, the faster of the two)."""
+    def typical(self) -> list[TimedOutput]:
+        """The run of median time of each prompt (the faster one of the two in the middle)."""
         return [sorted(runs, key=_pace)[(len(runs) - 1) // 2] for runs in self.runs]
 
     @property
@@ -49,23 +50,23 @@ class Series:
 
     @property
     def decoding(self) -> tuple[int, float]:
-        """Tokens after the first and the milliseconds that they took, likewise."""
+        """Pooled likewise: tokens after the first, and the milliseconds that they took."""
         runs = [sorted(runs, key=_decoding_pace)[(len(runs) - 1) // 2] for runs in self.runs]
         tokens = sum(len(r.tokens) - 1 for r in runs)
         return tokens, sum(r.total_ms - r.first_token_ms for r in runs)
 
 
-def _pace(run: Run) -> float:
+def _pace(run: TimedOutput) -> float:
     return run.total_ms / len(run.tokens)
 
 
-def _decoding_pace(run: Run) -> float:
+def _decoding_pace(run: TimedOutput) -> float:
     return (run.total_ms - run.first_token_ms) / max(1, len(run.tokens) - 1)
 
 
 def pool(series: Sequence[Series]) -> list[Series]:
     """The same series with all their groups in one."""
-    runs: dict[tuple[str, float], list[Sequence[Run]]] = {}
+    runs: dict[tuple[str, float], list[Sequence[TimedOutput]]] = {}
     for s in series:
         runs.setdefault((s.method, s.temperature), []).extend(s.runs)
     return [Series(method, temperature, found) for (method, temperature), found in runs.items()]
@@ -80,8 +81,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 def make_rows(series: Sequence[Series], margins: Mapping[Key, list[float]]) -> list[Row]:
     """One row per series; speed-ups are against the same group's and temperature's baselines.
 
-    Speeds, latencies and phases are those of each prompt's median run; what the drafter did is
-    pooled over all runs.
+    Speeds, latencies and phases are those of each prompt's median run; accepted lengths and drafter
+    rows are pooled over all runs.
     """
     base = {s.key: s for s in series}
     return [
@@ -134,12 +135,15 @@ def _row(s: Series, plain: Series | None, theirs: Series | None, margins: list[f
     }
 
 
-def _phase(run: Run, phase: str) -> float:
+def _phase(run: TimedOutput, phase: str) -> float:
     return 0.0 if run.generation is None else run.generation.statistics.phases_ms.get(phase, 0.0)
 
 
 def _disturbed(series: Series) -> float | None:
-    """The share of runs that took far longer than their prompt's median; None without repeats."""
+    """The share of runs that took far longer than their prompt's median.
+
+    ``None`` with fewer than 3 passes.
+    """
     if len(series.runs[0]) < 3:
         return None
     slow = [
@@ -149,7 +153,10 @@ def _disturbed(series: Series) -> float | None:
 
 
 def _identical(series: Series, plain: Series | None) -> int | None:
-    """How many prompts have plain decoding's text in every pass; None where others draw."""
+    """How many prompts have plain decoding's output in every pass.
+
+    ``None`` without plain decoding, and where transformers draws with a noise of its own.
+    """
     if plain is None or (series.temperature > 0 and not series.is_ours):
         return None
     return sum(

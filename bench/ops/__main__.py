@@ -5,38 +5,42 @@
 
 One line per case: median, throughput, the floor, and how many times faster than peers of the same
 run. On a CPU the floor is the time of copying as many bytes as the op has to move (in caches, where
-they fit), and where arithmetic is what bounds the op, its rate stands next to that of a square
-matrix product in the same dtype. On a GPU the bandwidth of a large copy and the rate of a large
-product are measured first, and the floor is the longer of the two times that they need; calls are
-timed inside CUDA graphs over buffers that exceed the L2 cache, and the shapes are those of real
-models, with targets next to them. The last line is one JSON document.
+they fit); where the op is bound by arithmetic, its rate is shown next to that of a square matrix
+product in the same dtype. On a GPU the bandwidth of a large copy and the rate of a large product
+are measured first, and the floor is the longer of the two times that they need; calls are timed
+inside CUDA graphs over buffers that exceed the L2 cache, and the sizes are those of real models,
+with goals next to them. The last line is one JSON document.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-import bench.ops.growth_cases  # noqa: F401  (registers its cases)
-from bench.common.environment import commit, device_name, set_up, versions
+# The modules of cases fill the registries when they are imported.
+from bench.common.ceilings import measure_ceilings, product_gflop_per_s
+from bench.common.environment import commit, set_up
+from bench.common.files import check_writable, write_json
+from bench.common.options import add_json, add_threads
 from bench.common.timing import time_together
-from bench.headline.tables import check_writable
-from bench.ops.cpu_cases import CASES, Case, Setting
-from bench.ops.cuda_cases import CUDA_CASES
-from bench.ops.cuda_run import CudaResult, cuda_line, measure, run_case
+from bench.ops import cpu_cases, cuda_cases, growth_cases  # noqa: F401
+from bench.ops.cases import CPU_CASES, CUDA_CASES, OpCase, Setting
+from bench.ops.cuda_run import CudaResult, cuda_line, run_case
 from hivis import ops
+from hivis.cli.parser import Parser
+from hivis.core.device import device_name, versions
 from hivis.errors import HivisError, run_cli
 
 
 @dataclass(frozen=True)
-class Result:
+class CpuResult:
+    """One line of the table; ``us`` and the like are microseconds per call."""
+
     op: str
     label: str
     us: float
@@ -48,21 +52,15 @@ class Result:
     ratio: float
 
 
-def product_rate(setting: Setting, dtype: torch.dtype) -> float:
-    """GFLOP/s of a square matrix product."""
-    size = 512
-    a, b = torch.randn(2, size, size, device=setting.device).to(dtype)
-    return 2 * size**3 / time_together({"mm": lambda: a @ b}, setting.device)["mm"] / 1e3
-
-
-def run(op: str, case: Case, setting: Setting, rate: float) -> Result:
+def run_cpu_case(op: str, case: OpCase, setting: Setting, rate: float) -> CpuResult:
+    """Time ours, its peers and the copy in turn; ``rate`` is that of a product, in GFLOP/s."""
     half = torch.empty(2, max(case.bytes // 2, 1), dtype=torch.uint8, device=setting.device)
     calls = {"ours": case.ours[0]} | {name: peer[0] for name, peer in case.peers.items()}
     calls["copy"] = lambda: half[0].copy_(half[1])
     seconds = 0.15 if setting.quick else 0.4
     times = time_together(calls, setting.device, seconds)
     ours, peers = times["ours"], {name: times[name] for name in case.peers}
-    return Result(
+    return CpuResult(
         op,
         case.label,
         ours,
@@ -75,7 +73,8 @@ def run(op: str, case: Case, setting: Setting, rate: float) -> Result:
     )
 
 
-def line(result: Result) -> str:
+def cpu_line(result: CpuResult) -> str:
+    """One line per case."""
     fastest = min(result.peers_us, key=result.peers_us.__getitem__)
     share = result.gflop_per_s / result.mm_gflop_per_s
     rate = f"{result.gflop_per_s:6.1f} GFLOP/s ({share:4.2f}x mm) | " if share else ""
@@ -90,8 +89,8 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def close(op: str, results: Sequence[Result | CudaResult]) -> float | None:
-    """Print the line below an op's cases; its mean ratio."""
+def print_mean(op: str, results: Sequence[CpuResult | CudaResult]) -> float | None:
+    """Print the line below an op's cases; returns the mean ratio, ``None`` without any peer."""
     ratios = [result.ratio for result in results if result.op == op and result.ratio is not None]
     if not ratios:
         print(f"{op}: no peer to compare with")
@@ -102,21 +101,21 @@ def close(op: str, results: Sequence[Result | CudaResult]) -> float | None:
 
 
 def run_cpu(setting: Setting, chosen: Sequence[str]) -> dict[str, Any]:
-    """All cases of a CPU, as the part of the JSON document that is about figures."""
-    results: list[Result] = []
+    """Run all cases of a CPU; returns the figures of the JSON document."""
+    results: list[CpuResult] = []
     means: dict[str, float | None] = {}
-    rates = {dtype: product_rate(setting, dtype) for dtype in setting.dtypes}
+    rates = {dtype: product_gflop_per_s(setting.device, dtype) for dtype in setting.dtypes}
     for op in chosen:
-        for case in CASES[op](setting):
-            results.append(run(op, case, setting, rates[case.dtype]))
-            print(line(results[-1]), flush=True)
-        means[op] = close(op, results)
+        for case in CPU_CASES[op](setting):
+            results.append(run_cpu_case(op, case, setting, rates[case.dtype]))
+            print(cpu_line(results[-1]), flush=True)
+        means[op] = print_mean(op, results)
     return {"geometric_means": means, "results": [asdict(result) for result in results]}
 
 
 def run_cuda(setting: Setting, chosen: Sequence[str]) -> dict[str, Any]:
-    """All cases of a GPU, likewise; reasons why peers are missing are printed once each."""
-    machine = measure(setting)
+    """Likewise on a GPU; the reason why a peer is missing is printed once."""
+    machine = measure_ceilings(setting.device, setting.dtypes, setting.l2_bytes)
     for dtype, rate in machine.mm_gflop_per_s.items():
         print(f"measured: matrix product in {dtype} {rate / 1e3:.0f} TFLOP/s")
     print(
@@ -135,9 +134,9 @@ def run_cuda(setting: Setting, chosen: Sequence[str]) -> dict[str, Any]:
                 if peer not in told:
                     told.add(peer)
                     print(f"  without {peer[0]}: {peer[1]}", flush=True)
-        means[op] = close(op, results)
-    targets = [target for result in results for target in result.targets]
-    print(f"targets: {sum(target['reached'] for target in targets)} of {len(targets)} reached")
+        means[op] = print_mean(op, results)
+    goals = [judged for result in results for judged in result.targets]
+    print(f"goals: {sum(judged['reached'] for judged in goals)} of {len(goals)} reached")
     return {
         "machine": asdict(machine),
         "geometric_means": means,
@@ -146,36 +145,35 @@ def run_cuda(setting: Setting, chosen: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter cases")
-    parser.add_argument("--json", type=Path, help="also write the JSON document to this file")
-    parser.add_argument("--only", choices=CASES, help="one op")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    check_writable(arguments.json, "--json")
-    set_up(arguments.device, arguments.threads)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Parser(prog="python -m bench.ops", description=__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="fewer and shorter cases")
+    add("--only", choices=CPU_CASES, help="one op")
+    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_threads(add)
+    add_json(add)
+    options = parser.parse_args(arguments)
+    check_writable(options.json, "--json")
+    set_up(options.device, options.threads)
     torch.manual_seed(0)
-    device, build = device_name(arguments.device), ops.build_info()
+    device, build = device_name(options.device), ops.build_info()
+    about = {"device": device, "versions": versions(), "commit": commit(), "build": build}
     print(f"{device} | {versions()} | commit {commit()} | {build['compiler']} {build['cpu_flags']}")
 
-    chosen = [arguments.only] if arguments.only else list(CASES)
-    where = torch.device(arguments.device)
+    chosen = [options.only] if options.only else list(CPU_CASES)
+    where = torch.device(options.device)
     with torch.inference_mode():
         if where.type == "cuda":
             torch.cuda.set_device(where.index or 0)
             cache = torch.cuda.get_device_properties(where).L2_cache_size
-            figures = run_cuda(Setting(where, arguments.quick, [torch.bfloat16], cache), chosen)
+            figures = run_cuda(Setting(where, options.quick, [torch.bfloat16], cache), chosen)
         else:
-            figures = run_cpu(Setting(where, arguments.quick), chosen)
-    about = {"device": device, "versions": versions(), "commit": commit(), "build": build}
-    document = json.dumps(about | figures)
-    if arguments.json:
-        arguments.json.write_text(document + "\n")
-    print(document)
+            figures = run_cpu(Setting(where, options.quick), chosen)
+    document = about | figures
+    if options.json:
+        write_json(options.json, document)
+    print(json.dumps(document))
     if figures.get("differing"):
         raise HivisError(f"peers: wanted results that agree with ours, got {figures['differing']}")
 

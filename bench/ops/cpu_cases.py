@@ -1,78 +1,20 @@
-"""What `bench/ops` times on a CPU, and what a case of any device is."""
+"""What the op benchmark times on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.common.timing import Call
-from bench.ops.goals_by_case import Goal
+from bench.ops.cases import SHORT, OpCase, Setting, on_cpu, random_parents
 from hivis import ops
 from hivis.core.tree import ancestor_words
 
-SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the table: our call, peers that do the same, and what no call can do without.
-
-    Each call comes as a sequence, the same on one set of buffers after the other.
-
-    Attributes:
-        bounds: calls that do less than ours has to; shown, never counted as peers.
-        outcomes: by name of a call, ours included, what it makes of the first set of buffers, in
-            one form that can be compared.
-        reset: puts back what the calls change of the buffers' state.
-        skipped: peers that could not be had, and why.
-    """
-
-    label: str
-    dtype: torch.dtype
-    ours: Sequence[Call]
-    peers: Mapping[str, Sequence[Call]]
-    bytes: int
-    flops: int = 0
-    bounds: Mapping[str, Sequence[Call]] = field(default_factory=dict)
-    outcomes: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
-    reset: Call | None = None
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    targets: Sequence[Goal] = ()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """`l2_bytes`: the cache that a GPU's buffers have to be larger than; 0 for one set of them."""
-
-    device: torch.device
-    quick: bool
-    dtypes: list[torch.dtype] = field(default_factory=lambda: [torch.float32, torch.bfloat16])
-    l2_bytes: int = 0
-
-
-Cases = dict[str, Callable[[Setting], Iterator[Case]]]
-CASES: Cases = {}
-
-
-def bench(cases: Callable[[Setting], Iterator[Case]]) -> Callable[[Setting], Iterator[Case]]:
-    """Registers the cases of the op that the function is named after."""
-    CASES[cases.__name__] = cases
-    return cases
-
-
-def random_parents(nodes: int) -> Tensor:
-    """[1, N] i32: every node's parent is any earlier node."""
-    order = torch.Generator().manual_seed(0)
-    parents = [-1] + [int(torch.randint(0, node, (), generator=order)) for node in range(1, nodes)]
-    return torch.tensor([parents], dtype=torch.int32)
-
-
-@bench
-def tree_attention(setting: Setting) -> Iterator[Case]:
+@on_cpu
+def tree_attention(setting: Setting) -> Iterator[OpCase]:
     """Peer: scaled_dot_product_attention with a dense additive mask, made beforehand, and grouped
     heads by enable_gqa (repeating the heads of K and V in each call is always slower)."""
     shapes = [(4, 4, 64), (28, 4, 128)] + ([] if setting.quick else [(8, 8, 128)])
@@ -92,7 +34,7 @@ def attention_case(
     dim: int,
     length: int,
     nodes: int,
-) -> Case:
+) -> OpCase:
     rows, scale = length + nodes, dim**-0.5
     q = torch.randn(1, nodes, heads, dim, device=setting.device).to(dtype)
     k, v = torch.randn(2, 1, kv_heads, rows, dim, device=setting.device).to(dtype)
@@ -109,7 +51,7 @@ def attention_case(
             q_heads, k, v, attn_mask=mask, scale=scale, enable_gqa=heads != kv_heads
         )
 
-    return Case(
+    return OpCase(
         f"{SHORT[dtype]} N={nodes:<2} S={length:<4} H={heads}/{kv_heads} D={dim}",
         dtype,
         [lambda: ops.tree_attention(q, k, v, kv_len, ancestors, scale)],
@@ -119,8 +61,8 @@ def attention_case(
     )
 
 
-@bench
-def kv_compact_(setting: Setting) -> Iterator[Case]:
+@on_cpu
+def kv_compact_(setting: Setting) -> Iterator[OpCase]:
     """Peer: index_select of the accepted rows of all layers, then copy_ to their place."""
     slabs = [(16, 4, 64), (28, 4, 128)] + ([] if setting.quick else [(32, 32, 128)])
     for dtype in setting.dtypes:
@@ -131,7 +73,7 @@ def kv_compact_(setting: Setting) -> Iterator[Case]:
 
 def compact_case(
     setting: Setting, dtype: torch.dtype, layers: int, heads: int, dim: int, accepted: list[int]
-) -> Case:
+) -> OpCase:
     first, count = 300, len(accepted)
     kv = torch.randn(layers, 2, 1, heads, first + 64, dim, device=setting.device).to(dtype)
     kv_len = torch.tensor([first], dtype=torch.int32, device=setting.device)
@@ -149,7 +91,7 @@ def compact_case(
         kv_len.fill_(first)
 
     moved = sum(node != i for i, node in enumerate(accepted))
-    return Case(
+    return OpCase(
         f"{SHORT[dtype]} L={layers} Hkv={heads:<2} D={dim:<3} path={count} moved={moved}",
         dtype,
         [ours],
@@ -158,8 +100,8 @@ def compact_case(
     )
 
 
-@bench
-def tree_accept(setting: Setting) -> Iterator[Case]:
+@on_cpu
+def tree_accept(setting: Setting) -> Iterator[OpCase]:
     """A walk of five nodes. Peers do only the draws, for all nodes at once and without the walk:
     argmax at temperature 0, else softmax and multinomial."""
     for dtype in setting.dtypes:
@@ -170,7 +112,7 @@ def tree_accept(setting: Setting) -> Iterator[Case]:
 
 def accept_case(
     setting: Setting, dtype: torch.dtype, vocab: int, temperature: float, nodes: int
-) -> Case:
+) -> OpCase:
     on = {"device": setting.device}
     logits = (torch.randn(1, nodes, vocab, **on) * 3).to(dtype)
     tokens = torch.arange(nodes, **on).unsqueeze(0)
@@ -196,7 +138,7 @@ def accept_case(
             return logits.argmax(-1)
         return (logits[0].float() / temperature).softmax(-1).multinomial(1)
 
-    return Case(
+    return OpCase(
         f"{SHORT[dtype]} N={nodes} V={vocab:<5} T={temperature:g} walk=5",
         dtype,
         [lambda: ops.tree_accept(*arguments)],

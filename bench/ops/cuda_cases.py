@@ -1,7 +1,8 @@
-"""What `bench/ops` times on a GPU: the shapes of real models, and what they are to reach.
+"""What the op benchmark times on a GPU: the sizes of real models.
 
-Every case has as many sets of buffers as it takes to exceed the L2 cache twice: in use, a layer's
-K and V come from memory, since all the other layers and the weights went through the cache.
+Every case has as many sets of buffers as it takes to exceed the L2 cache twice: in a model, a
+layer's K and V come from memory, since the weights and all other layers have been through the cache
+since.
 """
 
 from __future__ import annotations
@@ -13,21 +14,13 @@ from torch import Tensor
 
 from bench.common.timing import Call
 from bench.ops import peers
-from bench.ops.cpu_cases import SHORT, Case, Cases, Setting, random_parents
-from bench.ops.goals_by_case import LLAVA_7B, LLAVA_13B, QWEN_7B, TARGETS, Model
+from bench.ops.cases import SHORT, OpCase, Setting, on_cuda, random_parents
+from bench.ops.goals_by_case import GOALS, LLAVA_7B, LLAVA_13B, QWEN_7B, ModelSizes
 from hivis import ops
 from hivis.core.tree import ancestor_words
 
 MOST_COPIES = 256
 TREE_ROWS = 128  # between two trees in a cache that holds many
-
-CUDA_CASES: Cases = {}
-
-
-def cuda_bench(cases: Callable[[Setting], Iterator[Case]]) -> Callable[[Setting], Iterator[Case]]:
-    """Registers the cases of the op that the function is named after."""
-    CUDA_CASES[cases.__name__] = cases
-    return cases
 
 
 def copies_for(touched: int, setting: Setting) -> int:
@@ -38,9 +31,9 @@ def copies_for(touched: int, setting: Setting) -> int:
 # --- tree_attention
 
 
-@cuda_bench
-def tree_attention(setting: Setting) -> Iterator[Case]:
-    """Peers: `bench.ops.peers`. N = 60 at the lengths that have targets, N at one length, and a
+@on_cuda
+def tree_attention(setting: Setting) -> Iterator[OpCase]:
+    """Peers: `bench.ops.peers`. N = 60 at the lengths that have goals, N at one length, and a
     batch of four lengths."""
     models = [LLAVA_7B, QWEN_7B]
     for model in models:
@@ -54,21 +47,21 @@ def tree_attention(setting: Setting) -> Iterator[Case]:
             yield attention_case(setting, model, [700, 1400, 2048, 4096], 60)
 
 
-def attention_name(model: Model, lengths: Sequence[int], nodes: int) -> str:
+def attention_name(model: ModelSizes, lengths: Sequence[int], nodes: int) -> str:
     return f"{model.name} N={nodes} S={'/'.join(map(str, lengths))}"
 
 
 def attention_case(
     setting: Setting,
-    model: Model,
+    model: ModelSizes,
     lengths: Sequence[int],
     nodes: int,
     dtype: torch.dtype = torch.bfloat16,
-) -> Case:
+) -> OpCase:
     on = {"device": setting.device, "dtype": dtype}
     batch, rows, scale = len(lengths), max(lengths) + nodes, model.dim**-0.5
     name = attention_name(model, lengths, nodes)
-    targets = TARGETS.get(("tree_attention", name), ())
+    goals = GOALS.get(("tree_attention", name), ())
 
     # What a call has to touch: the rows that are seen, the queries and the result.
     seen_rows = sum(length + nodes for length in lengths)
@@ -88,10 +81,10 @@ def attention_case(
 
     ours = [call(k, v) for k, v in kv]
     ks, vs = zip(*kv, strict=True)
-    problem = peers.Problem(q, ks, vs, kv_len, lengths, seen, scale)
-    others = peers.attention_peers(problem, with_flex=bool(targets))
+    problem = peers.AttentionProblem(q, ks, vs, kv_len, lengths, seen, scale)
+    others = peers.attention_peers(problem, with_flex=bool(goals))
     unmasked = peers.sdpa_unmasked(problem)
-    return Case(
+    return OpCase(
         f"{name} H={model.heads}/{model.kv_heads} D={model.dim} {SHORT[dtype]}",
         dtype,
         ours,
@@ -101,7 +94,7 @@ def attention_case(
         bounds={"sdpa_unmasked": unmasked.calls} if unmasked else {},
         outcomes={"ours": ours[0]} | {o: outcome_of(peer) for o, peer in others.items()},
         skipped=problem.skipped,
-        targets=targets,
+        goals=goals,
     )
 
 
@@ -112,21 +105,21 @@ def outcome_of(peer: peers.Peer) -> Callable[[], Tensor]:
 # --- kv_compact_
 
 
-@cuda_bench
-def kv_compact_(setting: Setting) -> Iterator[Case]:
+@on_cuda
+def kv_compact_(setting: Setting) -> Iterator[OpCase]:
     """Peer: index_select of the accepted rows of all layers, then copy_ to their place."""
     for model in (LLAVA_7B, LLAVA_13B, QWEN_7B):
         yield compact_case(setting, model, [0, 2, 5, 9, 14, 20])
 
 
-def compact_name(model: Model, accepted: list[int]) -> str:
+def compact_name(model: ModelSizes, accepted: list[int]) -> str:
     return f"{model.name} moved={sum(node != i for i, node in enumerate(accepted))}"
 
 
 def compact_case(
-    setting: Setting, model: Model, accepted: list[int], dtype: torch.dtype = torch.bfloat16
-) -> Case:
-    """One slab; what is rotated is the place of the tree in it."""
+    setting: Setting, model: ModelSizes, accepted: list[int], dtype: torch.dtype = torch.bfloat16
+) -> OpCase:
+    """One slab; every call has its tree in another place of it."""
     moved = sum(node != i for i, node in enumerate(accepted))
     item = torch.empty((), dtype=dtype).element_size()
     touched = 2 * model.layers * 2 * model.kv_heads * moved * model.dim * item
@@ -179,7 +172,7 @@ def compact_case(
         return run
 
     name = compact_name(model, accepted)
-    return Case(
+    return OpCase(
         f"{name} L={model.layers} Hkv={model.kv_heads} D={model.dim} {SHORT[dtype]}",
         dtype,
         calls["ours"],
@@ -187,15 +180,15 @@ def compact_case(
         touched,
         outcomes={who: outcome(sequence[0]) for who, sequence in calls.items()},
         reset=reset,
-        targets=TARGETS.get(("kv_compact_", name), ()),
+        goals=GOALS.get(("kv_compact_", name), ()),
     )
 
 
 # --- tree_accept
 
 
-@cuda_bench
-def tree_accept(setting: Setting) -> Iterator[Case]:
+@on_cuda
+def tree_accept(setting: Setting) -> Iterator[OpCase]:
     """A walk of five nodes. Peers do only the draws, for all nodes at once and without the walk:
     argmax; softmax and an exponential race, which is what multinomial does; with top-p a sort."""
     for vocab, nodes in ((152064, 60), (32064, 60), (32000, 16)):
@@ -217,12 +210,12 @@ def accept_case(
     top_p: float,
     dtype: torch.dtype = torch.bfloat16,
     walk: int = 5,
-) -> Case:
+) -> OpCase:
     on = {"device": setting.device}
     touched = nodes * vocab * torch.empty((), dtype=dtype).element_size()
     copies = copies_for(touched, setting)
     logits = torch.randn(copies, nodes, vocab, dtype=dtype, **on).mul_(3)
-    if temperature == 0:  # no ties: what is compared is who is largest
+    if temperature == 0:  # no ties, so that every call finds the same largest token
         places = torch.randint(0, vocab, (copies, nodes, 1), **on)
         logits.scatter_(2, places, 30.0)
     tokens = torch.randint(0, vocab, (copies, nodes), **on)
@@ -262,19 +255,19 @@ def accept_case(
             "drawn one by one": lambda: drawn_tokens,
         }
     name = accept_name(vocab, nodes, temperature, top_p)
-    return Case(
+    return OpCase(
         f"{name} walk={walk} {SHORT[dtype]}",
         dtype,
         calls,
         {who: [lambda i=i: draw(logits[i : i + 1]) for i in range(copies)]},
         touched,
         outcomes=outcomes,
-        targets=TARGETS.get(("tree_accept", name), ()),
+        goals=GOALS.get(("tree_accept", name), ()),
     )
 
 
 def walked_tokens(path: Tensor, path_len: Tensor, next_token: Tensor, emitted: Tensor) -> Tensor:
-    """What a verdict on one sequence emits: the accepted nodes' tokens, then the next one."""
+    """What is emitted for one sequence: the accepted nodes' tokens, then the next one."""
     return emitted[0, : int(path_len[0])]
 
 

@@ -1,39 +1,35 @@
-"""Runs the cases of a GPU: what the machine can do, each case against it and against its peers."""
+"""Runs the cases of a GPU, each against the machine's ceilings and against its peers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.common.ceilings import Ceilings, Timer
+from bench.common.goals import goal_text, judge_goal
 from bench.common.timing import time_graphs
-from bench.ops.cpu_cases import Case, Setting
-from bench.ops.goals_by_case import Goal
+from bench.ops.cases import OpCase
 from bench.ops.peers import reason
 
-TOLERANCE = 0.02  # relative, in the Euclidean norm: 16-bit results of different orders of summing
-COPY_BYTES = 2**30
-PRODUCT_SIZE = 8192
-
-Timer = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What was measured first: the ceilings that floors are made of."""
-
-    copy_gb_per_s: float
-    mm_gflop_per_s: Mapping[str, float]
-    l2_bytes: int
+TOLERANCE = 0.02  # relative, in the Euclidean norm: 16-bit results of sums in different orders
 
 
 @dataclass(frozen=True)
 class CudaResult:
-    """One line of the table. Times are microseconds per call inside a CUDA graph; `launch_us` is
-    what one call costs the host without one. `bounds_us` are of calls that do less than ours."""
+    """One line of the table. Times are microseconds per call inside a CUDA graph.
+
+    Attributes:
+        launch_us: what one call costs the host without a graph.
+        bounds_us: of calls that do less than ours.
+        copies: sets of buffers.
+        figures: what goals are about.
+        targets: the goals, judged.
+        errors: how far the results of other calls are from ours.
+    """
 
     op: str
     label: str
@@ -57,35 +53,20 @@ class CudaResult:
         return [name for name, error in self.errors.items() if not error <= TOLERANCE]
 
 
-def measure(setting: Setting, timer: Timer = time_graphs) -> Machine:
-    """Bandwidth of a large copy, bytes read plus bytes written, and the rate of a large product."""
-    rates = {}
-    for dtype in setting.dtypes:
-        a, b = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, device=setting.device, dtype=dtype)
-        out = torch.empty_like(a)
-        product = {"mm": [lambda a=a, b=b, out=out: torch.mm(a, b, out=out)]}
-        times, _ = timer(product)
-        rates[str(dtype)] = 2 * PRODUCT_SIZE**3 / times["mm"].us / 1e3
-    source = torch.randint(0, 255, (COPY_BYTES,), dtype=torch.uint8, device=setting.device)
-    target = torch.empty_like(source)
-    times, _ = timer({"copy": [lambda: target.copy_(source)]})
-    return Machine(2 * COPY_BYTES / times["copy"].us / 1e3, rates, setting.l2_bytes)
-
-
 def difference(ours: Tensor, other: Tensor) -> float:
-    """Relative error of floats, where an infinity is as good as the same one; integers are equal or
+    """Relative error of floats, where equal infinities do not differ; integers are equal or
     infinitely far apart."""
     if ours.shape != other.shape:
         return float("inf")
     if not ours.is_floating_point():
         return 0.0 if torch.equal(ours, other) else float("inf")
-    same = ours == other  # as a node that ends the text has a score of -inf on both sides
+    same = ours == other  # for example a node that ends the sequence has a score of -inf in both
     a, b = (values.double().masked_fill(same & values.isinf(), 0) for values in (ours, other))
     return float((a - b).norm() / b.norm().clamp(min=1e-30))
 
 
-def compare(case: Case) -> tuple[dict[str, float], dict[str, str]]:
-    """How far every other outcome is from ours, and which calls could not be made at all."""
+def compare(case: OpCase) -> tuple[dict[str, float], dict[str, str]]:
+    """How far every other outcome is from ours, and why calls failed."""
     errors: dict[str, float] = {}
     failed: dict[str, str] = {}
     if "ours" not in case.outcomes:
@@ -102,9 +83,9 @@ def compare(case: Case) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def figures(
-    case: Case, us: float, floor_us: float, peers_us: Mapping[str, float], machine: Machine
+    case: OpCase, us: float, floor_us: float, peers_us: Mapping[str, float], machine: Ceilings
 ) -> dict[str, float]:
-    """What targets are about: microseconds, the share of the copy bandwidth, multiples of the
+    """What goals are about: microseconds, the share of the copy bandwidth, multiples of the
     larger floor, and times as fast as the fastest scaled_dot_product_attention with a mask."""
     values = {
         "us": us,
@@ -117,25 +98,10 @@ def figures(
     return values
 
 
-def judged(target: Goal, values: Mapping[str, float]) -> dict[str, Any]:
-    """A target, what was got (None where the figure could not be had) and whether that will do."""
-    got = values.get(target.figure)
-    reached = got is not None and (
-        got >= target.wanted if target.at_least else got <= target.wanted
-    )
-    return {
-        "figure": target.figure,
-        "wanted": target.wanted,
-        "at_least": target.at_least,
-        "got": got,
-        "reached": reached,
-    }
-
-
 def run_case(
-    op: str, case: Case, machine: Machine, seconds: float, timer: Timer = time_graphs
+    op: str, case: OpCase, machine: Ceilings, seconds: float, timer: Timer = time_graphs
 ) -> CudaResult:
-    """Compare the outcomes once, then time ours and what agrees with it."""
+    """Compare the outcomes once, then time ours and the peers that agree with it."""
     errors, failed = compare(case)
     skipped = dict(case.skipped) | failed
     peers = {
@@ -168,14 +134,14 @@ def run_case(
         ratio=min(peers_us.values()) / ours.us if peers_us else None,
         copies=len(case.ours),
         figures=values,
-        targets=[judged(target, values) for target in case.targets],
+        targets=[judge_goal(goal, values) for goal in case.goals],
         errors=errors,
         skipped=skipped,
     )
 
 
 def cuda_line(result: CudaResult) -> str:
-    """One line per case; peers fastest first, targets last."""
+    """One line per case; peers fastest first, goals last."""
     parts = [
         f"{result.op} {result.label}",
         f"{result.us:8.2f} us",
@@ -193,9 +159,5 @@ def cuda_line(result: CudaResult) -> str:
         for name, time in result.bounds_us.items()
     ]
     parts += [f"{name} DIFFERS by {result.errors[name]:.1e}" for name in result.differing]
-    for target in result.targets:
-        sign = ">=" if target["at_least"] else "<="
-        got = "nothing" if target["got"] is None else f"{target['got']:.2f}"
-        verdict = "reached" if target["reached"] else "SHORT"
-        parts.append(f"target {target['figure']} {sign} {target['wanted']:g}: {got} {verdict}")
+    parts += [f"goal {goal_text(judged)}" for judged in result.targets]
     return " | ".join(parts)

@@ -1,22 +1,17 @@
-"""The models whose shapes are timed on a GPU, and what the ops are to reach there."""
+"""The models whose sizes are timed on a GPU, and what the ops are to reach there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Goal:
-    """What a figure of a case is to reach: `figure` is a key of `bench.ops.cuda_run.figures`."""
-
-    figure: str
-    wanted: float
-    at_least: bool
+from bench.common.goals import Goal, at_least, at_most
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSizes:
+    """Sizes of a language model; ``dim`` is that of a head."""
+
     name: str
     layers: int
     heads: int
@@ -25,24 +20,15 @@ class Model:
     dim: int = 128
 
 
-LLAVA_7B = Model("LLaVA-7B", 32, 32, 32, 32064)
-LLAVA_13B = Model("LLaVA-13B", 40, 40, 40, 32064)
-QWEN_7B = Model("Qwen2.5-VL-7B", 28, 28, 4, 152064)
-
-
-def at_least(figure: str, wanted: float) -> Goal:
-    return Goal(figure, wanted, True)
-
-
-def at_most(figure: str, wanted: float) -> Goal:
-    return Goal(figure, wanted, False)
-
+LLAVA_7B = ModelSizes("LLaVA-7B", 32, 32, 32, 32064)
+LLAVA_13B = ModelSizes("LLaVA-13B", 40, 40, 40, 32064)
+QWEN_7B = ModelSizes("Qwen2.5-VL-7B", 28, 28, 4, 152064)
 
 THRICE_SDPA = at_least("x sdpa", 3)
 ARITHMETIC_BOUND = (at_most("floors", 1.5), THRICE_SDPA)
 
-# By op and name of the case; `bench.ops.cuda_run.figures` says what the figures are.
-TARGETS: dict[tuple[str, str], Sequence[Goal]] = {
+#: By op and name of the case; `bench.ops.cuda_run.figures` says what the figures are.
+GOALS: dict[tuple[str, str], Sequence[Goal]] = {
     ("tree_attention", "LLaVA-7B N=60 S=700"): (at_most("us", 8),),
     ("tree_attention", "LLaVA-7B N=60 S=4096"): (at_least("of copy", 0.80), THRICE_SDPA),
     ("tree_attention", "LLaVA-7B N=60 S=32768"): (at_least("of copy", 0.88), THRICE_SDPA),
@@ -51,7 +37,7 @@ TARGETS: dict[tuple[str, str], Sequence[Goal]] = {
     ("kv_compact_", "LLaVA-7B moved=5"): (at_most("us", 6),),
     ("tree_accept", "V=152064 N=60 T=0"): (at_most("us", 15),),
     ("tree_accept", "V=152064 N=60 T=1 p=0.9"): (at_most("us", 40),),
-    # What their instructions, launches and barriers add up to: docs/performance.md counts them.
+    # The sum of their instructions, launches and barriers, counted in docs/performance.md.
     ("tree_grow_", "K=10 V=152064 T=1"): (at_most("us", 15),),
     ("tree_prune", "K=10 depth=7 N=60"): (at_most("us", 5),),
 }

@@ -1,7 +1,7 @@
-"""What `bench/ops` times of growing a tree: one level, and the tree at the end.
+"""What the op benchmark times of growing a tree: one level, and the selection of the tree.
 
-The peers are the same in torch's own operations, as few of them as it takes; where the noise is to
-be known they use the op that makes it, since torch has nothing of the kind.
+The peers do the same with as few of torch's own operations as possible. Where the noise is needed
+they use the op that makes it, since torch has none.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.ops.cpu_cases import SHORT, Case, Setting, bench
-from bench.ops.cuda_cases import CUDA_CASES, copies_for, cuda_bench
-from bench.ops.goals_by_case import TARGETS
+from bench.ops.cases import CUDA_CASES, SHORT, OpCase, Setting, on_cpu, on_cuda
+from bench.ops.cuda_cases import copies_for
+from bench.ops.goals_by_case import GOALS
 from hivis import ops
 from hivis.core.tree import WORD_BITS
 
@@ -23,8 +23,8 @@ WIDTH = 1024  # of the drafter's output
 
 
 @dataclass(frozen=True)
-class Level:
-    """The state of trees whose level 1 is grown, and one of the rules that level 2 may follow."""
+class TreeLevel:
+    """The state of a tree that is grown, and how its level 2 is grown once more."""
 
     k: int
     temperature: float
@@ -36,7 +36,7 @@ class Level:
     output: Tensor  # of a drafter at the nodes of level 1
 
     @classmethod
-    def grown(cls, k: int, vocab: int, temperature: float, device: torch.device) -> Level:
+    def grown(cls, k: int, vocab: int, temperature: float, device: torch.device) -> TreeLevel:
         on = {"device": device}
         rows = (DEPTH - 1, 1, k)
         words = -(-(DEPTH - 1) * k // WORD_BITS)
@@ -89,7 +89,7 @@ class Level:
         return self.state[0][:, first : first + self.k**2].clone()
 
     def in_torch(self, logits: Tensor) -> Tensor:
-        """The level's scores in the pool's order; with all that the next level needs, too."""
+        """The level's scores in the pool's order; also computes what the next level needs."""
         k, above = self.k, LEVEL - 2
         if self.temperature > 0:
             noise = ops.shared_noise(self.seed, self.position + 1, 1, logits.shape[2])
@@ -114,15 +114,15 @@ def grow_label(k: int, vocab: int, temperature: float) -> str:
     return f"K={k:<2} V={vocab:<6} T={temperature:g}"
 
 
-def grow_case(setting: Setting, dtype: torch.dtype, k: int, vocab: int, temperature: float) -> Case:
+def grow_case(
+    setting: Setting, dtype: torch.dtype, k: int, vocab: int, temperature: float
+) -> OpCase:
     touched = k * vocab * torch.empty((), dtype=dtype).element_size()
     copies = copies_for(touched, setting)
     logits = torch.randn(copies, 1, k, vocab, device=setting.device).mul_(3).to(dtype)
-    level, label = (
-        Level.grown(k, vocab, temperature, setting.device),
-        grow_label(k, vocab, temperature),
-    )
-    return Case(
+    level = TreeLevel.grown(k, vocab, temperature, setting.device)
+    label = grow_label(k, vocab, temperature)
+    return OpCase(
         f"{SHORT[dtype]} {label}",
         dtype,
         [lambda i=i: level.grow(logits[i]) for i in range(copies)],
@@ -132,12 +132,12 @@ def grow_case(setting: Setting, dtype: torch.dtype, k: int, vocab: int, temperat
             "ours": lambda: level.grown_scores(logits[0]),
             "torch": lambda: level.in_torch(logits[0]),
         },
-        targets=TARGETS.get(("tree_grow_", label), ()),
+        goals=GOALS.get(("tree_grow_", label), ()),
     )
 
 
-@bench
-def tree_grow_(setting: Setting) -> Iterator[Case]:
+@on_cpu
+def tree_grow_(setting: Setting) -> Iterator[OpCase]:
     """Level 2 of a tree. Peer: log_softmax, topk, topk, and what the next level needs."""
     for dtype in setting.dtypes:
         for k, vocab in [(4, 2688), (10, 32000)] + ([] if setting.quick else [(10, 152064)]):
@@ -145,7 +145,7 @@ def tree_grow_(setting: Setting) -> Iterator[Case]:
                 yield grow_case(setting, dtype, k, vocab, temperature)
 
 
-def grow_cases_on_cuda(setting: Setting) -> Iterator[Case]:
+def grow_cases_on_cuda(setting: Setting) -> Iterator[OpCase]:
     for k, vocab in [(10, 152064)] + ([] if setting.quick else [(10, 32000), (4, 32000)]):
         for temperature in (0.0, 1.0):
             yield grow_case(setting, torch.bfloat16, k, vocab, temperature)
@@ -154,7 +154,7 @@ def grow_cases_on_cuda(setting: Setting) -> Iterator[Case]:
 CUDA_CASES["tree_grow_"] = grow_cases_on_cuda
 
 
-def prune_in_torch(level: Level, nodes: int) -> Callable[[], tuple[Tensor, ...]]:
+def prune_in_torch(level: TreeLevel, nodes: int) -> Callable[[], tuple[Tensor, ...]]:
     """Sort, gather, and ancestors by pointer jumping; the index tables are made beforehand."""
     scores, tokens, parents = level.state[:3]
     device, k = scores.device, level.k
@@ -187,8 +187,8 @@ def prune_label(k: int, nodes: int) -> str:
     return f"K={k:<2} depth={DEPTH} N={nodes}"
 
 
-def prune_case(setting: Setting, k: int, nodes: int) -> Case:
-    level = Level.grown(k, 1000, 1.0, setting.device)
+def prune_case(setting: Setting, k: int, nodes: int) -> OpCase:
+    level = TreeLevel.grown(k, 1000, 1.0, setting.device)
     peer = prune_in_torch(level, nodes)
 
     def ours() -> tuple[Tensor, ...]:
@@ -197,20 +197,20 @@ def prune_case(setting: Setting, k: int, nodes: int) -> Case:
     def flat(call: Callable[[], tuple[Tensor, ...]]) -> Callable[[], Tensor]:
         return lambda: torch.cat([t.flatten().long() for t in call()[:4]])
 
-    return Case(
+    return OpCase(
         prune_label(k, nodes),
         setting.dtypes[0],
         [ours],
         {"torch": [peer]},
         level.state[0].numel() * 4 + nodes * (8 + 4 + 8 + 8 + 4),
         outcomes={"ours": flat(ours), "torch": flat(peer)},
-        targets=TARGETS.get(("tree_prune", prune_label(k, nodes)), ()),
+        goals=GOALS.get(("tree_prune", prune_label(k, nodes)), ()),
     )
 
 
-@bench
-@cuda_bench
-def tree_prune(setting: Setting) -> Iterator[Case]:
+@on_cpu
+@on_cuda
+def tree_prune(setting: Setting) -> Iterator[OpCase]:
     """The tree of a full pool. Peer: a stable sort, searchsorted and some gathers."""
     for k, nodes in ((4, 16), (10, 60)):
         yield prune_case(setting, k, nodes)

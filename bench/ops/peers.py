@@ -1,8 +1,8 @@
-"""Other people's attention on the very inputs of `tree_attention`: what a tree costs with them.
+"""Other implementations of attention on the inputs of `tree_attention`.
 
-Each function makes the calls of one peer, or returns None and says why in `problem.skipped`. What
-can be prepared is prepared, in the peers' favor: masks (padded to the alignment that kernels want,
-so that no call copies them), packed heads, the rows of the tree.
+Each function makes the calls of one peer, or returns None and gives the reason in
+`problem.skipped`. In the peers' favor, all that can be prepared is not timed: masks (padded to the
+alignment that kernels want, so that no call copies them), packed heads, the rows of the tree.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ MASK_ALIGNMENT = 16  # elements
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Inputs of `tree_attention`, K and V in several copies; `seen` is [B, N, N] bool."""
+class AttentionProblem:
+    """Inputs of `tree_attention`, with several copies of K and V.
+
+    Attributes:
+        seen: [B, N, N] bool, which tree nodes a node sees.
+        skipped: peers that cannot run, and why.
+    """
 
     q: Tensor
     ks: Sequence[Tensor]
@@ -49,7 +54,7 @@ class Problem:
         return self.q.shape[2] // self.ks[0].shape[1]
 
     def visible(self) -> Tensor:
-        """[B, N, S] bool: the mask that hivis never makes."""
+        """[B, N, S] bool: which rows a node sees. hivis itself never makes this mask."""
         mask = torch.zeros(
             len(self.lengths), self.nodes, self.rows, dtype=torch.bool, device=self.q.device
         )
@@ -59,7 +64,7 @@ class Problem:
         return mask
 
     def packed_q(self) -> Tensor:
-        """[B, Hkv, group * N, D]: the heads that share K and V side by side, as more nodes."""
+        """[B, Hkv, group * N, D]: query heads that share K and V, as if they were more nodes."""
         batch, nodes, heads, dim = self.q.shape
         parts = self.q.view(batch, nodes, heads // self.group, self.group, dim)
         return parts.permute(0, 2, 3, 1, 4).reshape(batch, -1, self.group * nodes, dim)
@@ -83,7 +88,7 @@ def heads_last(out: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
-def dense_mask(problem: Problem, group: int = 1) -> Tensor:
+def dense_mask(problem: AttentionProblem, group: int = 1) -> Tensor:
     """[B, 1, group * N, S] in the dtype of q: 0 where a node sees a row, -inf elsewhere."""
     visible = problem.visible().repeat(1, group, 1).unsqueeze(1)
     padded = -(-problem.rows // MASK_ALIGNMENT) * MASK_ALIGNMENT
@@ -91,7 +96,7 @@ def dense_mask(problem: Problem, group: int = 1) -> Tensor:
     return mask.masked_fill_(~visible, -torch.inf)
 
 
-def _sdpa_calls(problem: Problem, q: Tensor, mask: Tensor | None, gqa: bool) -> list[Call]:
+def _sdpa_calls(problem: AttentionProblem, q: Tensor, mask: Tensor | None, gqa: bool) -> list[Call]:
     def call(k: Tensor, v: Tensor) -> Call:
         return lambda: F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=problem.scale, enable_gqa=gqa
@@ -100,13 +105,13 @@ def _sdpa_calls(problem: Problem, q: Tensor, mask: Tensor | None, gqa: bool) -> 
     return [call(k, v) for k, v in zip(problem.ks, problem.vs, strict=True)]
 
 
-def sdpa(problem: Problem) -> Peer | None:
+def sdpa(problem: AttentionProblem) -> Peer | None:
     """torch's choice of backend, a dense mask, grouped heads by enable_gqa."""
     q = problem.q.transpose(1, 2)
     return Peer(_sdpa_calls(problem, q, dense_mask(problem), problem.group > 1), heads_last)
 
 
-def sdpa_packed(problem: Problem) -> Peer | None:
+def sdpa_packed(problem: AttentionProblem) -> Peer | None:
     """The same with grouped heads packed into the query dimension, which every backend takes."""
     if problem.group == 1:
         return None
@@ -114,7 +119,7 @@ def sdpa_packed(problem: Problem) -> Peer | None:
     return Peer(_sdpa_calls(problem, problem.packed_q(), mask, False), problem.unpacked)
 
 
-def sdpa_cudnn(problem: Problem) -> Peer | None:
+def sdpa_cudnn(problem: AttentionProblem) -> Peer | None:
     """cuDNN's kernel with the dense mask, grouped heads packed."""
     if problem.q.device.type != "cuda" or problem.q.dtype == torch.float32:
         problem.skipped["sdpa_cudnn"] = "wants a GPU and 16-bit floats"
@@ -132,13 +137,13 @@ def sdpa_cudnn(problem: Problem) -> Peer | None:
     return Peer([forced(call) for call in calls], problem.unpacked)
 
 
-def sdpa_unmasked(problem: Problem) -> Peer | None:
-    """A bound, no peer: everybody sees everything, so its result is another one."""
+def sdpa_unmasked(problem: AttentionProblem) -> Peer | None:
+    """A bound, not a peer: every node sees every row, so its result differs."""
     q = problem.q.transpose(1, 2)
     return Peer(_sdpa_calls(problem, q, None, problem.group > 1), heads_last)
 
 
-def flex(problem: Problem) -> Peer | None:
+def flex(problem: AttentionProblem) -> Peer | None:
     """flex_attention, compiled, with a block mask made beforehand."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -153,7 +158,7 @@ def flex(problem: Problem) -> Peer | None:
     mask = create_block_mask(mask_mod, batch, None, nodes, problem.rows, device=device)
     torch.compiler.reset()  # every case compiles anew: without this the ninth would run unfused
     attend = (
-        torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else (flex_attention)
+        torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else flex_attention
     )
     q = problem.q.transpose(1, 2).contiguous()
 
@@ -166,7 +171,7 @@ def flex(problem: Problem) -> Peer | None:
     return Peer(calls, heads_last)
 
 
-def flashinfer(problem: Problem) -> Peer | None:
+def flashinfer(problem: AttentionProblem) -> Peer | None:
     """FlashInfer's prefill kernel with a custom mask, packed into bits beforehand."""
     if find_spec("flashinfer") is None:
         problem.skipped["flashinfer"] = "not installed"
@@ -192,7 +197,7 @@ def flashinfer(problem: Problem) -> Peer | None:
     return Peer(calls, lambda out: out.unsqueeze(0))
 
 
-def flash_attn(problem: Problem) -> Peer | None:
+def flash_attn(problem: AttentionProblem) -> Peer | None:
     """flash-attn over the prefix, plain torch over the tree's own rows, merged by log-sum-exp."""
     if find_spec("flash_attn") is None:
         problem.skipped["flash_attn"] = "not installed"
@@ -233,7 +238,7 @@ def flash_attn(problem: Problem) -> Peer | None:
     return Peer(calls, lambda out: out)
 
 
-# flex apart: compiling it takes seconds per case.
+# Without flex, which takes seconds per case to compile.
 PEERS = {
     "sdpa": sdpa,
     "sdpa_packed": sdpa_packed,
@@ -243,8 +248,8 @@ PEERS = {
 }
 
 
-def attention_peers(problem: Problem, with_flex: bool) -> dict[str, Peer]:
-    """All peers that can be had here; `problem.skipped` says why the others cannot."""
+def attention_peers(problem: AttentionProblem, with_flex: bool) -> dict[str, Peer]:
+    """All peers that run here; `problem.skipped` says why the others do not."""
     makers = PEERS | ({"flex": flex} if with_flex else {})
     peers = {}
     for name, make in makers.items():

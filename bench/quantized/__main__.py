@@ -1,40 +1,43 @@
-"""What a quantized drafter costs in acceptance, and brings in time: python -m bench.quantized
+"""What quantizing a drafter costs in accepted length and brings in time.
 
-Texts of the bundled model with HiViS drafters of every kind of weights and head, all prompts by
-every method in turn, and the products of one level of a draft tree at the size of a real model,
-with random weights. Losslessness is not in question: the same text counts in float32, and in
-bfloat16 texts part at near-ties (docs/lossless.md).
+    python -m bench.quantized [--json PATH] [--shape llava-1.5-7b]
+
+First the bundled model with HiViS drafters in all formats of weights and with several draft
+vocabularies; all prompts are run by every method in turn. Then the products of one level of a draft
+tree at the size of a real model, with random weights. Decoding stays lossless: outputs are equal in
+float32, and in bfloat16 they may diverge where two tokens are nearly tied (docs/lossless.md).
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from bench.common.environment import commit, device_name, set_up, versions
-from bench.common.markdown import number
+from bench.common.environment import make_header, print_machine
+from bench.common.files import write_json
+from bench.common.level_bytes import bytes_of_level
+from bench.common.options import add_device, add_json, check_at_least_one, prepare
+from bench.common.tables import new_table, number
 from bench.headline.measure import measure
 from bench.headline.methods import PLAIN, hivis_method
-from bench.headline.options import DTYPES
-from bench.headline.prompts import load_cases
+from bench.headline.prompts import bundled_prompts, long_ones
 from bench.headline.summary import Row, make_rows
-from bench.headline.tables import check_writable, print_rows, warn_if_busy, write_json
-from bench.quantized.level import BANDWIDTH, ROWS, SHAPES, bytes_of_level, time_level
+from bench.headline.tables import print_rows, warn_if_busy
+from bench.quantized.level import ROWS, SHAPES, time_level
 from hivis.bundled import paths
+from hivis.bundled.prompts import held_out_prompts
 from hivis.cli.parser import Parser
+from hivis.core.device import DTYPES
 from hivis.core.sampling import SamplingParams
 from hivis.drafters.load import load_drafter
-from hivis.errors import HivisError, run_cli
+from hivis.errors import run_cli
 from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
 
-#: Weights and head (``None``: all tokens) of each row.
+#: Format of the weights, and tokens of the draft vocabulary (``None``: all).
 DRAFTERS: tuple[tuple[str, int | None], ...] = (
     ("full", None),
     ("int8", None),
@@ -45,7 +48,7 @@ DRAFTERS: tuple[tuple[str, int | None], ...] = (
     ("full", 512),
     ("int4", 1024),
 )
-#: The same at the size of a real model, of whose vocabulary a quarter may be drafted.
+#: The same at the size of a real model, with a quarter of LLaVA's vocabulary.
 LEVELS: tuple[tuple[str, int | None], ...] = (
     ("full", None),
     ("int8", None),
@@ -53,6 +56,8 @@ LEVELS: tuple[tuple[str, int | None], ...] = (
     ("full", 8000),
     ("int4", 8000),
 )
+#: Bytes per second of an H100's memory, by its data sheet.
+BANDWIDTH = 3.35e12
 
 
 def name_of(weights: str, head: int | None, dtype: str = "bfloat16") -> str:
@@ -61,7 +66,7 @@ def name_of(weights: str, head: int | None, dtype: str = "bfloat16") -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="bench/quantized", description=__doc__)
+    parser = Parser(prog="python -m bench.quantized", description=__doc__)
     add = parser.add_argument
     add("--count", type=int, default=12, help="held-out prompts with long answers (default: 12)")
     add("--repeat", type=int, default=3, help="passes, of which medians count (default: 3)")
@@ -70,22 +75,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--shape",
         choices=SHAPES,
         default="llava-1.5-7b",
-        help="of the level (default: %(default)s)",
+        help="size of the level (default: %(default)s)",
     )
     add("--no-level", action="store_true", help="leave out the level of a real model's size")
-    add("--device", default="cpu")
-    add("--dtype", choices=DTYPES, default="bfloat16")
-    add("--threads", type=int, help="threads of the CPU (default: torch's)")
-    add("--json", type=Path, help="write everything here")
+    add_device(add, dtype="bfloat16")
+    add_json(add)
     options = parser.parse_args(arguments)
-    for name in ("count", "repeat", "max_new_tokens"):
-        if getattr(options, name) < 1:
-            flag = "--" + name.replace("_", "-")
-            raise HivisError(f"{flag}: wanted at least 1, got {getattr(options, name)}")
+    check_at_least_one(options, "count", "repeat", "max_new_tokens")
     return options
 
 
-def texts(options: argparse.Namespace, console: Console) -> list[Row]:
+def measure_drafters(options: argparse.Namespace, console: Console) -> list[Row]:
     """The bundled model's rows: plain decoding, then every drafter."""
     target, processor = load_target(paths.TARGET, DTYPES[options.dtype], options.device)
     methods = [hivis_method(PLAIN, target)]
@@ -96,20 +96,16 @@ def texts(options: argparse.Namespace, console: Console) -> list[Row]:
         name = name_of(weights, head, options.dtype)
         sizes[name] = drafter.level_bytes
         methods.append(hivis_method(name, target, drafter, FixedPolicy))
-    chosen = argparse.Namespace(
-        prompt=None, image=[], prompts=None, compare=False, count=options.count, quick=False
-    )
-    cases = load_cases(chosen, processor)
+    prompts = bundled_prompts(long_ones(held_out_prompts(), options.count), processor)
     settings = [
         SamplingParams(temperature=temperature, max_new_tokens=options.max_new_tokens)
         for temperature in (0.0, 1.0)
     ]
-    series = measure(methods, cases, settings, options.repeat, console)
-    rows = make_rows(series, {})
+    rows = make_rows(measure(methods, prompts, settings, options.repeat, console), {})
     return [row | {"level_bytes": sizes.get(row["method"])} for row in rows]
 
 
-def print_texts(rows: Sequence[Row], console: Console) -> None:
+def print_drafters(rows: Sequence[Row], console: Console) -> None:
     cells = [
         (
             number(row["accepted_length"] if row["level_bytes"] else None, "{:.2f}"),
@@ -121,17 +117,21 @@ def print_texts(rows: Sequence[Row], console: Console) -> None:
         )
         for row in rows
     ]
-    title = "The bundled model, trees of 16 nodes, depth 7; draft: ms a token; MB: of a level"
-    columns = ("accepted", "tokens/s", "decoding", "draft", "same text", "MB")
+    title = (
+        "The bundled model, trees of 16 nodes, depth 7 (draft: ms a token; same: outputs equal to "
+        "plain decoding; MB: of a level)"
+    )
+    columns = ("accepted", "tokens/s", "decoding", "draft", "same", "MB")
     print_rows(console, title, columns, rows, cells)
     warn_if_busy(rows, console)
 
 
-def level(options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_level(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One level at the size of a real model: bytes, floor, and milliseconds by rows."""
+    sizes, dtype = SHAPES[options.shape], DTYPES[options.dtype]
     found: list[dict[str, Any]] = []
     for weights, head in LEVELS:
-        size = bytes_of_level(SHAPES[options.shape], weights, head, DTYPES[options.dtype])
+        size = bytes_of_level(sizes, weights, head, dtype)
         found.append(
             {
                 "drafter": name_of(weights, head, options.dtype),
@@ -139,7 +139,7 @@ def level(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "h100_floor_us": size / BANDWIDTH * 1e6,
             }
         )
-    times = time_level(SHAPES[options.shape], LEVELS, options.device, DTYPES[options.dtype])
+    times = time_level(sizes, LEVELS, options.device, dtype)
     return [entry | {"ms": ms} for entry, ms in zip(found, times, strict=True)]
 
 
@@ -148,10 +148,7 @@ def print_level(entries: Sequence[dict[str, Any]], shape: str, console: Console)
         f"The products of a level at the size of {shape}, random weights: ms by rows.\n"
         "Floor: its bytes at 3.35 TB/s (H100), in us, an estimate."
     )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("drafter", no_wrap=True)
-    for column in ("MB", "floor", *map(str, ROWS)):
-        table.add_column(column, justify="right")
+    table = new_table(("drafter",), ("MB", "floor", *map(str, ROWS)))
     for entry in entries:
         table.add_row(
             entry["drafter"],
@@ -164,25 +161,18 @@ def print_level(entries: Sequence[dict[str, Any]], shape: str, console: Console)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    check_writable(options.json, "--json")
-    set_up(options.device, options.threads)
+    prepare(options)
     console = Console()
-    console.print(f"{device_name(options.device)}, commit {commit()}, {options.dtype}")
-    document: dict[str, Any] = {
-        "device": device_name(options.device),
-        "versions": versions(),
-        "commit": commit(),
-        "settings": {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(options).items()
-            if key != "json"
-        },
-    }
-    rows = texts(options, console)
-    print_texts(rows, console)
-    document["rows"] = rows
+    document = make_header(options, options.device)
+    print_machine(document, console)
+    console.print(
+        f"bundled model, {options.dtype}, {options.count} prompts, at most "
+        f"{options.max_new_tokens} new tokens"
+    )
+    document["rows"] = measure_drafters(options, console)
+    print_drafters(document["rows"], console)
     if not options.no_level:
-        document["level"] = level(options)
+        document["level"] = measure_level(options)
         print_level(document["level"], options.shape, console)
     if options.json:
         write_json(options.json, document)

@@ -1,7 +1,7 @@
 """Accepted lengths to replay: where they come from, and how they are drawn.
 
-A model with random weights accepts nothing that it drafts. How long its cycles' paths are is
-therefore given, as a histogram that was counted elsewhere or as a mean.
+A model with random weights accepts none of its drafted tokens. The distribution of accepted lengths
+is therefore given: as a histogram that was counted elsewhere, or as a mean.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from hivis.errors import HivisError
 
-#: Of the cycles that are counted at a length.
+#: The largest count of a histogram.
 MOST = 1e15
 
 
@@ -26,7 +26,7 @@ class AcceptedLengths:
     """A distribution of accepted lengths (drafted tokens accepted in a cycle).
 
     Attributes:
-        source: in words, where it comes from.
+        source: where it comes from, in words.
         shares: the probability of 0, 1, ... up to the depth of the trees; they sum to 1.
     """
 
@@ -38,7 +38,7 @@ class AcceptedLengths:
         return sum(length * share for length, share in enumerate(self.shares))
 
     def draw(self, count: int, seed: int = 0) -> list[int]:
-        """So many lengths, always the same for a seed."""
+        """``count`` lengths, the same ones for the same seed."""
         make = torch.Generator().manual_seed(seed)
         shares = torch.tensor(self.shares, dtype=torch.float64)
         return torch.multinomial(shares, count, replacement=True, generator=make).tolist()
@@ -65,9 +65,9 @@ def parse_accepted(text: str, depth: int) -> AcceptedLengths:
 def truncated_geometric(mean: float, depth: int) -> tuple[float, ...]:
     """Shares proportional to ``r ** length`` on 0..depth, with r such that they have this mean.
 
-    That is a chain of tokens each of which is accepted with the same probability, except that
-    nothing is left over at the deepest one; r above 1 (a mean above depth / 2) piles up there, as
-    the histograms of good drafters do.
+    This is the distribution of a chain of tokens that are each accepted with the same probability,
+    cut off at the depth. With r above 1 (a mean above depth / 2) most cycles reach the depth, as in
+    the histograms of good drafters.
     """
     if mean in (0, depth):
         return tuple(float(length == mean) for length in range(depth + 1))

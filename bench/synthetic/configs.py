@@ -1,8 +1,8 @@
 """Configurations of real sizes, for models with random weights.
 
 The figures are those of the published ``config.json`` under each name. ``--scale tiny`` keeps every
-ratio that matters to the code path (grouped heads, images in tiles, rotary sections) and nothing
-of the size.
+ratio that matters to the code path (grouped heads, images in tiles, rotary sections), but not the
+size.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ TINY_HEAD, TINY_VOCAB, TINY_LAYERS = 32, 512, 2
 
 
 @dataclass(frozen=True)
-class Text:
-    """A language model's sizes."""
+class LanguageModelSizes:
+    """The sizes of a language model."""
 
     hidden: int
     intermediate: int
@@ -42,13 +42,13 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A model of real size, or a scaled one.
 
     Attributes:
         model: the published model whose sizes these are.
         config: its transformers configuration.
-        images: height and width of images that a prompt may hold, the largest first.
+        images: height and width of the images that a prompt may hold, the largest first.
         scaled: in words, what differs from the published sizes; ``None`` where nothing does.
     """
 
@@ -59,16 +59,16 @@ class Shape:
     scaled: str | None
 
 
-LLAVA_7B = Text(4096, 11008, 32, 32, 32, 32064)
-LLAVA_13B = Text(5120, 13824, 40, 40, 40, 32064)
-QWEN_7B = Text(3584, 18944, 28, 28, 4, 152064)
+LLAVA_7B = LanguageModelSizes(4096, 11008, 32, 32, 32, 32064)
+LLAVA_13B = LanguageModelSizes(5120, 13824, 40, 40, 40, 32064)
+QWEN_7B = LanguageModelSizes(3584, 18944, 28, 28, 4, 152064)
 LLAVA_IMAGE = 32000
 #: Sides of the tiles of LLaVA-NeXT's images, as multiples of the vision tower's.
 TILES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
 
 def _clip(tiny: bool) -> Any:
-    """CLIP ViT-L/14 at 336 pixels, which LLaVA-1.5 and LLaVA-NeXT see with."""
+    """CLIP ViT-L/14 at 336 pixels, the vision tower of LLaVA-1.5 and LLaVA-NeXT."""
     if tiny:
         return CLIPVisionConfig(
             hidden_size=32,
@@ -90,7 +90,7 @@ def _clip(tiny: bool) -> Any:
     )
 
 
-def _llama(text: Text) -> LlamaConfig:
+def _llama(text: LanguageModelSizes) -> LlamaConfig:
     return LlamaConfig(
         hidden_size=text.hidden,
         intermediate_size=text.intermediate,
@@ -104,7 +104,7 @@ def _llama(text: Text) -> LlamaConfig:
     )
 
 
-def _llava(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
+def _llava(text: LanguageModelSizes, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     clip = _clip(tiny)
     config = LlavaConfig(
         vision_config=clip,
@@ -117,7 +117,7 @@ def _llava(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     return config, [(clip.image_size, clip.image_size)]
 
 
-def _llava_next(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
+def _llava_next(text: LanguageModelSizes, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     clip = _clip(tiny)
     sides = [(high * clip.image_size, wide * clip.image_size) for high, wide in TILES]
     config = LlavaNextConfig(
@@ -132,7 +132,7 @@ def _llava_next(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     return config, [sides[2], sides[0]]
 
 
-def _qwen(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
+def _qwen(text: LanguageModelSizes, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     vision: dict[str, Any] = dict(
         depth=32,
         hidden_size=1280,
@@ -186,9 +186,9 @@ def _qwen(text: Text, tiny: bool) -> tuple[Any, list[tuple[int, int]]]:
     return config, [(112, 112)] if tiny else [(672, 672)]
 
 
-Make = Callable[[Text, bool], tuple[Any, list[tuple[int, int]]]]
+MakeConfig = Callable[[LanguageModelSizes, bool], tuple[Any, list[tuple[int, int]]]]
 #: By name: the published model, its language model and what makes the configuration.
-SHAPES: dict[str, tuple[str, Text, Make]] = {
+SHAPES: dict[str, tuple[str, LanguageModelSizes, MakeConfig]] = {
     "llava-1.5-7b": ("llava-hf/llava-1.5-7b-hf", LLAVA_7B, _llava),
     "llava-1.5-13b": ("llava-hf/llava-1.5-13b-hf", LLAVA_13B, _llava),
     "llava-next-7b": ("llava-hf/llava-v1.6-vicuna-7b-hf", LLAVA_7B, _llava_next),
@@ -197,14 +197,14 @@ SHAPES: dict[str, tuple[str, Text, Make]] = {
 SCALES = ("tiny",)
 
 
-def shape_of(name: str, scale: str | None = None, layers: int | None = None) -> Shape:
-    """The shape of this name, with other sizes or fewer layers if asked for.
+def shape_of(name: str, scale: str | None = None, layers: int | None = None) -> ModelShape:
+    """The shape of this name, scaled or with another number of layers if asked for.
 
     Raises:
         HivisError: there is no such shape, or no such number of layers.
     """
     if name not in SHAPES:
-        raise HivisError(f"--shape: wanted one of {', '.join(SHAPES)}, got {name}")
+        raise HivisError(f"shape: wanted one of {', '.join(SHAPES)}, got {name}")
     model, text, make = SHAPES[name]
     words = []
     if scale is not None:
@@ -213,16 +213,16 @@ def shape_of(name: str, scale: str | None = None, layers: int | None = None) -> 
     if layers is not None:
         if layers < 1:
             raise HivisError(f"--layers: wanted at least 1, got {layers}")
-        text = Text(**{**vars(text), "layers": layers})
+        text = LanguageModelSizes(**{**vars(text), "layers": layers})
         words.append(f"{layers} layers instead of {SHAPES[name][1].layers}")
     config, images = make(text, scale is not None)
-    return Shape(name, model, config, tuple(images), ", ".join(words) or None)
+    return ModelShape(name, model, config, tuple(images), ", ".join(words) or None)
 
 
-def _tiny(text: Text) -> Text:
-    """As many queries to a key and value head as before, and as wide a middle as before."""
+def _tiny(text: LanguageModelSizes) -> LanguageModelSizes:
+    """Small sizes with the same ratios: query heads per key head, and MLP width per hidden size."""
     kv_heads = max(1, text.kv_heads // 8)
     heads = kv_heads * text.heads // text.kv_heads
     hidden = heads * TINY_HEAD
     intermediate = hidden * text.intermediate // text.hidden // 32 * 32
-    return Text(hidden, intermediate, TINY_LAYERS, heads, kv_heads, TINY_VOCAB)
+    return LanguageModelSizes(hidden, intermediate, TINY_LAYERS, heads, kv_heads, TINY_VOCAB)

@@ -1,4 +1,4 @@
-"""The loops of a model with random weights, and what their cycles take."""
+"""Decoding loops of a model with random weights, and the times of their cycles."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.progress import Progress as Bar
+from rich.progress import Progress
 
 from bench.synthetic.accepted_lengths import mean_of
-from bench.synthetic.simulated_acceptance import Replay, TreeForm
+from bench.synthetic.simulated_acceptance import FixedTree, Replay
 from hivis.core.clock import PhaseClock
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
@@ -30,34 +30,30 @@ MODES = (EAGER, GRAPH)
 
 @dataclass(frozen=True)
 class Pair:
-    """A target and its drafter, and what their loops have in common."""
+    """A target and its drafter with the fixed tree and the accepted lengths of their loops."""
 
     target: HuggingFaceTarget
     drafter: OneLayerDrafter
-    form: TreeForm
+    tree: FixedTree
     replay: Replay
 
     @property
     def device(self) -> torch.device:
         return self.target.device
 
-    @property
-    def policy(self) -> FixedPolicy:
-        """Grows trees of this form's shape."""
-        return FixedPolicy(**asdict(self.form.shape))
-
     def loop(self, kind: str, mode: str) -> RunningBatch:
-        """A new loop; a drafted one begins the list of accepted lengths anew."""
+        """A new loop; a drafted one begins with the first of the accepted lengths."""
         drafted = kind == DRAFTED
         drafter = self.drafter if drafted else None
-        loop = RunningBatch(Engine(self.target, drafter, self.policy, graphs=mode == GRAPH))
+        policy = FixedPolicy(**asdict(self.tree.shape))
+        loop = RunningBatch(Engine(self.target, drafter, policy, graphs=mode == GRAPH))
         if drafted:
             self.replay.restart()
             loop.cycles.accept = self.replay.accept
         return loop
 
     def park(self) -> None:
-        """Keep the next prefill from taking the slabs of the text before."""
+        """Keep the next prefill from reusing the slabs of the sequence before."""
         self.target.cache = self.target.cache.for_sequences(0, 0)
         if hasattr(self.drafter, "_cache"):
             self.drafter.cache = self.drafter.cache.for_sequences(0, 0)
@@ -68,14 +64,14 @@ class Pair:
 
 
 def modes(device: torch.device) -> list[str]:
-    """How loops can be run there."""
+    """The modes that loops can run in on this device."""
     return [mode for mode in MODES if mode == EAGER or device.type == "cuda"]
 
 
-class Running:
-    """A loop in the middle of a text, which goes back to where it was before every round.
+class RewindableLoop:
+    """A loop in the middle of a sequence, which returns to the same state before every round.
 
-    One of each kind may share a target: its caches are put in their place when its turn comes.
+    A plain and a drafted loop may share a target: each puts its caches in place before it runs.
     """
 
     def __init__(self, pair: Pair, kind: str, mode: str, inputs: Inputs, params: SamplingParams):
@@ -87,14 +83,14 @@ class Running:
         self._places = [(model, model.cache, model.cache.kv_len.clone()) for model in models]
 
     @torch.inference_mode()
-    def back(self) -> None:
+    def rewind(self) -> None:
         for model, cache, lengths in self._places:
             model.cache = cache
             cache.kv_len.copy_(lengths)
 
     def round(self, cycles: int) -> tuple[float, dict[str, float], list[int]]:
-        """Milliseconds of a cycle, likewise by phase, and the accepted lengths."""
-        self.back()
+        """Milliseconds per cycle, the same by phase, and the accepted lengths."""
+        self.rewind()
         self.loop.cycles.clock = PhaseClock(self.pair.device)
         accepted = []
         self.pair.wait()
@@ -109,8 +105,8 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Cycles:
-    """What a cycle takes: medians over rounds in ms, and what it accepted on average."""
+class CycleTimes:
+    """Times of a cycle, medians over rounds in ms, and the mean accepted length."""
 
     ms: float
     phases_ms: Mapping[str, float]
@@ -118,22 +114,22 @@ class Cycles:
 
 
 def measure_cycles(
-    running: Mapping[str, Running], cycles: int, rounds: int, bar: Bar
-) -> dict[str, Cycles]:
-    """Rounds of all loops in turn, in a new random order each time; the first does not count."""
-    order, names = random.Random(0), list(running)
+    loops: Mapping[str, RewindableLoop], cycles: int, rounds: int, bar: Progress
+) -> dict[str, CycleTimes]:
+    """Rounds of all loops in turn, in a new random order each time; the first is not counted."""
+    order, names = random.Random(0), list(loops)
     found: dict[str, list[Any]] = {name: [] for name in names}
     for turn in bar.track(range(rounds + 1), description="cycles"):
         order.shuffle(names)
         for name in names:
-            done = running[name].round(cycles)
+            done = loops[name].round(cycles)
             if turn:
                 found[name].append(done)
     return {name: _typical(done) for name, done in found.items()}
 
 
-def _typical(rounds: Sequence[tuple[float, dict[str, float], list[int]]]) -> Cycles:
+def _typical(rounds: Sequence[tuple[float, dict[str, float], list[int]]]) -> CycleTimes:
     names = dict.fromkeys(name for _, part, _ in rounds for name in part)
     phases = {name: median(part.get(name, 0.0) for _, part, _ in rounds) for name in names}
     accepted = [length for _, _, lengths in rounds for length in lengths]
-    return Cycles(median(ms for ms, _, _ in rounds), phases, mean_of(accepted))
+    return CycleTimes(median(ms for ms, _, _ in rounds), phases, mean_of(accepted))

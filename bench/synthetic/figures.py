@@ -1,4 +1,4 @@
-"""What follows from the times of a model of real size: floors, speed-ups, goals."""
+"""What is computed from the times of a run: floors, speed-ups, goals."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from typing import Any
 
 import torch
 
-from bench.common.timing import time_together
-from bench.ops.cpu_cases import Setting
-from bench.ops.cuda_run import judged, measure
-from bench.ops.goals_by_case import Goal, at_least, at_most
-from bench.quantized.level import Shape as Level
-from bench.quantized.level import bytes_of_level
-from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
+from bench.common.goals import Goal, at_least, at_most, judge_goal
+from bench.common.level_bytes import LevelSizes, bytes_of_level
+from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, CycleTimes
 from bench.synthetic.phases import PASS
 from hivis.core.tree_shape import TreeShape
 from hivis.drafters.config import LayerConfig
 
-CPU_COPY_BYTES = 2**27
-#: Accepted length, and what a cycle is to gain at it.
+#: The accepted length at which speed-ups are compared with the goals.
 AT = 3.0
-#: `draft` counts all of it, what the loop does in between included.
+#: ``draft`` includes the growth of the tree.
 GOALS: Sequence[Goal] = (
     at_most("verify over plain step", 1.10),
     at_most("draft over its weights", 1.3),
@@ -30,15 +25,6 @@ GOALS: Sequence[Goal] = (
     at_least("over plain, quantized", 3.2),
     at_least("over Hugging Face", 5.0),
 )
-
-
-def copy_gb_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """Bytes read plus bytes written by a large copy."""
-    if device.type == "cuda":
-        return measure(Setting(device, True, [dtype])).copy_gb_per_s
-    halves = torch.empty(2, CPU_COPY_BYTES // 2, dtype=torch.uint8)
-    us = time_together({"copy": lambda: halves[0].copy_(halves[1])}, device)["copy"]
-    return CPU_COPY_BYTES / us / 1e3
 
 
 def streamed_bytes(
@@ -51,10 +37,11 @@ def streamed_bytes(
     weights: str = "full",
     head: int | None = None,
 ) -> dict[str, float]:
-    """Bytes that each phase of a cycle has to read (compaction: and to write).
+    """Bytes that each phase of a cycle has to read (compaction: to read and to write).
 
-    A pass reads all weights of the language model but the embedding, of which it looks up a few
-    rows, and the cache. A level of a tree reads the drafter's matrices and the head that it has.
+    A pass of the target reads the cache and all weights of the language model except the
+    embedding, of which it reads a few rows. A level of a tree reads the drafter's matrices and its
+    head.
 
     Args:
         config: of the target.
@@ -62,14 +49,14 @@ def streamed_bytes(
         tree: the shape of the trees.
         rows: in the target's cache.
         accepted: the mean accepted length.
-        dtype: of all that is not quantized.
-        weights, head: how quantized the drafter is; see
-            :class:`hivis.drafters.one_layer.OneLayerDrafter`.
+        dtype: of the target, and of a drafter that is not quantized.
+        weights: format of the drafter's weights (:mod:`hivis.drafters.quantize`).
+        head: tokens of its draft vocabulary; ``None``: all.
     """
     text = config.get_text_config()
     e, heads = text.hidden_size, text.num_attention_heads
     keys = text.num_key_value_heads * (e // heads)
-    biases = e + 2 * keys if config.model_type.startswith("qwen") else 0
+    biases = e + 2 * keys if drafter.attention_bias else 0  # it has them where its target does
     layer = e * (2 * e + 2 * keys + 3 * text.intermediate_size + 2) + biases
     row = 2 * text.num_hidden_layers * keys
     numbers = {
@@ -78,21 +65,21 @@ def streamed_bytes(
         "compact": 2 * (accepted + 1) * row,
     }
     width = drafter.head_dim
-    shape = Level(
+    sizes = LevelSizes(
         drafter.hidden_size,
         drafter.intermediate_size,
         drafter.num_attention_heads * width,
         drafter.num_key_value_heads * width,
         drafter.vocab_size,
     )
-    own = bytes_of_level(shape, weights, 0, dtype)
-    level = bytes_of_level(shape, weights, head, dtype)
+    own = bytes_of_level(sizes, weights, 0, dtype)
+    level = bytes_of_level(sizes, weights, head, dtype)
     drafting = {"draft": (tree.depth - 1) * level + level - own, "commit": own}
     return {phase: dtype.itemsize * count for phase, count in numbers.items()} | drafting
 
 
 def speedups(
-    cycles: Mapping[tuple[str, str], Cycles], theirs_ms: float | None, lengths: Sequence[float]
+    cycles: Mapping[tuple[str, str], CycleTimes], theirs_ms: float | None, lengths: Sequence[float]
 ) -> list[dict[str, Any]]:
     """By accepted length and mode: ``(length + 1) * step / cycle``."""
     rows = []
@@ -113,16 +100,16 @@ def speedups(
 
 
 def goals(
-    cycles: Mapping[tuple[str, str], Cycles],
+    cycles: Mapping[tuple[str, str], CycleTimes],
     parts: Mapping[str, Mapping[str, float]],
     floors: Mapping[str, float],
     theirs_ms: float | None,
     nodes: int,
     quantized: bool,
 ) -> list[dict[str, Any]]:
-    """What was to be reached on a GPU, in graphs where there are any.
+    """The goals of a run on a GPU, judged by the cycles in graphs if there are any.
 
-    A ``quantized`` drafter is to bring more.
+    A ``quantized`` drafter has a higher goal.
     """
     mode = GRAPH if (DRAFTED, GRAPH) in cycles else EAGER
     part, step, cycle = parts[mode], cycles[PLAIN, mode].ms, cycles[DRAFTED, mode].ms
@@ -138,15 +125,18 @@ def goals(
     if verify is not None and {"draft", "growth", "commit"} <= part.keys():
         passes = verify + part["draft"] - part["growth"] + part["commit"]
         values["neither model's pass, of verify"] = (cycle - passes) / verify
-    return [{"mode": mode, **judged(goal, values)} for goal in GOALS if goal.figure != other]
+    return [{"mode": mode, **judge_goal(goal, values)} for goal in GOALS if goal.figure != other]
 
 
 def checks(
-    cycles: Mapping[tuple[str, str], Cycles], texts: Sequence[Mapping[str, Any]]
+    cycles: Mapping[tuple[str, str], CycleTimes], outputs: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Whole texts against the formula: by mode, how much sooner tokens after the first came, and
-    what :func:`speedups` says of the accepted length that the text had."""
-    by_key = {(row["method"], row["mode"]): row for row in texts}
+    """Whole outputs against the formula.
+
+    By mode: how much faster the tokens after the first came, and the speed-up that
+    :func:`speedups` gives for the accepted length of the output.
+    """
+    by_key = {(row["method"], row["mode"]): row for row in outputs}
     found = []
     for (method, mode), row in by_key.items():
         if method == DRAFTED:

@@ -1,4 +1,4 @@
-"""Whole texts of a model with random weights, by Hugging Face and by hivis."""
+"""Whole outputs of a model with random weights, by transformers and by hivis."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.progress import SequenceProgress as Bar
+from rich.progress import Progress
 
-from bench.headline.methods import HUGGING_FACE, hugging_face_method
+from bench.common.generation import HUGGING_FACE, generate_with_transformers
 from bench.synthetic.accepted_lengths import mean_of
 from bench.synthetic.cycles import DRAFTED, EAGER, PLAIN, Pair, modes
 from hivis.core.sampling import SamplingParams
@@ -26,9 +26,14 @@ STATIC = "HF, static cache"
 
 @dataclass(frozen=True)
 class SyntheticOutput:
-    """A whole text: its times in ms, the accepted length of every cycle, and memory at its peak.
+    """A whole output.
 
-    ``peak`` is in bytes, those of the weights included; ``None`` on a CPU.
+    Attributes:
+        first_token_ms: from the start to the first token.
+        total_ms: from the start to the last token.
+        accepted: the accepted length of every cycle.
+        peak: bytes that the device's allocator had given out at most, weights included; ``None`` on
+            a CPU.
     """
 
     tokens: int
@@ -43,8 +48,8 @@ class SyntheticOutput:
         return (self.total_ms - self.first_token_ms) / max(1, self.tokens - 1)
 
 
-def watched(pair: Pair, make: Callable[[], SyntheticOutput]) -> SyntheticOutput:
-    """The text, with what the device's allocator had given out at most."""
+def with_peak(pair: Pair, make: Callable[[], SyntheticOutput]) -> SyntheticOutput:
+    """The output that ``make`` generates, with the peak of the device's memory."""
     pair.wait()
     if pair.device.type != "cuda":
         return make()
@@ -52,25 +57,25 @@ def watched(pair: Pair, make: Callable[[], SyntheticOutput]) -> SyntheticOutput:
     return replace(make(), peak=torch.cuda.max_memory_allocated(pair.device))
 
 
-def own_text(
+def hivis_output(
     pair: Pair, kind: str, mode: str, inputs: Inputs, params: SamplingParams
 ) -> SyntheticOutput:
-    """A text of hivis, as :class:`hivis.engine.generate.Stream` generates it."""
-    text = SequenceProgress(params, ())
+    """An output of hivis, generated as by :class:`hivis.engine.generate.Stream`."""
+    progress = SequenceProgress(params, ())
     loop = pair.loop(kind, mode)
-    text.begin(loop.add(inputs, params, text.ends))
-    while not text.finished:
-        text.check()
+    progress.begin(loop.add(inputs, params, progress.ends))
+    while not progress.finished:
+        progress.check()
         (step,) = loop.cycle()
-        text.add(step)
-    done = text.result({}).statistics
+        progress.add(step)
+    done = progress.result({}).statistics
     accepted = done.accepted_lengths if kind == DRAFTED else ()
-    return SyntheticOutput(len(text.tokens), done.first_token_ms, done.total_ms, accepted)
+    return SyntheticOutput(len(progress.tokens), done.first_token_ms, done.total_ms, accepted)
 
 
 @contextmanager
-def as_published(target: HuggingFaceTarget) -> Iterator[None]:
-    """The model with the attention that transformers gives it."""
+def with_sdpa(target: HuggingFaceTarget) -> Iterator[None]:
+    """The model with the attention that transformers gives it by default."""
     target.language_model.set_attn_implementation("sdpa")
     try:
         yield
@@ -78,59 +83,60 @@ def as_published(target: HuggingFaceTarget) -> Iterator[None]:
         target.language_model.set_attn_implementation(attention.NAME)
 
 
-def their_text(pair: Pair, inputs: Inputs, params: SamplingParams, **extra: Any) -> SyntheticOutput:
-    """A text of Hugging Face ``generate``; ``extra`` is of its configuration."""
+def transformers_output(
+    pair: Pair, inputs: Inputs, params: SamplingParams, **extra: Any
+) -> SyntheticOutput:
+    """An output of transformers' ``generate``; ``extra`` goes into its ``GenerationConfig``."""
     target = pair.target
     more = target.family.token_features(target.model, inputs.tokens)
-    with as_published(target):
-        method = hugging_face_method(HUGGING_FACE, target.model, **extra)
-        run = method.run(Inputs(inputs.tokens, inputs.features | more), params)
-    return SyntheticOutput(len(run.tokens), run.first_token_ms, run.total_ms)
+    with with_sdpa(target):
+        prompt = Inputs(inputs.tokens, inputs.features | more)
+        timed = generate_with_transformers(target.model, prompt, params, **extra)
+    return SyntheticOutput(len(timed.tokens), timed.first_token_ms, timed.total_ms)
 
 
-def measure_texts(
+def measure_outputs(
     pair: Pair,
     inputs: Inputs,
     params: SamplingParams,
     repeat: int,
     hugging_face: bool,
     static: bool,
-    bar: Bar,
+    bar: Progress,
 ) -> list[dict[str, Any]]:
-    """Texts of all methods in turn, in an order that rotates; one of each that does not count.
+    """Outputs by all methods in turn, in an order that rotates; the first of each is not counted.
 
-    Of every method the median time of each kind; ``accepted_length`` (simulated) is that of the
-    last text, as all have the same.
+    A method's times are medians; ``accepted_length`` (simulated) is the same in all its outputs.
     """
     methods: dict[tuple[str, str], Callable[[], SyntheticOutput]] = {}
     if hugging_face:
-        methods[HUGGING_FACE, EAGER] = lambda: their_text(pair, inputs, params)
+        methods[HUGGING_FACE, EAGER] = lambda: transformers_output(pair, inputs, params)
     if static:
-        methods[STATIC, EAGER] = lambda: their_text(
+        methods[STATIC, EAGER] = lambda: transformers_output(
             pair, inputs, params, cache_implementation="static"
         )
     for kind in (PLAIN, DRAFTED):
         for mode in modes(pair.device):
-            methods[kind, mode] = partial(own_text, pair, kind, mode, inputs, params)
+            methods[kind, mode] = partial(hivis_output, pair, kind, mode, inputs, params)
     names = list(methods)
     found: dict[tuple[str, str], list[SyntheticOutput]] = {name: [] for name in names}
-    for turn in bar.track(range(repeat + 1), description="texts"):
+    for turn in bar.track(range(repeat + 1), description="outputs"):
         first = turn % len(names)
         for name in [*names[first:], *names[:first]]:
-            text = watched(pair, methods[name])
+            output = with_peak(pair, methods[name])
             if turn:
-                found[name].append(text)
-    return [_row(name, mode, texts) for (name, mode), texts in found.items()]
+                found[name].append(output)
+    return [_row(name, mode, outputs) for (name, mode), outputs in found.items()]
 
 
-def _row(name: str, mode: str, texts: list[SyntheticOutput]) -> dict[str, Any]:
+def _row(name: str, mode: str, outputs: list[SyntheticOutput]) -> dict[str, Any]:
     return {
         "method": name,
         "mode": mode,
-        "tokens": texts[0].tokens,
-        "first_token_ms": median(text.first_token_ms for text in texts),
-        "total_ms": median(text.total_ms for text in texts),
-        "ms_per_token": median(text.ms_per_token for text in texts),
-        "accepted_length": mean_of(texts[-1].accepted) if name == DRAFTED else None,
-        "peak_bytes": texts[-1].peak,
+        "tokens": outputs[0].tokens,
+        "first_token_ms": median(output.first_token_ms for output in outputs),
+        "total_ms": median(output.total_ms for output in outputs),
+        "ms_per_token": median(output.ms_per_token for output in outputs),
+        "accepted_length": mean_of(outputs[-1].accepted) if name == DRAFTED else None,
+        "peak_bytes": outputs[-1].peak,
     }

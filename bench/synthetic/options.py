@@ -1,98 +1,104 @@
-"""The options of bench/latency.py that are about models of real size with random weights."""
+"""The arguments of bench.synthetic, checked before any model is made."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
 
+from bench.common.options import (
+    add_device,
+    add_drafter_weights,
+    add_json,
+    add_plot,
+    add_tree,
+    check_at_least_one,
+)
 from bench.synthetic.accepted_lengths import parse_accepted
 from bench.synthetic.configs import SCALES, SHAPES, shape_of
-from bench.synthetic.random_models import LEAST_ROWS, drafter_config, random_head
+from bench.synthetic.drafters import DRAFTERS, drafter_config, random_draft_vocab
+from bench.synthetic.random_models import LEAST_ROWS
 from bench.synthetic.simulated_acceptance import rank_parents
+from hivis.cli.parser import Parser
 from hivis.core.tree_shape import TreeShape
 from hivis.errors import HivisError
 
-DRAFTERS = ("hivis", "vispec")
 #: The trees of the published HiViS runs: 60 nodes, 6 drafted levels, 10 expanded nodes a level.
 NODES, DEPTH, TOP_K = 60, 6, 10
-MEAN = "3.0"
 PROMPT_ROWS, TINY_ROWS = (700, 2048), (48, 96)
-#: Options that say what else could be run, with what they are if nobody gives them.
-OTHERS: dict[str, Any] = {
-    "compare": False, "ablate": False, "model": None, "eagle": None, "vispec": None,
-    "draft_vlm": None, "prompts": None, "prompt": None, "image": [], "count": None,
-    "temperature": [0.0, 1.0], "top_k": 0, "top_p": 1.0, "seed": 0, "sharpness": 1.0,
-}  # fmt: skip
-#: Those that say nothing without --shape.
-OWN = ("accepted", "layers", "scale", "prompt_rows", "weights")
-SWITCHES = ("compile", "hf_static")
+#: By --quick: --repeat, --max-new-tokens.
+DEFAULTS = {False: (3, 256), True: (1, 16)}
 
 
-def add_shape(parser: argparse.ArgumentParser) -> None:
-    shape = parser.add_argument_group("a model of real size (with random weights)")
-    shape.add_argument(
-        "--shape", choices=SHAPES, help="whose sizes; see bench/synthetic/configs.py"
+def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line and fill in the defaults that depend on other options.
+
+    Raises:
+        HivisError: an unknown option, a bad value, or options that do not go together.
+    """
+    parser = Parser(prog="python -m bench.synthetic", description=description)
+    _add_what(parser)
+    _add_how(parser)
+    out = parser.add_argument_group("output")
+    add_json(out.add_argument)
+    add_plot(out.add_argument)
+    options = parser.parse_args(arguments)
+    for name, value in zip(("repeat", "max_new_tokens"), DEFAULTS[options.quick], strict=True):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.prompt_rows is None:
+        options.prompt_rows = list(PROMPT_ROWS if options.scale is None else TINY_ROWS)
+    _check(options)
+    return options
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add("shape", metavar="SHAPE", choices=SHAPES, help=f"whose sizes: {', '.join(SHAPES)}")
+    add("--scale", choices=SCALES, help="a scaled model, to try the code")
+    add("--layers", type=int, help="of the target (default: as published)")
+    add("--drafter", choices=DRAFTERS, default=DRAFTERS[0], help="default: %(default)s")
+    add_drafter_weights(add)
+    add_device(add)
+    add = parser.add_argument_group("what is run").add_argument
+    add("--quick", action="store_true", help="few tokens and cycles: a trial run")
+    add("--no-hf", action="store_true", help="leave out generate of transformers")
+    add(
+        "--hf-static",
+        action="store_true",
+        help="also generate with a static cache, which transformers compiles on a GPU",
     )
-    shape.add_argument(
-        "--weights", choices=("random",), help="what its weights are (default: random)"
+    add(
+        "--compile",
+        action="store_true",
+        help="let torch.compile make the target's passes (a minute or more for every N)",
     )
-    shape.add_argument(
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("cycles").add_argument
+    add(
         "--accepted",
         metavar="FILE|MEAN",
+        default="3.0",
         help="accepted lengths to replay: their mean, or a JSON file with counts by length, "
-        f"as a list or an object (default: {MEAN})",
+        "as a list or an object (default: %(default)s)",
     )
-    shape.add_argument("--layers", type=int, help="of the target (default: as published)")
-    shape.add_argument("--scale", choices=SCALES, help="a scaled model, to try the code")
-    shape.add_argument(
+    add_tree(add, TreeShape(NODES, DEPTH, TOP_K))
+    add = parser.add_argument_group("amount").add_argument
+    add(
         "--prompt-rows",
         type=int,
         nargs="+",
         metavar="ROWS",
         help=f"rows of the prompts (default: {' and '.join(map(str, PROMPT_ROWS))})",
     )
-    shape.add_argument(
-        "--compile",
-        action="store_true",
-        help="let torch.compile make the target's passes (a minute or more for every N)",
-    )
-    shape.add_argument(
-        "--hf-static",
-        action="store_true",
-        help="also generate with a static cache, which transformers compiles on a GPU",
-    )
+    add("--max-new-tokens", type=int, help="of whole outputs (default: 256)")
+    add("--repeat", type=int, help="outputs by each method, of which medians count (default: 3)")
 
 
-def check_shape(options: argparse.Namespace) -> None:
-    """Fill in what was not given; HivisError for what does not go together."""
-    if options.shape is None:
-        for name in OWN:
-            if getattr(options, name) is not None:
-                raise HivisError(f"--{name.replace('_', '-')}: wanted --shape with it, got none")
-        for name in SWITCHES:
-            if getattr(options, name):
-                raise HivisError(f"--{name.replace('_', '-')}: wanted --shape with it, got none")
-        return
-    for name, default in OTHERS.items():
-        if getattr(options, name) != default:
-            raise HivisError(f"--shape: wanted no --{name.replace('_', '-')} with it, got one")
-    if options.policy not in (None, "fixed"):
-        raise HivisError(f"--policy: wanted fixed with --shape, got {options.policy}")
-    options.drafter = options.drafter or DRAFTERS[0]
-    if options.drafter not in DRAFTERS:
-        raise HivisError(
-            f"--drafter: wanted {' or '.join(DRAFTERS)} with --shape, got {options.drafter}"
-        )
-    options.weights = "random"
-    defaults = {"nodes": NODES, "depth": DEPTH, "tree_top_k": TOP_K, "accepted": MEAN}
-    for name, value in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    if options.prompt_rows is None:
-        options.prompt_rows = list(PROMPT_ROWS if options.scale is None else TINY_ROWS)
-    # What can be said of these before anything is made is said here.
-    if options.max_new_tokens is not None and options.max_new_tokens < 1:
-        raise HivisError(f"--max-new-tokens: wanted at least 1, got {options.max_new_tokens}")
+def _check(options: argparse.Namespace) -> None:
+    """HivisError for what would fail only after a model is made."""
+    check_at_least_one(options, "repeat", "max_new_tokens")
     TreeShape(options.nodes, options.depth, options.tree_top_k)
     rank_parents(options.nodes, options.depth, options.tree_top_k)
     shape = shape_of(options.shape, options.scale, options.layers)
@@ -105,10 +111,5 @@ def check_shape(options: argparse.Namespace) -> None:
     for rows in options.prompt_rows:
         if not LEAST_ROWS <= rows < most:
             raise HivisError(f"--prompt-rows: wanted {LEAST_ROWS} to {most - 1}, got {rows}")
-    random_head(drafter_config(shape, options.drafter), options.draft_vocab)
+    random_draft_vocab(drafter_config(shape, options.drafter), options.draft_vocab)
     parse_accepted(options.accepted, options.depth)
-
-
-def is_quantized(options: argparse.Namespace) -> bool:
-    """Whether the drafter is more quantizedly quantized than its target."""
-    return options.drafter_weights != "full" or options.draft_vocab is not None

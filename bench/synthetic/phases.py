@@ -1,7 +1,7 @@
-"""The parts of a cycle one by one: the target's pass by N, and every phase on its own.
+"""The parts of a cycle, timed separately: the target's pass by N, and every phase.
 
-In a CUDA graph a loop cannot be looked into, so its parts are captured alone. They begin where a
-cycle begins and leave everything as it was.
+The phases of a cycle in a CUDA graph cannot be timed, so each part is captured in a graph of its
+own. A part starts from the state before a cycle and restores it.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ import torch
 from torch import Tensor
 
 from bench.common.timing import Call, time_graphs, time_together
-from bench.synthetic.cycles import EAGER, GRAPH, Running
-from bench.synthetic.simulated_acceptance import TreeForm
+from bench.synthetic.cycles import EAGER, GRAPH, RewindableLoop
+from bench.synthetic.simulated_acceptance import FixedTree
 from hivis.core.tree import DraftTree
 from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.tree_growth import Grower, NodeScores
 from hivis.errors import first_line
 
-#: Depth and expanded nodes of a tree of any N: enough for 256.
+#: Depth and expanded nodes of a tree of any N up to 256.
 DEPTH, TOP_K = 6, 10
 PASS = "verify {}"
 
 
-def shape_with(nodes: int, device: torch.device) -> TreeForm:
-    """A tree of this many nodes, whatever its depth."""
-    return TreeForm.of(TreeShape(nodes, min(DEPTH, nodes - 1), TOP_K), device)
+def tree_of_size(nodes: int, device: torch.device) -> FixedTree:
+    """A tree of this many nodes, of any depth."""
+    return FixedTree.of(TreeShape(nodes, min(DEPTH, nodes - 1), TOP_K), device)
 
 
-def phase_calls(running: Running) -> dict[str, Call]:
+def phase_calls(rewindable: RewindableLoop) -> dict[str, Call]:
     """The phases of a drafted loop's next cycle, each as a call that can be repeated.
 
-    ``growth`` is what the loop itself does in ``draft``: scores and shape of the tree, with a
-    drafter that answers at once.
+    ``growth`` is the part of ``draft`` outside the drafter: scores and shape of the tree, with a
+    drafter that takes no time.
     """
-    loop, target = running.loop, running.pair.target
+    loop, target = rewindable.loop, rewindable.pair.target
     drafter = loop.engine.drafter
     assert drafter is not None
-    running.back()
-    accept = running.pair.replay.accept
-    shape, cache = running.pair.form.shape, target.cache
+    rewindable.rewind()
+    accept = rewindable.pair.replay.accept
+    shape, cache = rewindable.pair.tree.shape, target.cache
     plan = GrowthPlan(shape)
     sampling, lengths, drafted = loop._sampling, cache.kv_len, drafter.cache.kv_len
     token, position = cache.entries["token"].clone(), lengths.long() + 1
@@ -74,16 +74,18 @@ def phase_calls(running: Running) -> dict[str, Call]:
     }
 
 
-def pass_calls(running: Running, sizes: Sequence[int]) -> dict[str, Call]:
-    """The target's pass over trees of these sizes; one node is a plain step's."""
-    target = running.pair.target
+def pass_calls(rewindable: RewindableLoop, sizes: Sequence[int]) -> dict[str, Call]:
+    """The target's pass over trees of these sizes; the pass over one node is a plain step's."""
+    target = rewindable.pair.target
     token = target.cache.entries["token"].clone()
 
     def call(nodes: int) -> Call:
         if nodes == 1:
             tree = DraftTree.root_only(token)
         else:
-            tree = shape_with(nodes, target.device).carrying(token.expand(1, nodes).contiguous())
+            tree = tree_of_size(nodes, target.device).with_tokens(
+                token.expand(1, nodes).contiguous()
+            )
         return lambda: target.verify(tree)
 
     return {PASS.format(nodes): call(nodes) for nodes in sizes}
@@ -91,16 +93,16 @@ def pass_calls(running: Running, sizes: Sequence[int]) -> dict[str, Call]:
 
 @torch.inference_mode()
 def measure_parts(
-    running: Running, sizes: Sequence[int], seconds: float
+    rewindable: RewindableLoop, sizes: Sequence[int], seconds: float
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Milliseconds by mode and part, medians of interleaved calls; and what failed, with why."""
-    calls = phase_calls(running) | pass_calls(running, sizes)
-    device = running.pair.device
+    """Milliseconds by mode and part, medians of interleaved calls; and why parts failed."""
+    calls = phase_calls(rewindable) | pass_calls(rewindable, sizes)
+    device = rewindable.pair.device
     found = {EAGER: time_together(calls, device, seconds)}
     failed: dict[str, str] = {}
     if device.type == "cuda":
         times, failures = time_graphs({name: [call] for name, call in calls.items()}, None, seconds)
         found[GRAPH] = {name: time.us for name, time in times.items()}
         failed = {name: first_line(error) for name, error in failures.items()}
-    running.back()
+    rewindable.rewind()
     return {mode: {name: us / 1e3 for name, us in of.items()} for mode, of in found.items()}, failed

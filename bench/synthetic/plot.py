@@ -1,4 +1,4 @@
-"""The image of a run at real size: speed-up by accepted length, passes by N, a cycle by phase.
+"""The image of a run: speed-up by accepted length, the target's pass by N, a cycle by phase.
 
 python -m bench.synthetic.plot run.json image.png
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.headline.plot import title_of
+from bench.common.environment import title_of
+from bench.common.options import redraw
 from bench.synthetic.cycles import DRAFTED, EAGER, PLAIN
 from bench.synthetic.phases import PASS
 from bench.synthetic.tables import PHASES
+from hivis.errors import run_cli
 
-#: What a mode's lines look like.
+#: The line style of each mode.
 STYLES = {"eager": ":", "graph": "-"}
 
 
@@ -137,7 +139,7 @@ def _phases(axes: Any, run: dict[str, Any]) -> None:
                     len(names) - 1, width, left=start, color=colors(k), label=label, height=0.7
                 )
                 start += width
-            # What no phase has; in a graph there are none to be told apart.
+            # The time outside all phases; in a graph, phases cannot be told apart.
             axes.barh(
                 len(names) - 1,
                 max(0.0, row["ms"] - start),
@@ -156,18 +158,11 @@ def _phases(axes: Any, run: dict[str, Any]) -> None:
 
 
 def _legend(axes: Any, columns: int) -> None:
-    """Below the axes: lines and bars leave no corner that is always free."""
+    """Below the axes, since no corner of them is always free."""
     axes.legend(
         frameon=False, fontsize=7.5, ncol=columns, loc="upper center", bbox_to_anchor=(0.5, -0.13)
     )
 
 
-def main() -> None:
-    import json
-    import sys
-
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
-
-
 if __name__ == "__main__":
-    main()
+    run_cli(lambda: redraw("bench.synthetic.plot", draw))

@@ -1,8 +1,8 @@
-"""Speed-ups that others published, with the accepted length where it is known.
+"""Published speed-ups of other decoders, with the accepted length where it is known.
 
 HiViS is arXiv 2509.23928, ViSpec 2509.15235, Spec-LLaVA 2509.11961.
-Accepted lengths count drafted tokens, as everywhere here. All are over the authors' own baseline,
-with their own drafters, prompts and machines: points to look at, not rows of one table.
+Accepted lengths count drafted tokens, as everywhere here. Each speed-up is over the authors' own
+baseline, with their drafters, prompts and machines, so they cannot be compared row by row.
 """
 
 from __future__ import annotations

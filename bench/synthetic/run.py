@@ -1,7 +1,6 @@
-"""The run behind ``bench/latency.py --shape``: a model of real size with random weights.
+"""The run of a model of real size: measure, compute, print.
 
-What a cycle takes does not depend on what the weights are; what it accepts does, and is therefore
-replayed (``bench/synthetic/simulated_acceptance.py``). Medians; all methods take turns.
+All figures are medians, and all methods take turns.
 """
 
 from __future__ import annotations
@@ -14,48 +13,50 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress as Bar
+from rich.progress import Progress
 
-from bench.headline.methods import HUGGING_FACE
-from bench.headline.options import DTYPES
+from bench.common.ceilings import copy_gb_per_s
+from bench.common.generation import HUGGING_FACE
 from bench.synthetic.accepted_lengths import mean_of, parse_accepted
-from bench.synthetic.configs import Shape, shape_of
-from bench.synthetic.cycles import DRAFTED, PLAIN, Cycles, Pair, Running, measure_cycles, modes
-from bench.synthetic.figures import checks, copy_gb_per_s, goals, speedups, streamed_bytes
-from bench.synthetic.generations import measure_texts
-from bench.synthetic.options import is_quantized
+from bench.synthetic.configs import ModelShape, shape_of
+from bench.synthetic.cycles import (
+    DRAFTED,
+    PLAIN,
+    CycleTimes,
+    Pair,
+    RewindableLoop,
+    measure_cycles,
+    modes,
+)
+from bench.synthetic.drafters import drafter_config, random_draft_vocab, random_drafter
+from bench.synthetic.figures import checks, goals, speedups, streamed_bytes
+from bench.synthetic.generations import measure_outputs
 from bench.synthetic.phases import measure_parts
 from bench.synthetic.published import PUBLISHED
-from bench.synthetic.random_models import (
-    drafter_config,
-    image_rows,
-    random_head,
-    random_prompt,
-    random_target,
-    random_tensors,
-)
-from bench.synthetic.simulated_acceptance import CYCLES, LABEL, Replay, TreeForm, shaped_drafter
+from bench.synthetic.random_models import image_rows, random_prompt, random_target
+from bench.synthetic.simulated_acceptance import CYCLES, LABEL, FixedTree, Replay
 from bench.synthetic.tables import print_prompt, print_run
+from hivis.core.device import DTYPES
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.core.tree_shape import TreeShape
 from hivis.drafters.config import LayerConfig
 from hivis.engine.engine import Engine
 
-#: N of the passes that are timed, beside that of the trees; and where each has to be compiled.
+#: N of the timed passes, beside that of the trees; and the same where each has to be compiled.
 SIZES, COMPILED_SIZES = (1, 8, 16, 32, 60, 64, 128), (1,)
-#: Cycles of a round, rounds and seconds for the parts; and of a trial run.
+#: Cycles of a round, rounds, and seconds for the parts; and the same of a trial run.
 AMOUNT, TRIAL = (20, 9, 4.0), (5, 2, 0.2)
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Everything that the JSON document says beside its header."""
+    """Measure and print; returns all figures of the JSON document."""
     shape = shape_of(options.shape, options.scale, options.layers)
     accepted = parse_accepted(options.accepted, options.depth)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
-    bandwidth = copy_gb_per_s(device, dtype)
+    bandwidth = copy_gb_per_s(device)
     lengths = accepted.draw(CYCLES)
     pair, config = make_pair(shape, lengths, options, dtype, device)
     document: dict[str, Any] = {
@@ -81,21 +82,21 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def make_pair(
-    shape: Shape,
+    shape: ModelShape,
     lengths: Sequence[int],
     options: argparse.Namespace,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[Pair, LayerConfig]:
-    """Target and drafter with random weights, and what the drafter's sizes are."""
+    """Target and drafter with random weights, and the drafter's configuration."""
     target = random_target(shape, dtype, device)
     if options.compile:
         target.compile()
-    form = TreeForm.of(TreeShape(options.nodes, options.depth, options.tree_top_k), device)
+    tree = FixedTree.of(TreeShape(options.nodes, options.depth, options.tree_top_k), device)
     config = drafter_config(shape, options.drafter)
-    drafter = shaped_drafter(config, random_tensors(config, dtype, device), form)
-    drafter.quantize(options.drafter_weights, random_head(config, options.draft_vocab))
-    return Pair(target, drafter, form, Replay(lengths, form)), config
+    drafter = random_drafter(config, dtype, device, tree)
+    drafter.quantize(options.drafter_weights, random_draft_vocab(config, options.draft_vocab))
+    return Pair(target, drafter, tree, Replay(lengths, tree)), config
 
 
 def measure_prompt(
@@ -106,28 +107,30 @@ def measure_prompt(
     about: dict[str, Any],
     console: Console,
 ) -> dict[str, Any]:
-    """All figures for one prompt; ``about`` is what the document says of all of them."""
+    """All figures of one prompt; ``about`` is the part of the document that all prompts share."""
     bandwidth, mean = about["copy_gb_per_s"], about["accepted"]["drawn_mean"]
     cycles, rounds, seconds = TRIAL if options.quick else AMOUNT
     sizes = sorted({*(COMPILED_SIZES if options.compile else SIZES), options.nodes})
-    with Bar(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True) as bar:
         params = SamplingParams(max_new_tokens=options.max_new_tokens, eos_token_ids=())
         Engine(pair.target).check_context(inputs, params)
-        texts = measure_texts(
+        outputs = measure_outputs(
             pair, inputs, params, options.repeat, not options.no_hf, options.hf_static, bar
         )
         room = max(cycles * (options.depth + 1), *sizes)
         params = SamplingParams(max_new_tokens=room, eos_token_ids=())
-        measured: dict[tuple[str, str], Cycles] = {}
-        for mode in modes(pair.device):  # one after the other: each has the memory to itself
-            running = {kind: Running(pair, kind, mode, inputs, params) for kind in (PLAIN, DRAFTED)}
-            for kind, found in measure_cycles(running, cycles, rounds, bar).items():
+        measured: dict[tuple[str, str], CycleTimes] = {}
+        for mode in modes(pair.device):  # one mode after another: each has the memory to itself
+            loops = {
+                kind: RewindableLoop(pair, kind, mode, inputs, params) for kind in (PLAIN, DRAFTED)
+            }
+            for kind, found in measure_cycles(loops, cycles, rounds, bar).items():
                 measured[kind, mode] = found
-        parts, failed = measure_parts(running[DRAFTED], sizes, seconds)
+        parts, failed = measure_parts(loops[DRAFTED], sizes, seconds)
     streamed = streamed_bytes(
         pair.target.model.config,
         config,
-        pair.form.shape,
+        pair.tree.shape,
         inputs.length,
         mean,
         pair.target.dtype,
@@ -135,13 +138,14 @@ def measure_prompt(
         options.draft_vocab,
     )
     floors = {name: size / bandwidth / 1e6 for name, size in streamed.items()}
-    theirs = next((row["ms_per_token"] for row in texts if row["method"] == HUGGING_FACE), None)
+    theirs = next((row["ms_per_token"] for row in outputs if row["method"] == HUGGING_FACE), None)
+    quantized = options.drafter_weights != "full" or options.draft_vocab is not None
     lengths = sorted({*map(float, range(options.depth + 1)), mean})
     return {
         "prompt_rows": inputs.length,
         "image_rows": image_rows(pair.target, inputs),
         "nodes": options.nodes,
-        "texts": texts,
+        "texts": outputs,
         "cycles": [
             {"loop": kind, "mode": mode, **asdict(found)}
             for (kind, mode), found in measured.items()
@@ -151,17 +155,18 @@ def measure_prompt(
         "streamed_bytes": streamed,
         "floors_ms": floors,
         "speedups": speedups(measured, theirs, lengths),
-        "checks": checks(measured, texts),
+        "checks": checks(measured, outputs),
         "memory_bytes": memory(pair),
-        "goals": goals(measured, parts, floors, theirs, options.nodes, is_quantized(options))
+        "goals": goals(measured, parts, floors, theirs, options.nodes, quantized)
         if pair.device.type == "cuda"
         else [],
     }
 
 
 def memory(pair: Pair) -> dict[str, int]:
-    """Bytes of the target's weights, of what a level of a tree reads of its drafter's and the head,
-    and of a text's slab; on a CPU also what the process took most. On a GPU each text has its peak.
+    """Bytes of the target's weights, of all that a level of a tree reads, and of the target's slab.
+
+    On a CPU also the peak of the process; on a GPU every output has a peak of its own.
     """
     found = {
         "target": sum(map(_bytes, pair.target.model.parameters())),

@@ -1,14 +1,14 @@
-"""Simulated acceptance: cycles that do all their work, and then accept what a list says.
+"""Simulated acceptance: cycles that do all their work, and then accept the next length of a list.
 
-The drafter grows its tree and the target verifies it, the walk draws at it; then its path is
-replaced by a path of the same tree to a node of the depth that is next on a list. So compaction,
-commit and everything after them have the work that a real text would give them. Lists and paths lie
-on the device and are read by a counter there: no value is read on the host, and every shape is
-fixed, so that such a cycle can be captured in a CUDA graph.
+The drafter grows its tree, the target verifies it, and the walk draws tokens at its nodes; then the
+walk's path is replaced by a path of the same tree to a node of the depth that is next on the list.
+Compaction, commit and everything after them thus have the work of a real output. Lists and paths
+lie on the device and are indexed by a counter there: no value is read on the host, and every shape
+is fixed, so that such a cycle can be captured in a CUDA graph.
 
-A drafter with random weights is as unsure of every token as of any other, which makes its trees
-shallow: the best 59 nodes then are on two levels. So its trees keep their tokens and get a fixed
-shape in which every depth is reached (:func:`rank_parents`).
+A drafter with random weights is equally unsure of all tokens, which makes its trees shallow: the
+best 59 nodes are on two levels. Its trees therefore keep their tokens and get a fixed form in which
+every depth is reached (:func:`rank_parents`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,24 +24,23 @@ from hivis.core.handoff import Acceptance, VerifyResult
 from hivis.core.sampling import SamplingState
 from hivis.core.tree import DraftTree
 from hivis.core.tree_shape import GrowthPlan, TreeShape
-from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
-from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.one_layer import OneLayerDrafter
-from hivis.drafters.vispec import ViSpecDrafter
 from hivis.engine.cycle import accept
 from hivis.errors import HivisError
 
 LABEL = "simulated acceptance"
-#: How many cycles are drawn; after them the list begins again.
+#: How many lengths are drawn; after them the list begins again.
 CYCLES = 4096
 
 
 def rank_parents(nodes: int, depth: int, top_k: int) -> list[int]:
-    """The parents of a tree in which a k-th best child costs k - 1: of all, the cheapest nodes.
+    """The tree of the cheapest nodes, where the k-th best child of a node costs k - 1.
 
-    The chain of best children costs nothing and is always there, so every depth is reached; around
-    it is what a drafter would add that is twice as unsure of every next child. Level by level, -1
-    at the root.
+    The chain of best children costs nothing and is always in the tree, so every depth is reached.
+    The other nodes are those that a drafter would add for which every next child is half as likely.
+
+    Returns:
+        The parent of every node, level by level; -1 at the root.
 
     Raises:
         HivisError: there are too few nodes for the depth.
@@ -66,9 +64,9 @@ def rank_parents(nodes: int, depth: int, top_k: int) -> list[int]:
 
 
 def paths_by_depth(parents: Sequence[int], depth: int) -> list[list[int]]:
-    """For every depth the path to the last node that lies there, the root first.
+    """For every depth the path to its last node, the root first.
 
-    After its end a path repeats its last node, as :class:`hivis.core.handoff.Acceptance` does.
+    A path is padded with its last node, as in :class:`hivis.core.handoff.Acceptance`.
     """
     paths = [[0]]
     for node, parent in enumerate(parents):
@@ -81,8 +79,11 @@ def paths_by_depth(parents: Sequence[int], depth: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class TreeForm:
-    """Trees of one form on a device; fields as of :class:`hivis.core.tree.DraftTree`, B = 1."""
+class FixedTree:
+    """The form of all trees of a run, on a device.
+
+    Fields are those of :class:`hivis.core.tree.DraftTree` with B = 1.
+    """
 
     shape: TreeShape
     parents: Tensor
@@ -90,30 +91,30 @@ class TreeForm:
     ancestors: Tensor
 
     @classmethod
-    def of(cls, shape: TreeShape, device: torch.device) -> TreeForm:
+    def of(cls, shape: TreeShape, device: torch.device) -> FixedTree:
         parents = torch.tensor([rank_parents(shape.nodes, shape.depth, shape.top_k)])
         tree = DraftTree.from_parents(torch.zeros_like(parents), parents, shape.depth)
         return cls(
             shape, tree.parents.to(device), tree.depths.to(device), tree.ancestors.to(device)
         )
 
-    def carrying(self, tokens: Tensor) -> DraftTree:
-        """The tree of this form with ``tokens`` ``[1, N]``."""
+    def with_tokens(self, tokens: Tensor) -> DraftTree:
+        """A tree of this form with ``tokens`` ``[1, N]``."""
         return DraftTree(tokens, self.parents, self.depths, self.ancestors, self.shape.depth)
 
 
 class Replay:
-    """Verdicts that accept what a list says.
+    """Accepts the lengths of a list, one after another.
 
     Args:
         lengths: accepted lengths of the cycles to come, each at most the depth of the trees.
     """
 
-    def __init__(self, lengths: Sequence[int], form: TreeForm) -> None:
-        device, depth, nodes = form.parents.device, form.shape.depth, form.shape.nodes
-        paths = paths_by_depth(form.parents[0].tolist(), depth)
-        # Of every length the path and how long it is, and where what follows each of its nodes
-        # stands among the tree's tokens and the one that is drawn behind them.
+    def __init__(self, lengths: Sequence[int], tree: FixedTree) -> None:
+        device, depth, nodes = tree.parents.device, tree.shape.depth, tree.shape.nodes
+        paths = paths_by_depth(tree.parents[0].tolist(), depth)
+        # For every length: the path and its number of nodes; and where the token after each of its
+        # nodes lies among the tree's tokens, followed by the token that is drawn last.
         found = [[*path, length + 1] for length, path in enumerate(paths)]
         after = [
             [*path[1 : length + 1], *[nodes] * (depth + 1 - length)]
@@ -125,18 +126,17 @@ class Replay:
         self._next = torch.zeros(1, dtype=torch.int64, device=device)
 
     def restart(self) -> None:
-        """The next cycle is the first of the list again."""
+        """Begin with the first length of the list again."""
         self._next.zero_()
 
     def accept(
         self, verify: VerifyResult, tree: DraftTree, position: Tensor, sampling: SamplingState
     ) -> Acceptance:
-        """As :func:`hivis.engine.cycle.accept`, whose walk is done and whose path gives way to the
-        next."""
-        return self.instead_of(accept(verify, tree, position, sampling), tree)
+        """Run the walk of :func:`hivis.engine.cycle.accept`, then replace its path."""
+        return self.replace_path(accept(verify, tree, position, sampling), tree)
 
-    def instead_of(self, acceptance: Acceptance, tree: DraftTree) -> Acceptance:
-        """``acceptance`` with the path that is next; the token after it stays as it was drawn."""
+    def replace_path(self, acceptance: Acceptance, tree: DraftTree) -> Acceptance:
+        """``acceptance`` with the path that is next; the token after it stays as drawn."""
         found = self._found.index_select(0, self._next)
         after = self._after.index_select(0, self._next)
         self._next.add_(1).remainder_(len(self._found))
@@ -146,35 +146,14 @@ class Replay:
         )
 
 
-class _Shaped(OneLayerDrafter):
-    """Mixed in before a drafter: its trees get their fixed form."""
-
-    form: TreeForm
+def fix_trees(drafter: OneLayerDrafter, tree: FixedTree) -> None:
+    """Let the trees of a drafter keep their tokens and get the form of ``tree``."""
+    grow = drafter.grow
 
     @torch.inference_mode()
-    def grow(
-        self, token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
+    def grow_fixed(
+        token: Tensor, position: Tensor, sampling: SamplingState, plan: GrowthPlan
     ) -> DraftTree:
-        return self.form.carrying(super().grow(token, position, sampling, plan).tokens)
+        return tree.with_tokens(grow(token, position, sampling, plan).tokens)
 
-
-class ShapedHiViS(_Shaped, HiViSDrafter):
-    """A HiViS drafter whose trees reach every depth."""
-
-
-class ShapedViSpec(_Shaped, ViSpecDrafter):
-    """A ViSpec drafter likewise."""
-
-
-def shaped_drafter(
-    config: LayerConfig, tensors: dict[str, Tensor], form: TreeForm
-) -> ShapedHiViS | ShapedViSpec:
-    """The drafter of this configuration with trees of this form."""
-    made: Any
-    if isinstance(config, HiViSConfig):
-        made = ShapedHiViS(config, tensors)
-    else:
-        assert isinstance(config, ViSpecConfig)
-        made = ShapedViSpec(config, tensors)
-    made.form = form
-    return made
+    drafter.grow = grow_fixed  # type: ignore[method-assign]

@@ -1,16 +1,15 @@
-"""The figures of a model of real size on the terminal."""
+"""The figures of a run on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from bench.common.markdown import number
+from bench.common.goals import goal_text
+from bench.common.tables import new_table, number
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN
 from bench.synthetic.phases import PASS
 from bench.synthetic.simulated_acceptance import LABEL
@@ -20,7 +19,7 @@ LOOPS = {PLAIN: "hivis, plain", DRAFTED: "hivis, drafted"}
 
 
 def print_run(document: Mapping[str, Any], console: Console) -> None:
-    """What all figures are of."""
+    """The model, the accepted lengths, the published speed-ups and the bandwidth."""
     shape, accepted = document["shape"], document["accepted"]
     console.print(
         f"Random weights of the sizes of {shape['model']}. "
@@ -28,7 +27,9 @@ def print_run(document: Mapping[str, Any], console: Console) -> None:
         f"{accepted['drawn_mean']:.2f} on average."
     )
     if shape["scaled"]:
-        console.print(f"NOT of that size: {shape['scaled']}. It says nothing about that model.")
+        console.print(
+            f"NOT of that size: {shape['scaled']}. The figures say nothing about that model."
+        )
     published = [
         [
             one["method"],
@@ -56,26 +57,20 @@ def print_prompt(found: Mapping[str, Any], console: Console) -> None:
     _passes(found, console)
     _phases(found, console)
     _cycles(found, console)
-    _texts(found, console)
+    _outputs(found, console)
     _speedups(found, console)
     memory = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found["memory_bytes"].items())
     console.print(f"memory in GB: {memory}")
     for name, why in found["failed"].items():
         console.print(f"no graph of {name}: {escape(why)}")
     for goal in found["goals"]:
-        sign = ">=" if goal["at_least"] else "<="
-        console.print(
-            f"goal {goal['figure']} {sign} {goal['wanted']:g} ({goal['mode']}): "
-            f"{number(goal['got'], '{:.2f}')} {'reached' if goal['reached'] else 'SHORT'}"
-        )
+        console.print(f"goal ({goal['mode']}): {goal_text(goal)}")
 
 
 def _print(
     console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    table = new_table(columns[:1], columns[1:], title)
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -150,7 +145,7 @@ def _cycles(found: Mapping[str, Any], console: Console) -> None:
     _print(console, f"Cycles, without the prefill ({LABEL})", columns, rows)
 
 
-def _texts(found: Mapping[str, Any], console: Console) -> None:
+def _outputs(found: Mapping[str, Any], console: Console) -> None:
     rows = [
         [
             LOOPS.get(row["method"], row["method"]),
@@ -165,7 +160,7 @@ def _texts(found: Mapping[str, Any], console: Console) -> None:
     ]
     columns = ["method", "mode", "first", "per token", "total", "accepted", "peak GB"]
     tokens = found["texts"][0]["tokens"]
-    _print(console, f"Whole texts of {tokens} tokens, in ms ({LABEL})", columns, rows)
+    _print(console, f"Whole outputs of {tokens} tokens, in ms ({LABEL})", columns, rows)
 
 
 def _speedups(found: Mapping[str, Any], console: Console) -> None:
@@ -184,7 +179,7 @@ def _speedups(found: Mapping[str, Any], console: Console) -> None:
     _print(console, f"Speed-up of decoding ({LABEL})", columns, rows)
     for check in found["checks"]:
         console.print(
-            f"check, {check['mode']}: the whole text ({LABEL} of {check['accepted_length']:.2f}) "
+            f"check, {check['mode']}: the whole output ({LABEL} of {check['accepted_length']:.2f}) "
             f"decoded {check['by_texts']:.2f}x as fast as plain, "
             f"by the table's formula {check['by_formula']:.2f}x"
         )

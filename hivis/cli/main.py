@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 from hivis import __version__
-from hivis.cli import batch, bench, chat, generate, info, training
+from hivis.cli import batch, chat, generate, info, training
 from hivis.cli.parser import Parser
 
 ABOUT = """Lossless speculative decoding for vision-language models.
@@ -22,11 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         HivisError: bad input; :func:`hivis.errors.run_cli` says it in one line.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["bench"]:  # the benchmark reads its own options
-        bench.bench(given[1:])
-        return
-    options = make_parser().parse_args(given)
+    options = make_parser().parse_args(arguments)
     options.run(options)
 
 
@@ -44,7 +39,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("chat", chat.add_chat, "talk about images, turn by turn", chat.ABOUT)
     add("batch", batch.add_batch, "answer a file of prompts, several at a time", batch.ABOUT)
     add("info", info.add_info, info.ABOUT)
-    add("bench", lambda parser: None, bench.ABOUT)
     add(
         "train",
         training.add_train,

@@ -13,15 +13,18 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from bench import latency
-from bench.common.markdown import compare_tables
+from bench.common.generation import HUGGING_FACE
 from bench.headline.ablation import fixed_name, verdict_lines
-from bench.headline.methods import EAGLE, HIVIS, HUGGING_FACE, LOOKUP, PLAIN, SPEC_LLAVA, VISPEC
+from bench.headline.markdown import compare_tables
+from bench.headline.methods import HIVIS, LOOKUP, PLAIN, row_name
 from hivis.bundled import paths
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
+from hivis.drafters.registry import method_of
 from hivis.errors import HivisError
 
 QUICK = ("--compare", "--quick", "--max-new-tokens", "6", "--dtype", "float32", "--threads", "1")
+EAGLE, VISPEC, SPEC_LLAVA = (row_name(method_of(n)) for n in ("eagle", "vispec", "draft-vlm"))
 COMPARED = [HUGGING_FACE, LOOKUP, PLAIN, EAGLE, VISPEC, SPEC_LLAVA, HIVIS]
 VISUAL_ROWS = 100
 SIZES = {
@@ -169,7 +172,7 @@ def test_drafting_is_that_of_the_runs(document):
     assert rows[HIVIS, 0.0, "long"]["accepted_length"] > 1
 
 
-def test_every_text_is_plain_decodings(document):
+def test_every_output_is_plain_decodings(document):
     for row in document["rows"]:
         if row["method"] not in (HUGGING_FACE, LOOKUP):
             assert row["identical"] is True, row["method"]

@@ -7,22 +7,23 @@ import json
 import pytest
 from rich.console import Console
 
+from bench.common.files import write_json
+from bench.common.generation import TimedOutput
 from bench.headline import compare_plot
 from bench.headline import prefill_rows as prefill
 from bench.headline.ablation import ALLOWED, fixed_name, judge, verdict_lines
 from bench.headline.measure import measure
-from bench.headline.methods import HIVIS, PLAIN, Method, Run
+from bench.headline.methods import HIVIS, PLAIN, Method
 from bench.headline.prefill_rows import llava, llava_next, prefill_rows, qwen
-from bench.headline.prompts import Case, mixed
+from bench.headline.prompts import BenchPrompt, mixed
 from bench.headline.summary import Series, make_rows, pool
-from bench.headline.tables import write_json
 from hivis.bundled.prompts import held_out_prompts
 from hivis.core.sampling import SamplingParams
 from hivis.engine.results import Generation, Statistics
 from hivis.errors import HivisError
 
 
-def run_of(tokens: int, ms: float, first: float = 10.0) -> Run:
+def run_of(tokens: int, ms: float, first: float = 10.0) -> TimedOutput:
     made = Statistics(
         cycles=tokens - 1,
         accepted_lengths=(0,) * (tokens - 1),
@@ -32,7 +33,7 @@ def run_of(tokens: int, ms: float, first: float = 10.0) -> Run:
         total_ms=ms,
         phases_ms={"prefill": first, "verify": ms - first},
     )
-    return Run((7,) * tokens, first, ms, Generation((7,) * tokens, made))
+    return TimedOutput((7,) * tokens, first, ms, Generation((7,) * tokens, made))
 
 
 def test_of_repeated_runs_the_median_counts():
@@ -50,7 +51,7 @@ def test_of_repeated_runs_the_median_counts():
 
 
 def judged(cost: dict[str, float]):
-    """Fixed sizes at 1000 ms a text, but 32 / 7 at 950; the cost model as given, by group."""
+    """Fixed sizes at 1000 ms per output, but 32 / 7 at 950; the cost model as given, by group."""
     policies = {fixed_name(n): f"f{n}" for n in (8, 16, 32, 60)} | {"cost": "c"}
     series = [
         Series(name, 0.0, [[run_of(10, 950.0 if name == "f32" else 1000.0)]], group)
@@ -87,11 +88,12 @@ def test_methods_take_turns_and_repeats_come_back_to_their_prompt():
 
         return Method(name, run, cycles, sampled_only)
 
-    cases = [Case("a", "a", "long"), Case("b", "b", "short"), Case("c", "c", "long")]
+    groups = (("a", "long"), ("b", "short"), ("c", "long"))
+    prompts = [BenchPrompt(name, name, group) for name, group in groups]
     settings = [SamplingParams(temperature=t) for t in (0.0, 1.0)]
     methods = [method("x"), method("y", cycles=8), method("z", sampled_only=True)]
-    series = measure(methods, cases, settings, 2, Console())
-    warm = [call for call in calls[: 1 + 3 + 1 + 3 + 1]]  # three cycles a text
+    series = measure(methods, prompts, settings, 2, Console())
+    warm = [call for call in calls[: 1 + 3 + 1 + 3 + 1]]  # three cycles per output
     assert warm == [
         ("x", "a", 0.0),
         *(("y", p, 0.0) for p in "abc"),

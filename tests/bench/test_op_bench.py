@@ -1,4 +1,4 @@
-"""bench/ops: its cases at tiny sizes, its peers against ours, and what it makes of times."""
+"""bench/ops: its cases at tiny sizes, its peers against ours, and its figures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from bench.common import timing
+from bench.common.ceilings import Ceilings
+from bench.common.goals import Goal, judge_goal
 from bench.common.timing import GraphTime
-from bench.ops import __main__ as kernels
+from bench.ops import __main__ as op_bench
 from bench.ops import cuda_cases, cuda_run, growth_cases, peers
-from bench.ops.cpu_cases import Setting
-from bench.ops.goals_by_case import TARGETS, Goal, Model
+from bench.ops.cases import CPU_CASES, CUDA_CASES, Setting
+from bench.ops.goals_by_case import GOALS, ModelSizes
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTING = Setting(torch.device("cpu"), quick=True, dtypes=[torch.bfloat16])
-TINY = Model("Tiny", layers=2, heads=4, kv_heads=2, vocab=50, dim=16)
-TINY_MHA = Model("Tiny", layers=2, heads=3, kv_heads=3, vocab=50, dim=16)
-MACHINE = cuda_run.Machine(3000.0, {"torch.bfloat16": 7e5, "torch.float32": 7e4}, 50 * 2**20)
+TINY = ModelSizes("Tiny", layers=2, heads=4, kv_heads=2, vocab=50, dim=16)
+TINY_MHA = ModelSizes("Tiny", layers=2, heads=3, kv_heads=3, vocab=50, dim=16)
+MACHINE = Ceilings(3000.0, {"torch.bfloat16": 7e5, "torch.float32": 7e4}, 50 * 2**20)
 
 
 def fixed_times(calls, reset=None, seconds=0.0):
@@ -70,14 +72,16 @@ def test_every_peer_agrees_with_ours(dtype, model, lengths):
             assert case.skipped[package] == "not installed"
 
 
-def problem_of(model: Model, lengths: list[int], nodes: int) -> peers.Problem:
+def problem_of(model: ModelSizes, lengths: list[int], nodes: int) -> peers.AttentionProblem:
     """Random inputs whose tree is a chain with two leaves."""
     q = torch.randn(len(lengths), nodes, model.heads, model.dim)
     rows = max(lengths) + nodes
     k, v = torch.randn(2, len(lengths), model.kv_heads, rows, model.dim)
     seen = torch.ones(nodes, nodes).tril().bool().repeat(len(lengths), 1, 1)
     seen[:, -1, -2] = False
-    return peers.Problem(q, [k], [v], torch.tensor(lengths, dtype=torch.int32), lengths, seen, 0.25)
+    return peers.AttentionProblem(
+        q, [k], [v], torch.tensor(lengths, dtype=torch.int32), lengths, seen, 0.25
+    )
 
 
 def result_of(peer: peers.Peer | None) -> Tensor:
@@ -220,7 +224,7 @@ def test_a_tree_in_torch_is_ours():
 
 
 def test_every_op_has_cases_on_either_device():
-    assert set(kernels.CASES) == set(cuda_cases.CUDA_CASES)
+    assert set(CPU_CASES) == set(CUDA_CASES)
 
 
 def test_the_nucleus_of_the_peer_is_that_of_top_p():
@@ -240,7 +244,7 @@ def test_buffers_exceed_the_cache_twice():
     assert len(case.ours) == len(case.peers["sdpa"]) == 1 + -(-100_000 // (2 * 2 * 26 * 16 * 2))
 
 
-def test_every_target_belongs_to_a_case(monkeypatch):
+def test_every_goal_belongs_to_a_case(monkeypatch):
     names: set[tuple[str, str]] = set()
 
     def note(op, name_of):
@@ -265,15 +269,15 @@ def test_every_target_belongs_to_a_case(monkeypatch):
         note("tree_grow_", lambda dtype, *label: growth_cases.grow_label(*label)),
     )
     monkeypatch.setattr(growth_cases, "prune_case", note("tree_prune", growth_cases.prune_label))
-    for cases in cuda_cases.CUDA_CASES.values():
+    for cases in CUDA_CASES.values():
         list(cases(SETTING))
-    assert set(TARGETS) <= names
+    assert set(GOALS) <= names
 
 
 # --- from times to lines
 
 
-def test_a_line_says_how_far_from_floor_peers_and_targets():
+def test_a_line_shows_floor_peers_and_goals():
     for op, case in tiny_cases():
         result = cuda_run.run_case(op, case, MACHINE, 0.0, fixed_times)
         line = cuda_run.cuda_line(result)
@@ -282,29 +286,29 @@ def test_a_line_says_how_far_from_floor_peers_and_targets():
         json.dumps(vars(result))
 
 
-def test_targets_are_judged():
+def test_goals_are_judged():
     values = {"us": 10.0, "of copy": 0.5}
-    assert cuda_run.judged(Goal("us", 10, False), values)["reached"]
-    assert not cuda_run.judged(Goal("us", 9, False), values)["reached"]
-    assert cuda_run.judged(Goal("of copy", 0.5, True), values)["reached"]
-    assert not cuda_run.judged(Goal("of copy", 0.6, True), values)["reached"]
-    missing = cuda_run.judged(Goal("x sdpa", 3, True), values)
+    assert judge_goal(Goal("us", 10, False), values)["reached"]
+    assert not judge_goal(Goal("us", 9, False), values)["reached"]
+    assert judge_goal(Goal("of copy", 0.5, True), values)["reached"]
+    assert not judge_goal(Goal("of copy", 0.6, True), values)["reached"]
+    missing = judge_goal(Goal("x sdpa", 3, True), values)
     assert missing["got"] is None and not missing["reached"]
 
 
 def test_the_floor_is_the_larger_of_bytes_and_arithmetic(monkeypatch):
     monkeypatch.setitem(
-        TARGETS,
+        GOALS,
         ("tree_attention", "Tiny N=9 S=17"),
         [Goal("floors", 1.5, False), Goal("x sdpa", 5, True)],
     )
     case = cuda_cases.attention_case(SETTING, TINY, [17], 9)
-    slow = cuda_run.Machine(1e-3, {"torch.bfloat16": 1e9}, 0)
+    slow = Ceilings(1e-3, {"torch.bfloat16": 1e9}, 0)
     result = cuda_run.run_case("tree_attention", case, slow, 0.0, fixed_times)
     assert result.floor_us == pytest.approx(case.bytes / 1e-3 / 1e3)
     assert [target["reached"] for target in result.targets] == [True, False]
     assert "x sdpa >= 5: 4.00 SHORT" in cuda_run.cuda_line(result)
-    weak = cuda_run.Machine(1e9, {"torch.bfloat16": 1e-3}, 0)
+    weak = Ceilings(1e9, {"torch.bfloat16": 1e-3}, 0)
     result = cuda_run.run_case("tree_attention", case, weak, 0.0, fixed_times)
     assert result.floor_us == pytest.approx(case.flops / 1e-3 / 1e3)
 
@@ -332,19 +336,19 @@ def test_a_run_on_a_gpu_prints_lines_and_a_document(monkeypatch, capsys):
     for op, case in tiny_cases():
         by_op.setdefault(op, []).append(case)
     monkeypatch.setattr(
-        kernels,
+        op_bench,
         "CUDA_CASES",
         {op: (lambda setting, cases=cases: iter(cases)) for op, cases in by_op.items()},
     )
-    monkeypatch.setattr(kernels, "measure", lambda setting: MACHINE)
+    monkeypatch.setattr(op_bench, "measure_ceilings", lambda *_: MACHINE)
     monkeypatch.setattr(
-        kernels, "run_case", lambda *given: cuda_run.run_case(*given, timer=fixed_times)
+        op_bench, "run_case", lambda *given: cuda_run.run_case(*given, timer=fixed_times)
     )
-    document = json.loads(json.dumps(kernels.run_cuda(SETTING, list(by_op))))
+    document = json.loads(json.dumps(op_bench.run_cuda(SETTING, list(by_op))))
     printed = capsys.readouterr().out
     assert "copy 3000 GB/s" in printed and "700 TFLOP/s" in printed
     assert printed.count("without sdpa_cudnn: wants a GPU and 16-bit floats") == 1
-    assert "targets: 0 of 0 reached" in printed
+    assert "goals: 0 of 0 reached" in printed
     assert len(document["results"]) == 6 and document["differing"] == {}
     assert document["geometric_means"] == pytest.approx(dict.fromkeys(by_op, 4.0))
 
@@ -442,15 +446,7 @@ def test_graphs_hold_whole_rounds_of_the_buffers(monkeypatch):
 
 def test_quick_runs_from_end_to_end(tmp_path):
     done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "bench" / "kernels.py"),
-            "--quick",
-            "--threads",
-            "1",
-            "--json",
-            "out.json",
-        ],
+        [sys.executable, "-m", "bench.ops", "--quick", "--threads", "1", "--json", "out.json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.common.level_bytes import LevelSizes, bytes_of_level
 from bench.headline.methods import PLAIN
 from bench.quantized import __main__ as quantized
 from bench.quantized.__main__ import DRAFTERS, LEVELS, name_of
-from bench.quantized.level import ROWS, SHAPES, _matrices, bytes_of_level
+from bench.quantized.level import ROWS, SHAPES, random_matrices
 from hivis.bundled import paths
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
@@ -21,28 +22,28 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(("weights", "head"), [*LEVELS, ("int4-128", None), ("int4-32", 64)])
 def test_bytes_of_a_level_are_those_of_its_matrices(weights: str, head: int | None) -> None:
-    shape = SHAPES["tiny"]
-    made = _matrices(shape, weights, head, CPU, torch.bfloat16)
-    assert sum(own.nbytes for own, _ in made) == bytes_of_level(shape, weights, head)
+    sizes = SHAPES["tiny"]
+    made = random_matrices(sizes, weights, head, CPU, torch.bfloat16)
+    assert sum(own.nbytes for own, _ in made) == bytes_of_level(sizes, weights, head)
 
 
 @pytest.mark.parametrize("weights", ["full", "int8", "int4"])
-def test_bytes_of_the_embedded_drafter(weights: str) -> None:
+def test_bytes_of_the_bundled_drafter(weights: str) -> None:
     drafter = load_drafter(paths.HIVIS, weights=weights)
     c = drafter.config
     table = torch.zeros(c.vocab_size, c.hidden_size, dtype=torch.bfloat16)
     drafter.bind(table, table)
     width = c.num_attention_heads * c.head_dim
-    shape = type(SHAPES["tiny"])(
+    sizes = LevelSizes(
         c.hidden_size, c.intermediate_size, width, c.num_key_value_heads * c.head_dim, c.vocab_size
     )
-    assert drafter.level_bytes == bytes_of_level(shape, weights, None)
+    assert drafter.level_bytes == bytes_of_level(sizes, weights, None)
 
 
 def test_a_7b_level_is_what_the_design_says() -> None:
     """236 million weights and a head of 131 million."""
-    shape = SHAPES["llava-1.5-7b"]
-    count = {name: outputs * inputs for name, (outputs, inputs) in shape.matrices(None).items()}
+    matrices = SHAPES["llava-1.5-7b"].matrices(None)
+    count = {name: outputs * inputs for name, (outputs, inputs) in matrices.items()}
     assert count.pop("head") == pytest.approx(131e6, rel=0.005)
     assert sum(count.values()) == pytest.approx(236e6, rel=0.005)
 
@@ -70,7 +71,7 @@ def test_a_trial_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for temperature in (0.0, 1.0):
         rows = [row for row in found["rows"] if row["temperature"] == temperature]
         assert [row["method"] for row in rows] == names
-        assert all(row["identical"] for row in rows), "in float32 no drafter changes the text"
+        assert all(row["identical"] for row in rows), "in float32 no drafter changes the output"
         sizes = {row["method"]: row["level_bytes"] for row in rows}
         assert sizes["int4"] < sizes["int8"] < sizes["float32"] and sizes[PLAIN] is None
     assert [entry["drafter"] for entry in found["level"]] == [

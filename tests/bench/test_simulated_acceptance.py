@@ -1,24 +1,28 @@
-"""Simulated acceptance: what is replayed, and that cycles do the rest of their work."""
+"""Simulated acceptance: which lengths are replayed, and that cycles do all other work."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.launches import Clock, OperationCounter
+from bench.launches import CountingClock, OperationCounter
 from bench.synthetic.accepted_lengths import mean_of, parse_accepted, truncated_geometric
 from bench.synthetic.configs import SHAPES, shape_of
-from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Running
-from bench.synthetic.generations import own_text
+from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, RewindableLoop
+from bench.synthetic.generations import hivis_output
 from bench.synthetic.random_models import random_prompt
-from bench.synthetic.simulated_acceptance import Replay, TreeForm, paths_by_depth, rank_parents
+from bench.synthetic.simulated_acceptance import FixedTree, Replay, paths_by_depth, rank_parents
 from hivis import ops
 from hivis.core.handoff import Acceptance
 from hivis.core.sampling import SamplingParams
+from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import HivisError
+from hivis.policies.fixed import FixedPolicy
 from tests.helpers.captured_graphs import CpuCapturer
 from tests.helpers.synthetic_pair import CPU, LENGTHS, SHAPE, pair_of
 
@@ -129,14 +133,14 @@ def test_a_tree_too_small_for_its_depth_is_refused():
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.integers(0, 2**16))
 def test_a_replayed_verdict_is_one_that_the_walk_could_have_given(lengths, seed):
     """The real walk, over logits that ask for the tokens of the replayed path, gives the same."""
-    form = TreeForm.of(SHAPE, CPU)
-    replay = Replay(lengths, form)
+    fixed = FixedTree.of(SHAPE, CPU)
+    replay = Replay(lengths, fixed)
     make = torch.Generator().manual_seed(seed)
-    tree = form.carrying(torch.randperm(97, generator=make)[None, : SHAPE.nodes])
+    tree = fixed.with_tokens(torch.randperm(97, generator=make)[None, : SHAPE.nodes])
     next_token = torch.randint(97, (1,), generator=make)
     for length in [*lengths, *lengths[:2]]:  # then the list begins again
         nowhere = torch.zeros(1, 7)
-        made = replay.instead_of(Acceptance(nowhere, nowhere, next_token, nowhere), tree)
+        made = replay.replace_path(Acceptance(nowhere, nowhere, next_token, nowhere), tree)
         assert made.path_len.tolist() == [length + 1] and made.next_token is next_token
         logits = torch.zeros(1, SHAPE.nodes, 97)
         for place, node in enumerate(made.path[0, : length + 1].tolist()):
@@ -196,11 +200,11 @@ def test_a_replayed_cycle_waits_for_nothing_and_hardly_costs_more(kind):
     found = []
     for make in (RunningBatch, lambda *args: pair.loop(DRAFTED, EAGER)):
         pair.park()
-        loop = make(pair.target, pair.drafter, SHAPE)
+        loop = make(Engine(pair.target, pair.drafter, FixedPolicy(**asdict(SHAPE))))
         loop.add(inputs, params, ())
         loop.cycle()
         counted = OperationCounter()
-        loop.cycles.clock = Clock(counted)
+        loop.cycles.clock = CountingClock(counted)
         with counted:
             loop.cycle()
         assert counted.waits == 0
@@ -209,23 +213,23 @@ def test_a_replayed_cycle_waits_for_nothing_and_hardly_costs_more(kind):
     assert replayed - real == {"accept": 6} and not real - replayed
 
 
-def test_a_running_loop_goes_back_to_where_it_was():
+def test_a_loop_rewinds_to_where_it_was():
     pair = pair_of()
     inputs = random_prompt(shape_of("llava-1.5-7b", "tiny"), pair.target, 40)
     params = SamplingParams(max_new_tokens=80, eos_token_ids=())
-    plain = Running(pair, PLAIN, EAGER, inputs, params)
-    drafted = Running(pair, DRAFTED, EAGER, inputs, params)
+    plain = RewindableLoop(pair, PLAIN, EAGER, inputs, params)
+    drafted = RewindableLoop(pair, DRAFTED, EAGER, inputs, params)
     _, phases, accepted = drafted.round(4)
     assert accepted == LENGTHS[:4] and phases["verify"] > 0
     assert plain.round(5)[2] == [0] * 5
     assert pair.target.cache.kv_len.tolist() == [45]
     assert drafted.round(4)[2] == LENGTHS[4:8]  # the list goes on
-    drafted.back()
+    drafted.rewind()
     assert pair.target.cache.kv_len.tolist() == [40]
 
 
 def test_captured_cycles_accept_what_the_list_says(monkeypatch):
-    """As on a GPU: captured once, replayed for every text, read one cycle late."""
+    """As on a GPU: captured once, replayed for every output, read one cycle late."""
     capturer = CpuCapturer()
     monkeypatch.setattr(
         "hivis.engine.cycle.capturer_for", lambda device, wanted: capturer if wanted else None
@@ -233,19 +237,19 @@ def test_captured_cycles_accept_what_the_list_says(monkeypatch):
     monkeypatch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 1)
     pair = pair_of()
     pair.target.row_multiple = pair.drafter.row_multiple = (
-        64  # a text takes over the memory of the last
+        64  # a sequence takes over the memory of the last
     )
     inputs = random_prompt(shape_of("llava-1.5-7b", "tiny"), pair.target, 40)
     params = SamplingParams(max_new_tokens=21, eos_token_ids=())
-    wanted = (3, 0, 6, 1, 1, 3)  # the sixth cycle ends the text at its fourth token
+    wanted = (3, 0, 6, 1, 1, 3)  # the sixth cycle ends the output at its fourth token
     for kind, mode in [(DRAFTED, EAGER), (DRAFTED, GRAPH), (PLAIN, GRAPH), (DRAFTED, GRAPH)] * 2:
-        text = own_text(pair, kind, mode, inputs, params)
-        assert text.tokens == 21 and text.accepted == (wanted if kind == DRAFTED else ())
+        output = hivis_output(pair, kind, mode, inputs, params)
+        assert output.tokens == 21 and output.accepted == (wanted if kind == DRAFTED else ())
     assert capturer.captured == 2 and capturer.replayed > 40
-    running = Running(pair, DRAFTED, GRAPH, inputs, SamplingParams(max_new_tokens=60))
+    running = RewindableLoop(pair, DRAFTED, GRAPH, inputs, SamplingParams(max_new_tokens=60))
     assert running.round(3)[2] == LENGTHS[:3]
-    running.back()
+    running.rewind()
     assert pair.target.cache.kv_len.tolist() == [40]
-    # One cycle was under way.
+    # One cycle was in flight.
     _, phases, accepted = running.round(4)
     assert accepted == LENGTHS[3:7] and phases["cycle"] > 0

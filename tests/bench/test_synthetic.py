@@ -1,4 +1,4 @@
-"""bench/latency.py --shape: configurations, figures, and the whole command."""
+"""``python -m bench.synthetic``: configurations, figures, and the whole program."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ import torch
 from rich.console import Console
 
 from bench import latency
-from bench.synthetic import plot as shape_plot
+from bench.synthetic import __main__ as synthetic
+from bench.synthetic import plot
 from bench.synthetic.accepted_lengths import AcceptedLengths, mean_of
 from bench.synthetic.configs import SHAPES, shape_of
-from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, Cycles
+from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, CycleTimes
+from bench.synthetic.drafters import drafter_config, random_draft_vocab, random_weights
 from bench.synthetic.figures import GOALS, goals, speedups, streamed_bytes
 from bench.synthetic.generations import STATIC
 from bench.synthetic.options import DEPTH, NODES, PROMPT_ROWS, TOP_K
-from bench.synthetic.random_models import (
-    drafter_config,
-    image_rows,
-    random_head,
-    random_model,
-    random_prompt,
-    random_target,
-    random_tensors,
-)
+from bench.synthetic.random_models import image_rows, random_model, random_prompt, random_target
 from bench.synthetic.simulated_acceptance import LABEL
 from bench.synthetic.tables import print_prompt, print_run
 from hivis.core.tree_shape import TreeShape
@@ -92,7 +86,7 @@ def test_real_sizes_are_made_where_they_are_for():
     """The 13 B model on a device without memory: nothing is on the host, or in another dtype."""
     shape, meta = shape_of("llava-1.5-13b"), torch.device("meta")
     model = random_model(shape, torch.bfloat16, meta)
-    drafter = random_tensors(drafter_config(shape, "vispec"), torch.bfloat16, meta)
+    drafter = random_weights(drafter_config(shape, "vispec"), torch.bfloat16, meta)
     weights = [*model.parameters(), *drafter.values()]
     assert sum(weight.numel() for weight in weights) > 13e9
     assert {weight.device for weight in weights} == {meta}
@@ -102,8 +96,8 @@ def test_real_sizes_are_made_where_they_are_for():
 # --- figures
 
 
-def cycles_of(step: float, cycle: float) -> dict[tuple[str, str], Cycles]:
-    return {(PLAIN, EAGER): Cycles(step, {}, 0.0), (DRAFTED, EAGER): Cycles(cycle, {}, 3.0)}
+def cycles_of(step: float, cycle: float) -> dict[tuple[str, str], CycleTimes]:
+    return {(PLAIN, EAGER): CycleTimes(step, {}, 0.0), (DRAFTED, EAGER): CycleTimes(cycle, {}, 3.0)}
 
 
 def test_speedups_follow_from_step_and_cycle():
@@ -151,7 +145,7 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
     assert found["verify"] == 4 * (sum(w.numel() for w in read) + 40 * row)
     assert found["compact"] == 4 * 2 * 4 * row
     assert found["accept"] == 4 * SHAPE.nodes * len(pair.target.head)
-    pair.drafter.quantize(quantized[0], random_head(config, quantized[1]))
+    pair.drafter.quantize(quantized[0], random_draft_vocab(config, quantized[1]))
     pair.drafter.bind(pair.target.embedding, pair.target.head)
     head = pair.drafter._m["head"].nbytes
     assert found["commit"] == pair.drafter.level_bytes - head
@@ -161,14 +155,14 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
 def test_the_floors_in_the_documents_are_those_of_the_configurations():
     """H100: 3.35 TB/s. The gains are at accepted length 3, with drafters of four kinds."""
     page = (ROOT / "docs" / "performance.md").read_text()
-    tree = TreeShape(NODES, DEPTH, TOP_K)
+    shape_of_tree = TreeShape(NODES, DEPTH, TOP_K)
     kinds = (("full", None), ("int8", None), ("int4", None), ("int8", 16384))
     for name in SHAPES:
         shape = shape_of(name)
         for rows in PROMPT_ROWS:
             times, gains = {}, []
             for kind in kinds:
-                about = (shape.config, drafter_config(shape, "hivis"), tree, rows, 3.0)
+                about = (shape.config, drafter_config(shape, "hivis"), shape_of_tree, rows, 3.0)
                 streamed = streamed_bytes(*about, torch.bfloat16, *kind)
                 ms = {phase: size / 3.35e9 for phase, size in streamed.items()}
                 gains.append(f"{4 * ms['verify'] / sum(ms.values()):.2f}x")
@@ -178,7 +172,7 @@ def test_the_floors_in_the_documents_are_those_of_the_configurations():
             assert any(name in row and line in row for row in page.splitlines()), line
 
 
-# --- the command
+# --- the program
 
 FIELDS = {
     "prompt_rows",
@@ -200,9 +194,8 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("shape")
-    latency.main(
+    synthetic.main(
         [
-            "--shape",
             "llava-next-7b",
             "--scale",
             "tiny",
@@ -260,9 +253,8 @@ def test_compiled_passes_and_a_static_cache(tmp_path, monkeypatch, capsys):
     plainly = HuggingFaceTarget.compile
     monkeypatch.setattr(HuggingFaceTarget, "compile", lambda target: plainly(target, "eager"))
     path = tmp_path / "out.json"
-    latency.main(
+    synthetic.main(
         [
-            "--shape",
             "llava-1.5-7b",
             "--scale",
             "tiny",
@@ -296,11 +288,10 @@ def test_both_modes_are_measured_where_there_are_graphs(tmp_path, monkeypatch):
         "hivis.engine.cycle.capturer_for", lambda device, wanted: capturer if wanted else None
     )
     monkeypatch.setattr("hivis.engine.running_batch.cycles_in_flight", lambda device: 1)
-    for module in ("shape_run", "shape_texts"):
-        monkeypatch.setattr(f"bench.{module}.modes", lambda device: [EAGER, GRAPH])
-    latency.main(
+    for module in ("run", "generations"):
+        monkeypatch.setattr(f"bench.synthetic.{module}.modes", lambda device: [EAGER, GRAPH])
+    synthetic.main(
         [
-            "--shape",
             "qwen2.5-vl-7b",
             "--scale",
             "tiny",
@@ -337,7 +328,9 @@ def with_graphs(document: Any) -> Any:
             found[name] += [
                 {**row, "mode": GRAPH, "phases_ms": {"cycle": 1}} for row in found[name]
             ]
-        cycles = {(row["loop"], row["mode"]): Cycles(row["ms"], {}, 1.0) for row in found["cycles"]}
+        cycles = {
+            (row["loop"], row["mode"]): CycleTimes(row["ms"], {}, 1.0) for row in found["cycles"]
+        }
         found["goals"] = goals(cycles, found["parts_ms"], found["floors_ms"], 24.0, 60, False)
     return made
 
@@ -356,7 +349,7 @@ def test_tables_and_image_carry_the_label(document, tmp_path, change):
     if change is with_graphs:
         assert text.count("reached") + text.count("SHORT") == 2 * (len(GOALS) - 1)
         assert "no graph of commit: [a reason]" in text
-    shape_plot.draw(made, tmp_path / "out.svg")
+    plot.draw(made, tmp_path / "out.svg")
     drawn = (tmp_path / "out.svg").read_text()  # its words are comments there
     assert LABEL in drawn and "scaled to tiny" in drawn
 
@@ -364,42 +357,56 @@ def test_tables_and_image_carry_the_label(document, tmp_path, change):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--shape", "gpt"), "--shape: wanted one of llava-1.5-7b"),
-        (("--accepted", "3"), "--accepted: wanted --shape"),
-        (("--layers", "3"), "--layers: wanted --shape"),
-        (("--hf-static",), "--hf-static: wanted --shape"),
+        (("gpt",), "SHAPE: wanted one of llava-1.5-7b"),
+        ((), "wanted SHAPE, got none"),
         (
-            ("--shape", "llava-1.5-7b", "--draft-vocab", "40000"),
+            ("llava-1.5-7b", "--draft-vocab", "40000"),
             "--draft-vocab: wanted 1 to 32064 tokens, got 40000",
         ),
-        (("--compile",), "--compile: wanted --shape"),
-        (("--shape", "llava-1.5-7b", "--layers", "0"), "--layers: wanted at least 1, got 0"),
-        (("--shape", "llava-1.5-7b", "--compare"), "--shape: wanted no --compare"),
-        (("--shape", "llava-1.5-7b", "--model", "x"), "--shape: wanted no --model"),
-        (("--shape", "llava-1.5-7b", "--policy", "cost"), "--policy: wanted fixed"),
-        (("--shape", "llava-1.5-7b", "--drafter", "x"), "--drafter: wanted hivis or vispec"),
-        (("--shape", "llava-1.5-7b", "--accepted", "7"), "--accepted: wanted a mean of 0 to 6"),
-        (("--shape", "llava-1.5-7b", "--nodes", "6"), "--nodes: wanted at least 7"),
-        (("--shape", "llava-1.5-7b", "--nodes", "999"), "nodes: wanted 2..256"),
-        (("--shape", "llava-1.5-7b", "--temperature", "1"), "--shape: wanted no --temperature"),
-        (("--shape", "llava-1.5-7b", "--count", "3"), "--shape: wanted no --count"),
-        (("--shape", "llava-1.5-7b", "--prompt-rows", "5000"), "--prompt-rows: wanted 12 to 4095"),
-        (("--shape", "llava-1.5-7b", "--max-new-tokens", "0"), "--max-new-tokens: wanted at least"),
+        (("llava-1.5-7b", "--layers", "0"), "--layers: wanted at least 1, got 0"),
+        (("llava-1.5-7b", "--compare"), "wanted options that it knows, got --compare"),
+        (("llava-1.5-7b", "--model", "x"), "wanted options that it knows, got --model"),
+        (("llava-1.5-7b", "--policy", "cost"), "wanted options that it knows, got --policy"),
+        (("llava-1.5-7b", "--drafter", "x"), "--drafter: wanted one of hivis, vispec, got 'x'"),
+        (("llava-1.5-7b", "--accepted", "7"), "--accepted: wanted a mean of 0 to 6"),
+        (("llava-1.5-7b", "--nodes", "6"), "--nodes: wanted at least 7"),
+        (("llava-1.5-7b", "--nodes", "999"), "nodes: wanted 2..256"),
+        (("llava-1.5-7b", "--temperature", "1"), "wanted options that it knows, got --temperature"),
+        (("llava-1.5-7b", "--count", "3"), "wanted options that it knows, got --count"),
+        (("llava-1.5-7b", "--repeat", "0"), "--repeat: wanted at least 1, got 0"),
+        (("llava-1.5-7b", "--prompt-rows", "5000"), "--prompt-rows: wanted 12 to 4095"),
+        (("llava-1.5-7b", "--max-new-tokens", "0"), "--max-new-tokens: wanted at least"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_made(monkeypatch, arguments, says):
     monkeypatch.setattr("bench.synthetic.run.random_target", lambda *_: pytest.fail("made"))
     with pytest.raises(HivisError) as error:
-        latency.main(["--quick", *arguments])
+        synthetic.main(["--quick", *arguments])
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("--shape", "llava-1.5-7b", "--scale", "tiny"),
+            "--shape: wanted .* bench.synthetic SHAPE",
+        ),
+        (("--shape=gpt",), "--shape: wanted .* bench.synthetic SHAPE"),
+        (("--accepted", "3"), "wanted options that it knows, got --accepted 3"),
+        (("--layers", "3"), "wanted options that it knows, got --layers 3"),
+        (("--hf-static",), "wanted options that it knows, got --hf-static"),
+        (("--compile",), "wanted options that it knows, got --compile"),
+    ],
+)
+def test_the_headline_benchmark_has_none_of_these_options(arguments, says):
+    with pytest.raises(HivisError, match=says) as error:
+        latency.main(["--quick", *arguments])
+    assert "\n" not in str(error.value)
 
 
 def test_prompts_that_do_not_fit_are_refused():
     with pytest.raises(HivisError, match="context: wanted at most 4096 positions"):
-        latency.main(
-            ["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny", "--prompt-rows", "4090"]
-        )
+        synthetic.main(["--quick", "llava-1.5-7b", "--scale", "tiny", "--prompt-rows", "4090"])
     with pytest.raises(HivisError, match="--prompt-rows: wanted 12 to 4095, got 3"):
-        latency.main(
-            ["--quick", "--shape", "llava-1.5-7b", "--scale", "tiny", "--prompt-rows", "3"]
-        )
+        synthetic.main(["--quick", "llava-1.5-7b", "--scale", "tiny", "--prompt-rows", "3"])

@@ -17,13 +17,13 @@ from hivis.policies.fixed import FixedPolicy
 QUICK = ["--count", "1", "--repeat", "1", "--max-new-tokens", "8", "--dtype", "float32"]
 
 
-def text(tokens: tuple[int, ...], accepted: tuple[int, ...]) -> Generation:
+def output(tokens: tuple[int, ...], accepted: tuple[int, ...]) -> Generation:
     return Generation(tokens, Statistics(len(accepted), accepted, 9, 3, 1.0, 2.0, {}))
 
 
-def method(name: str, texts: int, times: list[float], tokens: int) -> throughput.Method:
-    made = {0: text(tuple(range(tokens)), (2, 0)), 1: text((7,), ())}
-    return throughput.Method(name, texts, None, FixedPolicy(), times, made)
+def method(name: str, batch: int, times: list[float], tokens: int) -> throughput.BatchMethod:
+    made = {0: output(tuple(range(tokens)), (2, 0)), 1: output((7,), ())}
+    return throughput.BatchMethod(name, batch, None, FixedPolicy(), times, made)
 
 
 def test_rows_compare_like_with_like() -> None:
@@ -72,7 +72,7 @@ def test_bad_options_are_named(more: list[str], complaint: str) -> None:
         throughput.main([*QUICK, *more])
 
 
-def test_what_is_left_of_a_cycle_is_the_loops(tmp_path: Path) -> None:
+def test_the_rest_of_a_cycle_is_the_loop(tmp_path: Path) -> None:
     path = tmp_path / "overhead.json"
     overhead.main(["--texts", "1", "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]

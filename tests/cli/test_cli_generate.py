@@ -1,4 +1,4 @@
-"""``python -m hivis generate``, ``chat``, ``info``, ``bench``: pipes, terminals, bad input."""
+"""``python -m hivis generate``, ``chat``, ``info``: pipes, terminals, bad input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import hivis
 from hivis.api.stream import Chunk
 from hivis.bundled import paths
-from hivis.cli import bench, terminal
+from hivis.cli import terminal
 from hivis.cli.generate import PROMPT
 from hivis.cli.main import main
 from hivis.errors import HivisError
@@ -261,19 +261,8 @@ def test_info(capsys):
     assert found["ops"]["cpu"] == "all" and found["versions"]["hivis"]
 
 
-def test_bench_is_that_of_the_checkout(capsys, monkeypatch, tmp_path):
-    with pytest.raises(SystemExit) as stopped:
-        main(["bench", "--help"])
-    assert stopped.value.code == 0 and "--compare" in capsys.readouterr().out
-    with pytest.raises(HivisError, match="^--count: wanted at least 1"):
-        main(["bench", "--count", "0"])
-    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
-    with pytest.raises(HivisError, match="^bench: wanted a checkout of hivis"):
-        main(["bench"])
-
-
 @pytest.mark.parametrize(
-    "command", ["", "generate", "chat", "info", "train", "capture", "draft-vocab", "bench"]
+    "command", ["", "generate", "chat", "info", "train", "capture", "draft-vocab"]
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stopped:

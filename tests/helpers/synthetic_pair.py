@@ -8,8 +8,9 @@ import torch
 
 from bench.synthetic.configs import shape_of
 from bench.synthetic.cycles import Pair
-from bench.synthetic.random_models import drafter_config, random_target, random_tensors
-from bench.synthetic.simulated_acceptance import Replay, TreeForm, shaped_drafter
+from bench.synthetic.drafters import drafter_config, random_drafter
+from bench.synthetic.random_models import random_target
+from bench.synthetic.simulated_acceptance import FixedTree, Replay
 from hivis.core.tree_shape import TreeShape
 
 CPU = torch.device("cpu")
@@ -23,6 +24,6 @@ def pair_of(
     shape = shape_of(name, "tiny")
     target = random_target(shape, torch.float32, CPU)
     config = drafter_config(shape, kind)
-    form = TreeForm.of(SHAPE, CPU)
-    drafter = shaped_drafter(config, random_tensors(config, torch.float32, CPU), form)
-    return Pair(target, drafter, form, Replay(lengths, form))
+    tree = FixedTree.of(SHAPE, CPU)
+    drafter = random_drafter(config, torch.float32, CPU, tree)
+    return Pair(target, drafter, tree, Replay(lengths, tree))

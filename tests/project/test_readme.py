@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from bench.common.markdown import compare_tables, markdown_table
+from bench.headline.markdown import compare_tables, markdown_table
 from hivis.bundled import paths
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import latency
+from bench.synthetic import __main__ as synthetic
 from bench.synthetic.configs import SHAPES
 from hivis.errors import HivisError
 from tools import gpu_check, gpu_smoke
@@ -207,11 +207,11 @@ def test_shapes_are_those_of_the_bench(tmp_path, monkeypatch):
     assert sorted(gpu_check.SHAPES) == sorted(SHAPES)
     steps = gpu_check.shape(tmp_path, gpu_check.SHAPES).steps
     for name, step in zip(gpu_check.SHAPES, steps, strict=True):
-        assert step.command[1:6] == ["bench/latency.py", "--device", "cuda", "--shape", name]
+        assert step.command[1:6] == ["-m", "bench.synthetic", name, "--device", "cuda"]
         assert str(tmp_path / f"{name}.json") in step.command and "--plot" in step.command
         # options that the bench knows, which complains of the machine alone
         with pytest.raises(HivisError, match="^--device: wanted"):
-            latency.main([*step.command[2:]])
+            synthetic.main([*step.command[3:]])
     monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
     made = gpu_check.shape(tmp_path, gpu_check.SHAPES)
     assert made.steps == [] and made.note == "skipped: transformers is not installed"

@@ -1,22 +1,25 @@
-"""The rows of a run as Markdown tables: python -m bench.common.markdown bench/results/cpu.json"""
+"""The rows of a run as Markdown tables: python -m bench.headline.markdown bench/results/cpu.json"""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.common.tables import number
+from hivis.cli.parser import Parser
+from hivis.errors import run_cli
+
 HEADER = (
     "| method | T | tokens/s | over plain | over HF | accepted length | tokens per cycle "
-    "| first token ms | latency ms (p95) | drafter prefill | same text |\n"
+    "| first token ms | latency ms (p95) | drafter prefill | same output |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per method and temperature, as the README shows them."""
+    """One line per method and temperature, for the README."""
     return HEADER + "".join(_line(row) for row in rows)
 
 
@@ -40,7 +43,7 @@ def _line(row: dict[str, Any]) -> str:
 
 COMPARED = (
     "| answers | method | T | tokens/s | over plain | over HF | accepted length "
-    "| tokens per cycle | drafter prefill rows | same text |\n"
+    "| tokens per cycle | drafter prefill rows | same output |\n"
     "|---|---|---|---|---|---|---|---|---|---|\n"
 )
 PART = (
@@ -50,7 +53,7 @@ COMPUTED = "| model | image | target | {} |\n|---|---|---|{}\n"
 
 
 def compare_tables(run: dict[str, Any]) -> str:
-    """All tables of a comparison, the run's JSON document, one after another."""
+    """All tables of the JSON document of a comparison, one after another."""
     tables = [COMPARED + "".join(_compared(row) for row in _ordered(run, run["compared"]))]
     for labels in (run.get("parts", {}), run.get("policies", {})):
         if labels:
@@ -113,12 +116,13 @@ def _part(row: dict[str, Any], label: str) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
-def number(value: float | None, form: str) -> str:
-    """A figure, or a dash where there is none."""
-    return "-" if value is None else form.format(value)
+def main() -> None:
+    parser = Parser(prog="python -m bench.headline.markdown", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="JSON", help="what a run wrote with --json")
+    document = json.loads(parser.parse_args().run.read_text())
+    compared = "compared" in document
+    print(compare_tables(document) if compared else markdown_table(document["rows"]), end="")
 
 
 if __name__ == "__main__":
-    document = json.loads(Path(sys.argv[1]).read_text())
-    compared = "compared" in document
-    print(compare_tables(document) if compared else markdown_table(document["rows"]), end="")
+    run_cli(main)
