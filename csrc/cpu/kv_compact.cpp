@@ -31,7 +31,7 @@ void kv_compact_(const KvCompactParams& p) {
       const int64_t layer = item / (p.heads * p.batch * 2);
       char* rows = p.kv + layer * p.layer_stride + side * p.side_stride + b * p.batch_stride +
                    h * p.head_stride + p.kv_len[b] * p.row_stride;
-      const int32_t* path = p.path + b * p.path_stride;
+      const int32_t* path = p.path + b * p.path_width;
       for (int64_t i = 0; i < p.path_len[b]; ++i) {
         if (path[i] == i) continue;  // already in place; the root always is
         std::memcpy(rows + i * p.row_stride, rows + path[i] * p.row_stride, p.row_bytes);

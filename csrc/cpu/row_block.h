@@ -34,17 +34,15 @@ struct RowBlock {
     rows = static_cast<int>(std::min<int64_t>(kBlockRows, all - first_row));
     few = rows <= kFewRows && p.head_dim / kPerUnit<In> % kLanes == 0;
     width = static_cast<int>(divide_up(rows, kLanes)) * kLanes;
-    words = word_count(static_cast<int>(p.nodes));
-    ancestors = reinterpret_cast<const uint64_t*>(p.ancestors) + b * p.nodes * words;
+    words = word_count(p.nodes);
+    ancestors = p.ancestors + b * p.nodes * words;
   }
 
   int64_t group() const { return p.heads / p.kv_heads; }
   int64_t node(int row) const { return (first_row + row) / group(); }
   int64_t head(int row) const { return h * group() + (first_row + row) % group(); }
 
-  uint64_t word(int64_t n, int w) const {
-    return ancestors[n * words + w] & node_bits(w, static_cast<int>(p.nodes));
-  }
+  uint64_t word(int64_t n, int w) const { return ancestors[n * words + w] & node_bits(w, p.nodes); }
 
   // q's row as units, in place or converted into scratch.row.
   const U* q_row(int row, Scratch& scratch) const {

@@ -178,14 +178,14 @@ void accept_sequence(const TreeAcceptParams& params, int64_t b) {
 void tree_accept(const TreeAcceptParams& params) {
   parallel_for(params.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      switch (params.type) {
-        case LogitType::kFloat:
+      switch (params.dtype) {
+        case DType::kFloat:
           accept_sequence<float>(params, b);
           break;
-        case LogitType::kBFloat16:
+        case DType::kBFloat16:
           accept_sequence<Bf16>(params, b);
           break;
-        case LogitType::kHalf:
+        case DType::kHalf:
           accept_sequence<Half>(params, b);
           break;
       }

@@ -30,16 +30,24 @@ int64_t blocks_of(const TreeAttentionParams& p) {
   return divide_up(p.nodes * (p.heads / p.kv_heads), kBlockRows);
 }
 
+// Keys of the longest sequence.
+int64_t most_keys(const TreeAttentionParams& p) {
+  int64_t most = 0;
+  for (int64_t b = 0; b < p.batch; ++b) most = std::max<int64_t>(most, p.kv_len[b]);
+  return most + p.nodes;
+}
+
 // Are the spans of a sequence items of work of their own? Not if blocks alone keep all threads
-// busy: then whoever has a block folds its spans as they come, and nothing goes through memory.
+// busy: then the thread that has a block folds its spans as they come, and nothing goes through
+// memory.
 bool spans_apart(const TreeAttentionParams& p) {
   const int64_t items = p.batch * p.kv_heads * blocks_of(p), threads = max_threads();
-  return spans_of(p.longest) > 1 && items < 4 * threads && items % threads != 0;
+  return spans_of(most_keys(p)) > 1 && items < 4 * threads && items % threads != 0;
 }
 
 template <class In>
-void run(const TreeAttentionParams& p) {
-  const int64_t blocks = blocks_of(p), spans = spans_of(p.longest);
+void run(const TreeAttentionParams& p, float* workspace) {
+  const int64_t keys = most_keys(p), blocks = blocks_of(p), spans = spans_of(keys);
   const int64_t items = p.batch * p.kv_heads * blocks;
   const int64_t size = partial_size(p.head_dim);
   const auto block_of = [&](int64_t item) {
@@ -48,7 +56,7 @@ void run(const TreeAttentionParams& p) {
 
   if (!spans_apart(p)) {
     const int64_t rows = std::min<int64_t>(p.nodes * (p.heads / p.kv_heads), kBlockRows);
-    const int64_t item_cycles = p.longest * p.head_dim * divide_up(rows, 16);
+    const int64_t item_cycles = keys * p.head_dim * divide_up(rows, 16);
     parallel_for(items, kGrainCycles / item_cycles + 1, [&](int64_t begin, int64_t end) {
       Scratch& scratch = thread_scratch();
       for (int64_t i = begin; i < end; ++i) {
@@ -70,13 +78,13 @@ void run(const TreeAttentionParams& p) {
     for (int64_t i = begin; i < end; ++i) {
       const RowBlock<In> block = block_of(i / spans);
       if (i % spans >= block.spans()) continue;  // a shorter sequence than the longest
-      block.attend(i % spans, scratch, block.partial_at(p.partials + i * size));
+      block.attend(i % spans, scratch, block.partial_at(workspace + i * size));
     }
   });
   parallel_for(items, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const RowBlock<In> block = block_of(i);
-      float* partials = p.partials + i * spans * size;
+      float* partials = workspace + i * spans * size;
       const Partial total = block.partial_at(partials);
       for (int64_t span = 1; span < block.spans(); ++span) {
         block.fold(total, block.partial_at(partials + span * size));
@@ -88,19 +96,19 @@ void run(const TreeAttentionParams& p) {
 
 }  // namespace
 
-int64_t partials_size(const TreeAttentionParams& p) {
+int64_t tree_attention_workspace(const TreeAttentionParams& p) {
   if (!spans_apart(p)) return 0;
-  return p.batch * p.kv_heads * blocks_of(p) * spans_of(p.longest) * partial_size(p.head_dim);
+  return p.batch * p.kv_heads * blocks_of(p) * spans_of(most_keys(p)) * partial_size(p.head_dim);
 }
 
-void tree_attention(const TreeAttentionParams& params) {
-  switch (params.element) {
-    case Element::kFloat:
-      return run<float>(params);
-    case Element::kBf16:
-      return run<Bf16>(params);
-    case Element::kFp16:
-      return run<Fp16>(params);
+void tree_attention(const TreeAttentionParams& params, float* workspace) {
+  switch (params.dtype) {
+    case DType::kFloat:
+      return run<float>(params, workspace);
+    case DType::kBFloat16:
+      return run<Bf16>(params, workspace);
+    case DType::kHalf:
+      return run<Fp16>(params, workspace);
   }
 }
 

@@ -234,12 +234,12 @@ void grow(const TreeGrowParams& p) {
 }  // namespace
 
 void tree_grow(const TreeGrowParams& params) {
-  switch (params.type) {
-    case LogitType::kFloat:
+  switch (params.dtype) {
+    case DType::kFloat:
       return grow<float>(params);
-    case LogitType::kBFloat16:
+    case DType::kBFloat16:
       return grow<Bf16>(params);
-    case LogitType::kHalf:
+    case DType::kHalf:
       return grow<Half>(params);
   }
 }

@@ -23,7 +23,8 @@ constexpr int kThreads = 128;
 constexpr int kInFlight = 4;
 
 template <class Word>
-__global__ void __launch_bounds__(kThreads) kv_compact_kernel(const KvCompactParams p) {
+__global__ void __launch_bounds__(kThreads)
+    kv_compact_kernel(const KvCompactParams p, uint32_t* tickets) {
   const int64_t b = blockIdx.y;
   const int64_t old_len = p.kv_len[b];
   // Values out of range are the caller's mistake; they must not become accesses out of bounds.
@@ -63,31 +64,31 @@ __global__ void __launch_bounds__(kThreads) kv_compact_kernel(const KvCompactPar
 
   // The last block of the sequence advances its length.
   auto* const flag = reinterpret_cast<int*>(dynamic_shared());
-  if (!is_last_block(&p.tickets[b], gridDim.x, flag)) return;
+  if (!is_last_block(&tickets[b], gridDim.x, flag)) return;
   if (threadIdx.x == 0) p.kv_len[b] = static_cast<int32_t>(old_len) + count;
 }
 
 template <class Word>
-cudaError_t launch_words(const KvCompactParams& p, cudaStream_t stream) {
+cudaError_t launch_words(const KvCompactParams& p, uint32_t* tickets, cudaStream_t stream) {
   const int64_t columns = p.layers * 2 * p.heads * (p.row_bytes / sizeof(Word));
   // With nothing to move there is still a length to advance.
   const int64_t blocks = columns > 0 ? (columns + kThreads - 1) / kThreads : 1;
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.batch));
-  return launch(kv_compact_kernel<Word>, grid, dim3(kThreads), sizeof(int), stream, p);
+  return launch(kv_compact_kernel<Word>, grid, dim3(kThreads), sizeof(int), stream, p, tickets);
 }
 
 }  // namespace
 
-cudaError_t launch_kv_compact(const KvCompactParams& p, cudaStream_t stream) {
+cudaError_t launch_kv_compact(const KvCompactParams& p, uint32_t* tickets, cudaStream_t stream) {
   if (p.batch == 0) return cudaSuccess;
   // The widest word that every row starts at and is a whole number of.
   const int64_t all = static_cast<int64_t>(reinterpret_cast<uintptr_t>(p.kv)) | p.row_bytes |
                       p.layer_stride | p.side_stride | p.batch_stride | p.head_stride |
                       p.row_stride;
-  if (all % 16 == 0) return launch_words<uint4>(p, stream);
-  if (all % 4 == 0) return launch_words<uint32_t>(p, stream);
-  if (all % 2 == 0) return launch_words<uint16_t>(p, stream);
-  return launch_words<uint8_t>(p, stream);
+  if (all % 16 == 0) return launch_words<uint4>(p, tickets, stream);
+  if (all % 4 == 0) return launch_words<uint32_t>(p, tickets, stream);
+  if (all % 2 == 0) return launch_words<uint16_t>(p, tickets, stream);
+  return launch_words<uint8_t>(p, tickets, stream);
 }
 
 }  // namespace hivis::cuda

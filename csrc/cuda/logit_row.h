@@ -9,8 +9,8 @@
 
 namespace hivis::cuda {
 
-constexpr int kOctet = 8;              // neighboring tokens that a thread reads at once
-constexpr int kSpan = kWarp * kOctet;  // a warp's tokens
+constexpr int kOctet = 8;                          // neighboring tokens that a thread reads at once
+constexpr int kSpan = kWarp * kOctet;              // a warp's tokens
 constexpr float kLowest = -__builtin_huge_valf();  // -inf
 
 HIVIS_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -20,7 +20,6 @@
 // and 10 to 50 us more for each node at which the filters reject the first draw.
 #include "cuda/launch.h"
 #include "cuda/tree_accept.h"
-#include "cuda/tree_accept_confirm.h"
 #include "cuda/tree_accept_row.h"
 
 namespace hivis::cuda {
@@ -75,9 +74,9 @@ __device__ __forceinline__ uint32_t span_top(const float (&x)[kOctet]) {
 
 // Surveys one span of `count` nodes, whose depths are given.
 template <class T>
-__device__ __forceinline__ void survey(const TreeAcceptParams& p, int64_t b, int64_t span,
-                                       int first_node, int count, const int32_t* depths) {
-  const Workspace work = workspace_of(p);
+__device__ __forceinline__ void survey(const TreeAcceptParams& p, const Workspace& work, int64_t b,
+                                       int64_t span, int first_node, int count,
+                                       const int32_t* depths) {
   const SamplingRule rule = rule_of(p, b);
   const bool greedy = rule.temperature == 0.0f, filters = has_filters(rule, p.vocab);
   const int lane = threadIdx.x % kWarp;
@@ -123,7 +122,8 @@ __device__ __forceinline__ void survey(const TreeAcceptParams& p, int64_t b, int
 
 // budget: survey_kernel: registers <= 128
 template <class T>
-__global__ void __launch_bounds__(kThreads) survey_kernel(const TreeAcceptParams p) {
+__global__ void __launch_bounds__(kThreads)
+    survey_kernel(const TreeAcceptParams p, const Workspace work) {
   auto& shared = *reinterpret_cast<SurveyShared*>(dynamic_shared());
   const int64_t b = blockIdx.z;
   const int nodes = static_cast<int>(p.nodes);
@@ -138,12 +138,11 @@ __global__ void __launch_bounds__(kThreads) survey_kernel(const TreeAcceptParams
   }
   __syncthreads();
 
-  const Workspace work = workspace_of(p);
   const int64_t span = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  if (span < work.spans) survey<T>(p, b, span, first_node, count, shared.depth);
+  if (span < work.spans) survey<T>(p, work, b, span, first_node, count, shared.depth);
 
   // The last block of the sequence walks.
-  if (!is_last_block(&p.tickets[b], gridDim.x * gridDim.y, &shared.scratch.last)) return;
+  if (!is_last_block(&work.tickets[b], gridDim.x * gridDim.y, &shared.scratch.last)) return;
   walk(p, b, 0, 0, &shared.scratch, [&](int node, int) {
     return token_of(
         row_best(work.best + (b * p.nodes + node) * work.spans, work.spans, &shared.scratch));
@@ -151,33 +150,37 @@ __global__ void __launch_bounds__(kThreads) survey_kernel(const TreeAcceptParams
 }
 
 template <class T>
-cudaError_t launch_survey(const TreeAcceptParams& p, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(divide_up(workspace_of(p).spans, kWarps)),
+cudaError_t launch_survey(const TreeAcceptParams& p, const Workspace& work, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(divide_up(work.spans, kWarps)),
                   static_cast<unsigned>(divide_up(p.nodes, kGroup)),
                   static_cast<unsigned>(p.batch));
-  return launch(survey_kernel<T>, grid, dim3(kThreads), sizeof(SurveyShared), stream, p);
+  return launch(survey_kernel<T>, grid, dim3(kThreads), sizeof(SurveyShared), stream, p, work);
 }
 
-cudaError_t launch_survey(const TreeAcceptParams& p, cudaStream_t stream) {
-  switch (p.type) {
-    case LogitType::kFloat:
-      return launch_survey<float>(p, stream);
-    case LogitType::kBFloat16:
-      return launch_survey<Bf16>(p, stream);
-    case LogitType::kHalf:
-      return launch_survey<Half>(p, stream);
+cudaError_t launch_survey(const TreeAcceptParams& p, const Workspace& work, cudaStream_t stream) {
+  switch (p.dtype) {
+    case DType::kFloat:
+      return launch_survey<float>(p, work, stream);
+    case DType::kBFloat16:
+      return launch_survey<Bf16>(p, work, stream);
+    case DType::kHalf:
+      return launch_survey<Half>(p, work, stream);
   }
   return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
-int64_t tree_accept_workspace(const TreeAcceptParams& p) { return workspace_of(p).bytes; }
+int64_t tree_accept_workspace(const TreeAcceptParams& p) {
+  return make_workspace(p, nullptr, nullptr).bytes;
+}
 
-cudaError_t launch_tree_accept(const TreeAcceptParams& p, cudaStream_t stream) {
+cudaError_t launch_tree_accept(const TreeAcceptParams& p, void* workspace, uint32_t* tickets,
+                               cudaStream_t stream) {
   if (p.batch == 0) return cudaSuccess;
-  const cudaError_t status = launch_survey(p, stream);
-  return status == cudaSuccess ? launch_tree_accept_confirm(p, stream) : status;
+  const Workspace work = make_workspace(p, workspace, tickets);
+  const cudaError_t status = launch_survey(p, work, stream);
+  return status == cudaSuccess ? launch_confirm(p, work, stream) : status;
 }
 
 }  // namespace hivis::cuda

@@ -10,7 +10,6 @@
 // 152064 in bf16, under 1 us for 8 nodes on an H100). Bound by the 35 instructions per token of a
 // weight, about 2 us there, and by latency.
 #include "cuda/launch.h"
-#include "cuda/tree_accept_confirm.h"
 #include "cuda/tree_accept_row.h"
 
 namespace hivis::cuda {
@@ -226,8 +225,8 @@ struct PathEntry {
 };
 
 // Sums of one entry, by one warp.
-__device__ __forceinline__ Sums entry_sums(const TreeAcceptParams& p, int64_t b, int entry) {
-  const Workspace work = workspace_of(p);
+__device__ __forceinline__ Sums entry_sums(const TreeAcceptParams& p, const Workspace& work,
+                                           int64_t b, int entry) {
   const Sums* of_chunk = work.sums + (b * (p.max_depth + 1) + entry) * work.chunks;
   Sums sums{};
   for (int64_t c = threadIdx.x % kWarp; c < work.chunks; c += kWarp) sums = add(sums, of_chunk[c]);
@@ -236,9 +235,9 @@ __device__ __forceinline__ Sums entry_sums(const TreeAcceptParams& p, int64_t b,
 
 // The sums of one chunk of one entry. Where min-p rejects the draw, all tokens count as above it.
 template <class T>
-__device__ __forceinline__ void sum_chunk(const TreeAcceptParams& p, int64_t b, int entry,
-                                          const SamplingRule& rule, Scratch* scratch) {
-  const Workspace work = workspace_of(p);
+__device__ __forceinline__ void sum_chunk(const TreeAcceptParams& p, const Workspace& work,
+                                          int64_t b, int entry, const SamplingRule& rule,
+                                          Scratch* scratch) {
   const PathEntry<T> drawn(p, b, entry, rule.temperature);
   if (drawn.token < 0) return;
   const uint32_t* tops = work.top + (b * p.nodes + drawn.node) * work.spans;
@@ -275,11 +274,11 @@ __device__ __forceinline__ bool confirmed(const Sums& sums, const SamplingRule& 
 
 // Looks for the first entry that is not confirmed, and walks anew from there.
 template <class T>
-__device__ __forceinline__ void judge(const TreeAcceptParams& p, int64_t b,
+__device__ __forceinline__ void judge(const TreeAcceptParams& p, const Workspace& work, int64_t b,
                                       const SamplingRule& rule, int length, Scratch* scratch) {
   for (int entry = threadIdx.x / kWarp; entry < length; entry += kConfirmWarps) {
     if (entry + 1 == length && p.next_token[b] < 0) break;
-    const bool keep = confirmed(entry_sums(p, b, entry), rule, p.vocab);
+    const bool keep = confirmed(entry_sums(p, work, b, entry), rule, p.vocab);
     if (!keep && threadIdx.x % kWarp == 0) atomicMin(&scratch->first, static_cast<uint32_t>(entry));
   }
   __syncthreads();
@@ -287,9 +286,8 @@ __device__ __forceinline__ void judge(const TreeAcceptParams& p, int64_t b,
   if (first == length) return;
 
   const PathEntry<T> rejected(p, b, first, rule.temperature);
-  const Sums sums = entry_sums(p, b, first);
+  const Sums sums = entry_sums(p, work, b, first);
   const bool top_k = has_top_k(rule, p.vocab);
-  const Workspace work = workspace_of(p);
   walk(p, b, rejected.node, first, scratch, [&](int node, int depth) {
     const int64_t at = (b * p.nodes + node) * work.spans;
     FilteredDraw<T> filtered{row_of<T>(p, b, node, rule.temperature),
@@ -311,35 +309,36 @@ __device__ __forceinline__ void judge(const TreeAcceptParams& p, int64_t b,
 
 // budget: confirm_kernel: registers <= 128
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) confirm_kernel(const TreeAcceptParams p) {
+__global__ void __launch_bounds__(kThreads, 1)
+    confirm_kernel(const TreeAcceptParams p, const Workspace work) {
   auto& scratch = *reinterpret_cast<Scratch*>(dynamic_shared());
   const int64_t b = blockIdx.z;
   const SamplingRule rule = rule_of(p, b);
   if (!has_filters(rule, p.vocab)) return;
   const int length = p.path_len[b], entry = blockIdx.y;
   if (threadIdx.x == 0) scratch.first = static_cast<uint32_t>(length);
-  if (entry < length) sum_chunk<T>(p, b, entry, rule, &scratch);
-  if (!is_last_block(&p.tickets[b], gridDim.x * gridDim.y, &scratch.last)) return;
-  judge<T>(p, b, rule, length, &scratch);
+  if (entry < length) sum_chunk<T>(p, work, b, entry, rule, &scratch);
+  if (!is_last_block(&work.tickets[b], gridDim.x * gridDim.y, &scratch.last)) return;
+  judge<T>(p, work, b, rule, length, &scratch);
 }
 
 template <class T>
-cudaError_t launch_confirm(const TreeAcceptParams& p, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(workspace_of(p).chunks),
-                  static_cast<unsigned>(p.max_depth + 1), static_cast<unsigned>(p.batch));
-  return launch(confirm_kernel<T>, grid, dim3(kThreads), sizeof(Scratch), stream, p);
+cudaError_t launch_type(const TreeAcceptParams& p, const Workspace& work, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(work.chunks), static_cast<unsigned>(p.max_depth + 1),
+                  static_cast<unsigned>(p.batch));
+  return launch(confirm_kernel<T>, grid, dim3(kThreads), sizeof(Scratch), stream, p, work);
 }
 
 }  // namespace
 
-cudaError_t launch_tree_accept_confirm(const TreeAcceptParams& p, cudaStream_t stream) {
-  switch (p.type) {
-    case LogitType::kFloat:
-      return launch_confirm<float>(p, stream);
-    case LogitType::kBFloat16:
-      return launch_confirm<Bf16>(p, stream);
-    case LogitType::kHalf:
-      return launch_confirm<Half>(p, stream);
+cudaError_t launch_confirm(const TreeAcceptParams& p, const Workspace& work, cudaStream_t stream) {
+  switch (p.dtype) {
+    case DType::kFloat:
+      return launch_type<float>(p, work, stream);
+    case DType::kBFloat16:
+      return launch_type<Bf16>(p, work, stream);
+    case DType::kHalf:
+      return launch_type<Half>(p, work, stream);
   }
   return cudaErrorInvalidValue;
 }

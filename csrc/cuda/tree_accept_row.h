@@ -28,18 +28,20 @@ struct Workspace {
   uint64_t* best;  // [B, N, spans], by the first kernel: each span's best token
   Sums* sums;      // [B, max_depth + 1, chunks], by the second kernel, along the path
   uint32_t* top;   // [B, N, spans], by the first kernel if there are filters: key of the largest x
+  uint32_t* tickets;  // [B]
   int64_t spans, chunks, bytes;
 };
 
-HIVIS_HD Workspace workspace_of(const TreeAcceptParams& p) {
+inline Workspace make_workspace(const TreeAcceptParams& p, void* memory, uint32_t* tickets) {
   Workspace w{};
   w.spans = divide_up(p.vocab, kSpan);
   w.chunks = divide_up(p.vocab, kChunk);
   const int64_t spans = p.batch * p.nodes * w.spans;
   const int64_t sums = p.batch * (p.max_depth + 1) * w.chunks;
-  w.best = static_cast<uint64_t*>(p.workspace);
+  w.best = static_cast<uint64_t*>(memory);
   w.sums = reinterpret_cast<Sums*>(w.best + spans);
   w.top = reinterpret_cast<uint32_t*>(w.sums + sums);
+  w.tickets = tickets;
   w.bytes = spans * static_cast<int64_t>(sizeof *w.best + sizeof *w.top) +
             sums * static_cast<int64_t>(sizeof *w.sums);
   return w;
@@ -133,5 +135,8 @@ __device__ void walk(const TreeAcceptParams& p, int64_t b, int node, int depth, 
     p.next_token[b] = token;
   }
 }
+
+// The second launch: tree_accept_confirm.cu.
+cudaError_t launch_confirm(const TreeAcceptParams& p, const Workspace& work, cudaStream_t stream);
 
 }  // namespace hivis::cuda

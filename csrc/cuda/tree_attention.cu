@@ -38,7 +38,7 @@ bool is_aligned(const void* start, int64_t a, int64_t b, int64_t c) {
 
 // Can rows be copied 16 bytes at a time, and multiplied on tensor cores?
 bool on_tensor_cores(const TreeAttentionParams& p) {
-  return p.element != Element::kFloat && is_served(p.head_dim) &&
+  return p.dtype != DType::kFloat && is_served(p.head_dim) &&
          is_aligned(p.q, p.q_batch, p.q_node, p.q_head) &&
          is_aligned(p.k, p.k_batch, p.k_head, p.k_row) &&
          is_aligned(p.v, p.v_batch, p.v_head, p.v_row);
@@ -46,30 +46,28 @@ bool on_tensor_cores(const TreeAttentionParams& p) {
 
 }  // namespace
 
-TreeAttentionPlan plan_tree_attention(TreeAttentionParams* p, int multiprocessors) {
-  if (!on_tensor_cores(*p)) return {};
-  const int rows = p->nodes * (p->heads / p->kv_heads);
-  const TileSize size = tile_size(p->head_dim, rows);
-  p->row_tiles = (rows + size.rows - 1) / size.rows;
+TreeAttentionLaunch plan_tree_attention(const TreeAttentionParams& params, int multiprocessors) {
+  TreeAttentionLaunch p{params};
+  if (!on_tensor_cores(p)) return p;
+  const int rows = p.nodes * (p.heads / p.kv_heads);
+  const TileSize size = tile_size(p.head_dim, rows);
+  p.row_tiles = (rows + size.rows - 1) / size.rows;
   // One wave of blocks where two fit a multiprocessor (sm_90; sm_80 but for the largest tiles; not
   // sm_86 and sm_89, where it is two waves). But 128 rows have so many partial results that
   // more splits would cost more than they bring.
   const int blocks = multiprocessors * (size.rows > 64 ? 1 : 2);
-  const int splits = blocks / (p->kv_heads * p->row_tiles);
-  p->max_splits = splits < 1 ? 1 : splits < kMostSplits ? splits : kMostSplits;
-  const int64_t tiles = (p->rows + size.keys - 1) / size.keys;
-  p->max_slots = split_count(static_cast<int>(tiles), p->max_splits) * size.key_warps;
-
-  TreeAttentionPlan plan;
-  const int64_t units = int64_t{p->batch} * p->kv_heads * p->row_tiles;
-  if (p->max_slots > 1) {
-    plan.partials = units * p->max_slots * size.rows * (p->head_dim + 2);
-    plan.tickets = units;
+  const int splits = blocks / (p.kv_heads * p.row_tiles);
+  p.max_splits = splits < 1 ? 1 : splits < kMostSplits ? splits : kMostSplits;
+  const int64_t tiles = (p.rows + size.keys - 1) / size.keys;
+  p.max_slots = split_count(static_cast<int>(tiles), p.max_splits) * size.key_warps;
+  if (p.max_slots > 1) {
+    p.tickets_size = p.batch * p.kv_heads * p.row_tiles;
+    p.partials_size = p.tickets_size * p.max_slots * size.rows * (p.head_dim + 2);
   }
-  return plan;
+  return p;
 }
 
-cudaError_t launch_tree_attention(const TreeAttentionParams& p, cudaStream_t stream) {
+cudaError_t launch_tree_attention(const TreeAttentionLaunch& p, cudaStream_t stream) {
   if (p.batch == 0) return cudaSuccess;
   if (!on_tensor_cores(p)) return launch_tree_attention_any(p, stream);
   switch (p.head_dim) {

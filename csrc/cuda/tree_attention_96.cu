@@ -1,4 +1,4 @@
 // tree_attention on tensor cores for D = 96.
 #include "cuda/tree_attention_launch.h"
 
-template cudaError_t hivis::cuda::launch_head_dim<96>(const TreeAttentionParams&, cudaStream_t);
+template cudaError_t hivis::cuda::launch_head_dim<96>(const TreeAttentionLaunch&, cudaStream_t);

@@ -95,21 +95,22 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 
 template <class T>
 cudaError_t launch_any(const TreeAttentionParams& p, cudaStream_t stream) {
-  const dim3 grid((p.nodes * p.heads + kWarps - 1) / kWarps, p.batch);
+  const dim3 grid((p.nodes * p.heads + kWarps - 1) / kWarps, static_cast<unsigned>(p.batch));
   return launch(tree_attention_any_kernel<T>, grid, dim3(kWarps * kWarp), 0, stream, p);
 }
 
 }  // namespace
 
 cudaError_t launch_tree_attention_any(const TreeAttentionParams& p, cudaStream_t stream) {
-  switch (p.element) {
-    case Element::kBf16:
-      return launch_any<Bf16>(p, stream);
-    case Element::kHalf:
-      return launch_any<Half>(p, stream);
-    default:
+  switch (p.dtype) {
+    case DType::kFloat:
       return launch_any<float>(p, stream);
+    case DType::kBFloat16:
+      return launch_any<Bf16>(p, stream);
+    case DType::kHalf:
+      return launch_any<Half>(p, stream);
   }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace hivis::cuda

@@ -205,7 +205,7 @@ __device__ __forceinline__ void clear(Accumulator<Tr>& acc) {
 // The results of this warp's rows: as they are to the output if nobody shares them, else to the
 // workspace.
 template <class Tr>
-__device__ __forceinline__ void store_rows(const TreeAttentionParams& p, const Work& w,
+__device__ __forceinline__ void store_rows(const TreeAttentionLaunch& p, const Work& w,
                                            const Place<Tr>& at, Accumulator<Tr>& acc) {
   const int slots = w.splits * Tr::kKeyWarps;
 #pragma unroll
@@ -242,7 +242,7 @@ __device__ __forceinline__ void store_rows(const TreeAttentionParams& p, const W
 
 template <class Tr>
 __global__ void __launch_bounds__(Tr::kThreads, 2)
-    tree_attention_kernel(const TreeAttentionParams p) {
+    tree_attention_kernel(const TreeAttentionLaunch p) {
   const Work w = find_work<Tr>(p);
   if (w.split >= w.splits) return;
   char* const query = dynamic_shared();

@@ -62,15 +62,15 @@ constexpr TileSize tile_size(int head_dim, int rows) {
 }
 
 template <class Tr>
-cudaError_t launch_traits(const TreeAttentionParams& p, cudaStream_t stream) {
+cudaError_t launch_traits(const TreeAttentionLaunch& p, cudaStream_t stream) {
   const int splits =
       split_count(static_cast<int>((p.rows + Tr::kKeys - 1) / Tr::kKeys), p.max_splits);
-  const dim3 grid(p.row_tiles * splits, p.kv_heads, p.batch);
+  const dim3 grid(p.row_tiles * splits, p.kv_heads, static_cast<unsigned>(p.batch));
   return launch(tree_attention_kernel<Tr>, grid, dim3(Tr::kThreads), Tr::kSharedBytes, stream, p);
 }
 
 template <class T, int kHeadDim>
-cudaError_t launch_type(const TreeAttentionParams& p, cudaStream_t stream) {
+cudaError_t launch_type(const TreeAttentionLaunch& p, cudaStream_t stream) {
   switch (row_shape(kHeadDim, p.nodes * (p.heads / p.kv_heads))) {
     case RowShape::kFew:
       return launch_traits<FewRows<T, kHeadDim>>(p, stream);
@@ -83,16 +83,16 @@ cudaError_t launch_type(const TreeAttentionParams& p, cudaStream_t stream) {
 }
 
 template <int kHeadDim>
-cudaError_t launch_head_dim(const TreeAttentionParams& p, cudaStream_t stream) {
-  return p.element == Element::kBf16 ? launch_type<Bf16, kHeadDim>(p, stream)
+cudaError_t launch_head_dim(const TreeAttentionLaunch& p, cudaStream_t stream) {
+  return p.dtype == DType::kBFloat16 ? launch_type<Bf16, kHeadDim>(p, stream)
                                      : launch_type<Half, kHeadDim>(p, stream);
 }
 
-extern template cudaError_t launch_head_dim<64>(const TreeAttentionParams&, cudaStream_t);
-extern template cudaError_t launch_head_dim<80>(const TreeAttentionParams&, cudaStream_t);
-extern template cudaError_t launch_head_dim<96>(const TreeAttentionParams&, cudaStream_t);
-extern template cudaError_t launch_head_dim<128>(const TreeAttentionParams&, cudaStream_t);
-extern template cudaError_t launch_head_dim<256>(const TreeAttentionParams&, cudaStream_t);
+extern template cudaError_t launch_head_dim<64>(const TreeAttentionLaunch&, cudaStream_t);
+extern template cudaError_t launch_head_dim<80>(const TreeAttentionLaunch&, cudaStream_t);
+extern template cudaError_t launch_head_dim<96>(const TreeAttentionLaunch&, cudaStream_t);
+extern template cudaError_t launch_head_dim<128>(const TreeAttentionLaunch&, cudaStream_t);
+extern template cudaError_t launch_head_dim<256>(const TreeAttentionLaunch&, cudaStream_t);
 
 // tree_attention_any.cu: every type, size and alignment, without tensor cores.
 cudaError_t launch_tree_attention_any(const TreeAttentionParams& p, cudaStream_t stream);

@@ -14,8 +14,8 @@ struct Partial {
   float* o;      // [D], sum of 2^(score - most) * V
   float2* sums;  // most, and the sum of 2^(score - most)
 
-  __device__ __forceinline__ Partial(const TreeAttentionParams& p, int unit, int slot, int row) {
-    const int64_t units = int64_t{p.batch} * p.kv_heads * p.row_tiles;
+  __device__ __forceinline__ Partial(const TreeAttentionLaunch& p, int unit, int slot, int row) {
+    const int64_t units = p.batch * p.kv_heads * p.row_tiles;
     const int64_t at = (int64_t{unit} * p.max_slots + slot) * Tr::kRows + row;
     o = p.partials + at * Tr::kHeadDim;
     sums =
@@ -36,7 +36,7 @@ __device__ __forceinline__ void* output_row(const TreeAttentionParams& p, const 
 
 // Weight of every partial result of a row, common divisor included.
 template <class Tr>
-__device__ __forceinline__ void weigh_slots(const TreeAttentionParams& p, const Work& w, int slots,
+__device__ __forceinline__ void weigh_slots(const TreeAttentionLaunch& p, const Work& w, int slots,
                                             int row, float* weights) {
   float most = -HUGE_VALF, sum = 0.0f;
   for (int slot = 0; slot < slots; ++slot) {
@@ -55,7 +55,7 @@ __device__ __forceinline__ void weigh_slots(const TreeAttentionParams& p, const 
 
 // Called by every block that has stored its partial results; shared memory is free again.
 template <class Tr>
-__device__ __forceinline__ void merge_splits(const TreeAttentionParams& p, const Work& w,
+__device__ __forceinline__ void merge_splits(const TreeAttentionLaunch& p, const Work& w,
                                              char* shared) {
   auto* const flag = reinterpret_cast<int*>(shared);
   auto* const weights = reinterpret_cast<float*>(shared + 16);  // [row][slot]

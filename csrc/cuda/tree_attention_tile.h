@@ -86,7 +86,7 @@ HIVIS_HD constexpr int split_count(int tiles, int max_splits) {
 }
 
 template <class Tr>
-__device__ __forceinline__ Work find_work(const TreeAttentionParams& p) {
+__device__ __forceinline__ Work find_work(const TreeAttentionLaunch& p) {
   Work w;
   w.row_tile = blockIdx.x % p.row_tiles;
   w.split = blockIdx.x / p.row_tiles;

@@ -46,8 +46,8 @@ __device__ __forceinline__ void weigh(const float (&y)[kOctet], int first, uint6
 
 // budget: grow_survey_kernel: registers <= 72
 template <class T>
-__global__ void __launch_bounds__(kThreads) grow_survey_kernel(const TreeGrowParams p) {
-  const GrowWorkspace work = grow_workspace_of(p);
+__global__ void __launch_bounds__(kThreads)
+    grow_survey_kernel(const TreeGrowParams p, const GrowWorkspace work) {
   const int64_t b = blockIdx.z, span = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (span >= work.spans) return;
   const GrowRule rule = grow_rule_of(p, b);
@@ -236,9 +236,9 @@ __device__ __forceinline__ void carry(const TreeGrowParams& p, int64_t b,
 
 // budget: grow_settle_kernel: registers <= 56
 template <class T>
-__global__ void __launch_bounds__(kSettleThreads) grow_settle_kernel(const TreeGrowParams p) {
+__global__ void __launch_bounds__(kSettleThreads)
+    grow_settle_kernel(const TreeGrowParams p, const GrowWorkspace work) {
   auto& shared = *reinterpret_cast<SettleShared*>(dynamic_shared());
-  const GrowWorkspace work = grow_workspace_of(p);
   const int64_t slot = blockIdx.x, b = blockIdx.y, row = b * p.nodes + slot;
   const uint64_t best = row_best(work, row, &shared);
   const float top = best_value(best);
@@ -266,38 +266,42 @@ __global__ void __launch_bounds__(kSettleThreads) grow_settle_kernel(const TreeG
         rank_key(is_end(token, p.ends, p.end_count) ? kLowest : total, place);
   }
   if (p.frontier_nodes == nullptr) return;
-  if (!is_last_block(&p.tickets[b], gridDim.x, &shared.last)) return;
+  if (!is_last_block(&work.tickets[b], gridDim.x, &shared.last)) return;
   choose_frontier(p, b, work.keys + b * p.nodes * p.children, &shared);
   __syncthreads();
   carry(p, b, &shared);
 }
 
 template <class T>
-cudaError_t launch_grow(const TreeGrowParams& p, cudaStream_t stream) {
-  const int64_t spans = grow_workspace_of(p).spans;
-  const dim3 survey(static_cast<unsigned>(divide_up(spans, kWarps)),
+cudaError_t launch_grow(const TreeGrowParams& p, const GrowWorkspace& work, cudaStream_t stream) {
+  const dim3 survey(static_cast<unsigned>(divide_up(work.spans, kWarps)),
                     static_cast<unsigned>(divide_up(p.nodes, kGroup)),
                     static_cast<unsigned>(p.batch));
-  const cudaError_t status = launch(grow_survey_kernel<T>, survey, dim3(kThreads), 0, stream, p);
+  const cudaError_t status =
+      launch(grow_survey_kernel<T>, survey, dim3(kThreads), 0, stream, p, work);
   if (status != cudaSuccess) return status;
   const dim3 settle(static_cast<unsigned>(p.nodes), static_cast<unsigned>(p.batch));
-  const size_t shared = sizeof(SettleShared) - (kMaxSpans - spans) * sizeof(uint64_t);
-  return launch(grow_settle_kernel<T>, settle, dim3(kSettleThreads), shared, stream, p);
+  const size_t shared = sizeof(SettleShared) - (kMaxSpans - work.spans) * sizeof(uint64_t);
+  return launch(grow_settle_kernel<T>, settle, dim3(kSettleThreads), shared, stream, p, work);
 }
 
 }  // namespace
 
-int64_t tree_grow_workspace(const TreeGrowParams& p) { return grow_workspace_of(p).bytes; }
+int64_t tree_grow_workspace(const TreeGrowParams& p) {
+  return make_grow_workspace(p, nullptr, nullptr).bytes;
+}
 
-cudaError_t launch_tree_grow(const TreeGrowParams& p, cudaStream_t stream) {
+cudaError_t launch_tree_grow(const TreeGrowParams& p, void* workspace, uint32_t* tickets,
+                             cudaStream_t stream) {
   if (p.batch == 0) return cudaSuccess;
-  switch (p.type) {
-    case LogitType::kFloat:
-      return launch_grow<float>(p, stream);
-    case LogitType::kBFloat16:
-      return launch_grow<Bf16>(p, stream);
-    case LogitType::kHalf:
-      return launch_grow<Half>(p, stream);
+  const GrowWorkspace work = make_grow_workspace(p, workspace, tickets);
+  switch (p.dtype) {
+    case DType::kFloat:
+      return launch_grow<float>(p, work, stream);
+    case DType::kBFloat16:
+      return launch_grow<Bf16>(p, work, stream);
+    case DType::kHalf:
+      return launch_grow<Half>(p, work, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -11,20 +11,22 @@ namespace hivis::cuda {
 static_assert(kSpan == kGrowSpan, "a warp weighs one span");
 
 struct GrowWorkspace {
-  uint64_t* best;   // [B, K, spans], each span's best token
-  int64_t* weight;  // [B, K, spans], against that token's y
-  uint64_t* keys;   // [B, K * k], the candidates for the next frontier
+  uint64_t* best;     // [B, K, spans], each span's best token
+  int64_t* weight;    // [B, K, spans], against that token's y
+  uint64_t* keys;     // [B, K * k], the candidates for the next frontier
+  uint32_t* tickets;  // [B]
   int64_t spans, bytes;
 };
 
-HIVIS_HD GrowWorkspace grow_workspace_of(const TreeGrowParams& p) {
+inline GrowWorkspace make_grow_workspace(const TreeGrowParams& p, void* memory, uint32_t* tickets) {
   GrowWorkspace w{};
   w.spans = divide_up(p.vocab, kSpan);
   const int64_t spans = p.batch * p.nodes * w.spans;
   const int64_t keys = p.batch * p.nodes * p.children;
-  w.best = static_cast<uint64_t*>(p.workspace);
+  w.best = static_cast<uint64_t*>(memory);
   w.weight = reinterpret_cast<int64_t*>(w.best + spans);
   w.keys = reinterpret_cast<uint64_t*>(w.weight + spans);
+  w.tickets = tickets;
   w.bytes = (2 * spans + keys) * static_cast<int64_t>(sizeof *w.best);
   return w;
 }

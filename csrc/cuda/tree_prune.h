@@ -1,33 +1,11 @@
-// Makes a draft tree of the best entries of a pool: see core/grow.h for the pool.
+// tree_prune on CUDA, in one launch.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <cstdint>
+#include "core/tree_prune_params.h"
 
 namespace hivis::cuda {
-
-struct TreePruneParams {
-  // sizes
-  int64_t batch;     // B
-  int64_t pool;      // P, at least `entries`
-  int64_t entries;   // pool_first(depth + 1, k), those that count
-  int64_t children;  // k
-  int64_t nodes;     // N, 1..256 and at most `entries`
-  int64_t words;     // W = ceil(N / 64)
-
-  // inputs, device memory; nothing they hold leads out of bounds
-  const float* pool_scores;     // [B, P]; no entry above its parent, the root's is not looked at
-  const int64_t* pool_tokens;   // [B, P]
-  const int32_t* pool_parents;  // [B, P], smaller than the entry's own place; -1 at the root
-
-  // outputs, device memory
-  int64_t* tokens;     // [B, N]
-  int32_t* parents;    // [B, N]
-  int64_t* depths;     // [B, N]
-  int64_t* ancestors;  // [B, N, W]
-  float* scores;       // [B, N]
-};
 
 cudaError_t launch_tree_prune(const TreePruneParams& params, cudaStream_t stream);
 

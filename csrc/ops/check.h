@@ -9,6 +9,8 @@
 #include <initializer_list>
 #include <utility>
 
+#include "core/dtype.h"
+
 namespace hivis {
 
 // Sizes of `tensor`, which must have rank `kRank`: const auto [B, N] = get_shape<2>("tokens", t).
@@ -32,10 +34,13 @@ inline void check_dtype(const char* name, const at::Tensor& tensor, at::ScalarTy
               tensor.scalar_type());
 }
 
-inline void check_float(const char* name, const at::Tensor& tensor) {
+// Returns the bodies' name of the dtype.
+inline DType check_float(const char* name, const at::Tensor& tensor) {
   const at::ScalarType type = tensor.scalar_type();
-  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16 || type == at::kHalf, name,
-              ": wanted Float, BFloat16 or Half, got ", type);
+  if (type == at::kFloat) return DType::kFloat;
+  if (type == at::kBFloat16) return DType::kBFloat16;
+  TORCH_CHECK(type == at::kHalf, name, ": wanted Float, BFloat16 or Half, got ", type);
+  return DType::kHalf;
 }
 
 inline void check_device(const char* name, const at::Tensor& tensor, at::Device wanted) {
@@ -46,6 +51,15 @@ inline void check_device(const char* name, const at::Tensor& tensor, at::Device 
 inline void check_contiguous(const char* name, const at::Tensor& tensor) {
   TORCH_CHECK(tensor.is_contiguous(), name, ": wanted a contiguous tensor, got strides ",
               tensor.strides());
+}
+
+// A tensor whose memory is read or written as a plain array.
+inline void check_plain(const char* name, const at::Tensor& tensor, at::ScalarType dtype,
+                        at::Device device, std::initializer_list<int64_t> shape) {
+  check_shape(name, tensor, shape);
+  check_dtype(name, tensor, dtype);
+  check_device(name, tensor, device);
+  check_contiguous(name, tensor);
 }
 
 inline void check_last_stride(const char* name, const at::Tensor& tensor) {

@@ -1,6 +1,7 @@
-// kv_compact_: what the CPU and CUDA bodies check alike.
+// kv_compact_: its schema, and all that it does for either body.
 #pragma once
 
+#include "core/kv_compact_params.h"
 #include "ops/check.h"
 
 namespace hivis {
@@ -8,12 +9,8 @@ namespace hivis {
 constexpr char kKvCompactSchema[] =
     "kv_compact_(Tensor(a!) kv, Tensor(b!) kv_len, Tensor path, Tensor path_len) -> ()";
 
-struct KvCompactShape {
-  int64_t L, B, Hkv, S, D, M;
-};
-
-inline KvCompactShape check_kv_compact(const at::Tensor& kv, const at::Tensor& kv_len,
-                                       const at::Tensor& path, const at::Tensor& path_len) {
+inline void check_kv_compact(const at::Tensor& kv, const at::Tensor& kv_len, const at::Tensor& path,
+                             const at::Tensor& path_len) {
   const auto [L, sides, B, Hkv, S, D] = get_shape<6>("kv", kv);
   TORCH_CHECK(sides == 2, "kv: wanted 2 in dimension 1 (K and V), got ", sides);
   const auto [path_batch, M] = get_shape<2>("path", path);
@@ -37,7 +34,31 @@ inline KvCompactShape check_kv_compact(const at::Tensor& kv, const at::Tensor& k
   check_apart("path_len", path_len, "kv", kv);
   check_apart("path", path, "kv_len", kv_len);
   check_apart("path_len", path_len, "kv_len", kv_len);
-  return {L, B, Hkv, S, D, M};
+}
+
+// kBody: void(const KvCompactParams&, at::Device).
+template <auto kBody>
+void kv_compact_op(const at::Tensor& kv, const at::Tensor& kv_len, const at::Tensor& path,
+                   const at::Tensor& path_len) {
+  check_kv_compact(kv, kv_len, path, path_len);
+  const auto item = static_cast<int64_t>(kv.element_size());
+  KvCompactParams params{};
+  params.layers = kv.size(0);
+  params.batch = kv.size(2);
+  params.heads = kv.size(3);
+  params.rows = kv.size(4);
+  params.path_width = path.size(1);
+  params.row_bytes = kv.size(5) * item;
+  params.kv = static_cast<char*>(kv.data_ptr());
+  params.kv_len = kv_len.data_ptr<int32_t>();
+  params.path = path.const_data_ptr<int32_t>();
+  params.path_len = path_len.const_data_ptr<int32_t>();
+  params.layer_stride = kv.stride(0) * item;
+  params.side_stride = kv.stride(1) * item;
+  params.batch_stride = kv.stride(2) * item;
+  params.head_stride = kv.stride(3) * item;
+  params.row_stride = kv.stride(4) * item;
+  kBody(params, kv.device());
 }
 
 }  // namespace hivis

@@ -1,7 +1,10 @@
-// shared_noise: what the CPU and CUDA bodies check alike.
+// shared_noise: its schema, and all that it does for either body.
 #pragma once
 
+#include <ATen/ops/empty.h>
+
 #include "core/accept.h"
+#include "core/shared_noise_params.h"
 #include "ops/check.h"
 
 namespace hivis {
@@ -9,9 +12,10 @@ namespace hivis {
 constexpr char kSharedNoiseSchema[] =
     "shared_noise(Tensor seed, Tensor position, int count, int vocab) -> Tensor";
 
-// Returns B.
-inline int64_t check_shared_noise(const at::Tensor& seed, const at::Tensor& position, int64_t count,
-                                  int64_t vocab) {
+// kBody: void(const SharedNoiseParams&, at::Device).
+template <auto kBody>
+at::Tensor shared_noise_op(const at::Tensor& seed, const at::Tensor& position, int64_t count,
+                           int64_t vocab) {
   const auto [B] = get_shape<1>("seed", seed);
   check_shape("position", position, {B});
   check_dtype("seed", seed, at::kLong);
@@ -21,7 +25,17 @@ inline int64_t check_shared_noise(const at::Tensor& seed, const at::Tensor& posi
   check_contiguous("position", position);
   TORCH_CHECK(count >= 0, "count: wanted 0 or more, got ", count);
   TORCH_CHECK(vocab >= 1 && vocab <= kMaxVocab, "vocab: wanted 1..", kMaxVocab, ", got ", vocab);
-  return B;
+  at::Tensor noise = at::empty({B, count, vocab}, seed.options().dtype(at::kFloat));
+
+  SharedNoiseParams params{};
+  params.batch = B;
+  params.count = count;
+  params.vocab = vocab;
+  params.seed = seed.const_data_ptr<int64_t>();
+  params.position = position.const_data_ptr<int64_t>();
+  params.noise = noise.template data_ptr<float>();
+  kBody(params, seed.device());
+  return noise;
 }
 
 }  // namespace hivis

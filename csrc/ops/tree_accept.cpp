@@ -1,18 +1,16 @@
 #include "ops/tree_accept.h"
 
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <cmath>
-#include <tuple>
 
 #include "cpu/tree_accept.h"
 
 namespace hivis {
 namespace {
 
-// What only a body that can read the tensors for free can check.
-void check_values(const cpu::TreeAcceptParams& p) {
+// Checks values here alone, since on a GPU that would mean waiting for it.
+void tree_accept_cpu(const TreeAcceptParams& p, at::Device) {
   for (int64_t b = 0; b < p.batch; ++b) {
     TORCH_CHECK(std::isfinite(p.temperature[b]) && p.temperature[b] >= 0, "temperature[", b,
                 "]: wanted a finite number, 0 or more, got ", p.temperature[b]);
@@ -28,32 +26,13 @@ void check_values(const cpu::TreeAcceptParams& p) {
                   " (parents come first), got ", parents[n]);
     }
   }
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> tree_accept_cpu(
-    const at::Tensor& logits, const at::Tensor& tokens, const at::Tensor& parents,
-    const at::Tensor& seed, const at::Tensor& position, const at::Tensor& temperature,
-    const at::Tensor& top_k, const at::Tensor& top_p, const at::Tensor& min_p, int64_t max_depth) {
-  const TreeAcceptShape shape = check_tree_accept(logits, tokens, parents, seed, position,
-                                                  temperature, top_k, top_p, min_p, max_depth);
-  at::Tensor path = at::empty({shape.B, max_depth + 1}, parents.options());
-  at::Tensor path_len = at::empty({shape.B}, parents.options());
-  at::Tensor next_token = at::empty({shape.B}, tokens.options());
-  at::Tensor emitted = at::empty({shape.B, max_depth + 1}, tokens.options());
-
-  cpu::TreeAcceptParams params{};
-  set_tree_accept<cpu::LogitType>(shape, logits, tokens, parents, seed, position, temperature,
-                                  top_k, top_p, min_p, max_depth, path, path_len, next_token,
-                                  emitted, &params);
-  check_values(params);
-  cpu::tree_accept(params);
-  return {path, path_len, next_token, emitted};
+  cpu::tree_accept(p);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(hivis, m) { m.def(kTreeAcceptSchema, {at::Tag::pt2_compliant_tag}); }
 
-TORCH_LIBRARY_IMPL(hivis, CPU, m) { m.impl("tree_accept", &tree_accept_cpu); }
+TORCH_LIBRARY_IMPL(hivis, CPU, m) { m.impl("tree_accept", &tree_accept_op<tree_accept_cpu>); }
 
 }  // namespace hivis

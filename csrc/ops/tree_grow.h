@@ -1,11 +1,11 @@
-// tree_grow_: what the CPU and CUDA bodies check alike.
+// tree_grow_: its schema, and all that it does for either body.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/grow.h"
-#include "core/logit_type.h"
+#include "core/tree_grow_params.h"
 #include "ops/check.h"
 
 namespace hivis {
@@ -25,13 +25,7 @@ struct TreeGrowTensors {
   const at::Tensor &nodes, &slots, &tokens, &scores, &words, &carried;
 };
 
-struct TreeGrowShape {
-  int64_t B, K, V;
-  int64_t R, k;  // frontiers, children
-  int64_t P, W, E, ends;
-};
-
-inline TreeGrowShape check_tree_grow(const TreeGrowTensors& t, int64_t level, double sharpness) {
+inline void check_tree_grow(const TreeGrowTensors& t, int64_t level, double sharpness) {
   const auto [B, K, V] = get_shape<3>("logits", t.logits);
   check_float("logits", t.logits);
   check_last_stride("logits", t.logits);
@@ -50,86 +44,91 @@ inline TreeGrowShape check_tree_grow(const TreeGrowTensors& t, int64_t level, do
   const auto [pool_batch, P] = get_shape<2>("pool_scores", t.pool_scores);
   TORCH_CHECK(P >= pool_first(level + 1, k), "pool_scores: wanted at least ",
               pool_first(level + 1, k), " entries, got ", P);
+  const at::Device device = t.logits.device();
   const auto [ends] = get_shape<1>("ends", t.ends);
   const int64_t E = get_shape<3>("output", t.output)[2];
   check_shape("output", t.output, {B, K, E});
-  check_device("output", t.output, t.logits.device());
+  check_device("output", t.output, device);
   check_last_stride("output", t.output);
   const int64_t W = std::max(1, word_count(static_cast<int>(R * k)));
 
-  const auto check = [&](const char* name, const at::Tensor& tensor, at::ScalarType dtype,
-                         std::initializer_list<int64_t> shape) {
-    check_shape(name, tensor, shape);
-    check_dtype(name, tensor, dtype);
-    check_device(name, tensor, t.logits.device());
-    check_contiguous(name, tensor);
-  };
-  check("seed", t.seed, at::kLong, {B});
-  check("position", t.position, at::kLong, {B});
-  check("temperature", t.temperature, at::kFloat, {B});
-  check("ends", t.ends, at::kLong, {ends});
-  check("pool_scores", t.pool_scores, at::kFloat, {B, P});
-  check("pool_tokens", t.pool_tokens, at::kLong, {B, P});
-  check("pool_parents", t.pool_parents, at::kInt, {B, P});
-  check("nodes", t.nodes, at::kInt, {R, B, k});
-  check("slots", t.slots, at::kLong, {R, B, k});
-  check("tokens", t.tokens, at::kLong, {R, B, k});
-  check("scores", t.scores, at::kFloat, {R, B, k});
-  check("words", t.words, at::kLong, {R, B, k, W});
-  check("carried", t.carried, t.output.scalar_type(), {R, B, k, E});
-  return {B, K, V, R, k, P, W, E, ends};
+  check_plain("seed", t.seed, at::kLong, device, {B});
+  check_plain("position", t.position, at::kLong, device, {B});
+  check_plain("temperature", t.temperature, at::kFloat, device, {B});
+  check_plain("ends", t.ends, at::kLong, device, {ends});
+  check_plain("pool_scores", t.pool_scores, at::kFloat, device, {B, P});
+  check_plain("pool_tokens", t.pool_tokens, at::kLong, device, {B, P});
+  check_plain("pool_parents", t.pool_parents, at::kInt, device, {B, P});
+  check_plain("nodes", t.nodes, at::kInt, device, {R, B, k});
+  check_plain("slots", t.slots, at::kLong, device, {R, B, k});
+  check_plain("tokens", t.tokens, at::kLong, device, {R, B, k});
+  check_plain("scores", t.scores, at::kFloat, device, {R, B, k});
+  check_plain("words", t.words, at::kLong, device, {R, B, k, W});
+  check_plain("carried", t.carried, t.output.scalar_type(), device, {R, B, k, E});
 }
 
-// Fills in sizes, inputs and outputs, whose fields have the same names in both bodies' params.
-template <class Params>
-void set_tree_grow(const TreeGrowShape& shape, const TreeGrowTensors& t, int64_t level,
-                   double sharpness, bool noise, Params* params) {
-  const at::ScalarType dtype = t.logits.scalar_type();
-  params->batch = shape.B;
-  params->nodes = shape.K;
-  params->vocab = shape.V;
-  params->children = shape.k;
-  params->level = level;
-  params->pool = shape.P;
-  params->words = shape.W;
-  params->logits = t.logits.const_data_ptr();
-  params->type = dtype == at::kBFloat16 ? LogitType::kBFloat16
-                 : dtype == at::kHalf   ? LogitType::kHalf
-                                        : LogitType::kFloat;
-  params->logits_batch_stride = t.logits.stride(0);
-  params->logits_node_stride = t.logits.stride(1);
-  params->seed = t.seed.const_data_ptr<int64_t>();
-  params->position = t.position.const_data_ptr<int64_t>();
-  params->temperature = t.temperature.const_data_ptr<float>();
-  params->ends = t.ends.const_data_ptr<int64_t>();
-  params->end_count = shape.ends;
-  params->sharpness = static_cast<float>(sharpness);
-  params->noise = noise;
+inline TreeGrowParams tree_grow_params(const TreeGrowTensors& t, int64_t level, double sharpness,
+                                       bool noise) {
   const auto bytes = static_cast<int64_t>(t.output.element_size());
-  params->row_bytes = shape.E * bytes;
-  params->output = static_cast<const char*>(t.output.const_data_ptr());
-  params->output_batch_stride = t.output.stride(0) * bytes;
-  params->output_node_stride = t.output.stride(1) * bytes;
-  params->pool_scores = t.pool_scores.data_ptr<float>();
-  params->pool_tokens = t.pool_tokens.data_ptr<int64_t>();
-  params->pool_parents = t.pool_parents.data_ptr<int32_t>();
+  TreeGrowParams params{};
+  params.batch = t.logits.size(0);
+  params.nodes = t.logits.size(1);
+  params.vocab = t.logits.size(2);
+  params.children = t.nodes.size(2);
+  params.level = level;
+  params.pool = t.pool_scores.size(1);
+  params.words = t.words.size(3);
+  params.row_bytes = t.output.size(2) * bytes;
+  params.logits = t.logits.const_data_ptr();
+  params.dtype = check_float("logits", t.logits);
+  params.logits_batch_stride = t.logits.stride(0);
+  params.logits_node_stride = t.logits.stride(1);
+  params.seed = t.seed.const_data_ptr<int64_t>();
+  params.position = t.position.const_data_ptr<int64_t>();
+  params.temperature = t.temperature.const_data_ptr<float>();
+  params.ends = t.ends.const_data_ptr<int64_t>();
+  params.end_count = t.ends.size(0);
+  params.sharpness = static_cast<float>(sharpness);
+  params.noise = noise;
+  params.output = static_cast<const char*>(t.output.const_data_ptr());
+  params.output_batch_stride = t.output.stride(0) * bytes;
+  params.output_node_stride = t.output.stride(1) * bytes;
+  params.pool_scores = t.pool_scores.data_ptr<float>();
+  params.pool_tokens = t.pool_tokens.data_ptr<int64_t>();
+  params.pool_parents = t.pool_parents.data_ptr<int32_t>();
   // Frontier l of R is that of level l + 1.
-  const int64_t frontier = shape.B * shape.k;
+  const int64_t frontier = params.batch * params.children;
   if (level > 1) {
     const int64_t above = (level - 2) * frontier;
-    params->above_nodes = t.nodes.const_data_ptr<int32_t>() + above;
-    params->above_scores = t.scores.const_data_ptr<float>() + above;
-    params->above_words = t.words.const_data_ptr<int64_t>() + above * shape.W;
+    params.above_nodes = t.nodes.const_data_ptr<int32_t>() + above;
+    params.above_scores = t.scores.const_data_ptr<float>() + above;
+    params.above_words = t.words.const_data_ptr<int64_t>() + above * params.words;
   }
-  if (level <= shape.R) {
+  if (level <= t.nodes.size(0)) {
     const int64_t below = (level - 1) * frontier;
-    params->frontier_nodes = t.nodes.data_ptr<int32_t>() + below;
-    params->frontier_slots = t.slots.data_ptr<int64_t>() + below;
-    params->frontier_tokens = t.tokens.data_ptr<int64_t>() + below;
-    params->frontier_scores = t.scores.data_ptr<float>() + below;
-    params->frontier_words = t.words.data_ptr<int64_t>() + below * shape.W;
-    params->frontier_carried = static_cast<char*>(t.carried.data_ptr()) + below * params->row_bytes;
+    params.frontier_nodes = t.nodes.data_ptr<int32_t>() + below;
+    params.frontier_slots = t.slots.data_ptr<int64_t>() + below;
+    params.frontier_tokens = t.tokens.data_ptr<int64_t>() + below;
+    params.frontier_scores = t.scores.data_ptr<float>() + below;
+    params.frontier_words = t.words.data_ptr<int64_t>() + below * params.words;
+    params.frontier_carried = static_cast<char*>(t.carried.data_ptr()) + below * params.row_bytes;
   }
+  return params;
+}
+
+// kBody: void(const TreeGrowParams&, at::Device).
+template <auto kBody>
+void tree_grow_op(const at::Tensor& logits, const at::Tensor& seed, const at::Tensor& position,
+                  const at::Tensor& temperature, const at::Tensor& ends, const at::Tensor& output,
+                  const at::Tensor& pool_scores, const at::Tensor& pool_tokens,
+                  const at::Tensor& pool_parents, const at::Tensor& nodes, const at::Tensor& slots,
+                  const at::Tensor& tokens, const at::Tensor& scores, const at::Tensor& words,
+                  const at::Tensor& carried, int64_t level, double sharpness, bool noise) {
+  const TreeGrowTensors tensors{logits, seed,        position,    temperature,  ends,
+                                output, pool_scores, pool_tokens, pool_parents, nodes,
+                                slots,  tokens,      scores,      words,        carried};
+  check_tree_grow(tensors, level, sharpness);
+  kBody(tree_grow_params(tensors, level, sharpness, noise), logits.device());
 }
 
 }  // namespace hivis

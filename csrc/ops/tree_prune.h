@@ -1,11 +1,13 @@
-// tree_prune: what the CPU and CUDA bodies check alike.
+// tree_prune: its schema, and all that it does for either body.
 #pragma once
 
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "core/grow.h"
+#include "core/tree_prune_params.h"
 #include "ops/check.h"
 
 namespace hivis {
@@ -15,13 +17,11 @@ constexpr char kTreePruneSchema[] =
     "int depth, int nodes) "
     "-> (Tensor tokens, Tensor parents, Tensor depths, Tensor ancestors, Tensor scores)";
 
-struct TreePruneShape {
-  int64_t B, P, entries;
-};
-
-inline TreePruneShape check_tree_prune(const at::Tensor& pool_scores, const at::Tensor& pool_tokens,
-                                       const at::Tensor& pool_parents, int64_t children,
-                                       int64_t depth, int64_t nodes) {
+// kBody: void(const TreePruneParams&, at::Device).
+template <auto kBody>
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> tree_prune_op(
+    const at::Tensor& pool_scores, const at::Tensor& pool_tokens, const at::Tensor& pool_parents,
+    int64_t children, int64_t depth, int64_t nodes) {
   const auto [B, P] = get_shape<2>("pool_scores", pool_scores);
   TORCH_CHECK(children >= 1 && children <= kMaxChildren, "children: wanted 1..", kMaxChildren,
               ", got ", children);
@@ -30,49 +30,34 @@ inline TreePruneShape check_tree_prune(const at::Tensor& pool_scores, const at::
   TORCH_CHECK(P >= entries, "pool_scores: wanted at least ", entries, " entries, got ", P);
   const int64_t most = std::min<int64_t>(kMaxNodes, entries);
   TORCH_CHECK(nodes >= 1 && nodes <= most, "nodes: wanted 1..", most, ", got ", nodes);
-  const auto check = [&](const char* name, const at::Tensor& tensor, at::ScalarType dtype) {
-    check_shape(name, tensor, {B, P});
-    check_dtype(name, tensor, dtype);
-    check_device(name, tensor, pool_scores.device());
-    check_contiguous(name, tensor);
-  };
-  check("pool_scores", pool_scores, at::kFloat);
-  check("pool_tokens", pool_tokens, at::kLong);
-  check("pool_parents", pool_parents, at::kInt);
-  return {B, P, entries};
-}
+  const at::Device device = pool_scores.device();
+  check_plain("pool_scores", pool_scores, at::kFloat, device, {B, P});
+  check_plain("pool_tokens", pool_tokens, at::kLong, device, {B, P});
+  check_plain("pool_parents", pool_parents, at::kInt, device, {B, P});
+  const int64_t W = word_count(static_cast<int>(nodes));
+  at::Tensor tokens = at::empty({B, nodes}, pool_tokens.options());
+  at::Tensor parents = at::empty({B, nodes}, pool_parents.options());
+  at::Tensor depths = at::empty({B, nodes}, pool_tokens.options());
+  at::Tensor ancestors = at::empty({B, nodes, W}, pool_tokens.options());
+  at::Tensor scores = at::empty({B, nodes}, pool_scores.options());
 
-// The results, in the schema's order.
-struct PrunedTree {
-  at::Tensor tokens, parents, depths, ancestors, scores;
-};
-
-// Allocates the results; fills in sizes, inputs and outputs, whose fields have the same names in
-// both bodies' params.
-template <class Params>
-PrunedTree set_tree_prune(const TreePruneShape& shape, const at::Tensor& pool_scores,
-                          const at::Tensor& pool_tokens, const at::Tensor& pool_parents,
-                          int64_t children, int64_t nodes, Params* params) {
-  const int64_t B = shape.B, W = word_count(static_cast<int>(nodes));
-  PrunedTree tree{
-      at::empty({B, nodes}, pool_tokens.options()), at::empty({B, nodes}, pool_parents.options()),
-      at::empty({B, nodes}, pool_tokens.options()), at::empty({B, nodes, W}, pool_tokens.options()),
-      at::empty({B, nodes}, pool_scores.options())};
-  params->batch = B;
-  params->pool = shape.P;
-  params->entries = shape.entries;
-  params->children = children;
-  params->nodes = nodes;
-  params->words = W;
-  params->pool_scores = pool_scores.const_data_ptr<float>();
-  params->pool_tokens = pool_tokens.const_data_ptr<int64_t>();
-  params->pool_parents = pool_parents.const_data_ptr<int32_t>();
-  params->tokens = tree.tokens.template data_ptr<int64_t>();
-  params->parents = tree.parents.template data_ptr<int32_t>();
-  params->depths = tree.depths.template data_ptr<int64_t>();
-  params->ancestors = tree.ancestors.template data_ptr<int64_t>();
-  params->scores = tree.scores.template data_ptr<float>();
-  return tree;
+  TreePruneParams params{};
+  params.batch = B;
+  params.pool = P;
+  params.entries = entries;
+  params.children = children;
+  params.nodes = nodes;
+  params.words = W;
+  params.pool_scores = pool_scores.const_data_ptr<float>();
+  params.pool_tokens = pool_tokens.const_data_ptr<int64_t>();
+  params.pool_parents = pool_parents.const_data_ptr<int32_t>();
+  params.tokens = tokens.template data_ptr<int64_t>();
+  params.parents = parents.template data_ptr<int32_t>();
+  params.depths = depths.template data_ptr<int64_t>();
+  params.ancestors = ancestors.template data_ptr<int64_t>();
+  params.scores = scores.template data_ptr<float>();
+  kBody(params, device);
+  return {tokens, parents, depths, ancestors, scores};
 }
 
 }  // namespace hivis

@@ -11,7 +11,8 @@ namespace {
 
 using emulation::expect;
 using emulation::Guarded;
-using hivis::cuda::KvCompactParams;
+using hivis::KvCompactParams;
+using hivis::cuda::launch_kv_compact;
 
 struct Case {
   int64_t layers, batch, heads, rows, row_bytes, path_width;
@@ -75,7 +76,6 @@ void check_case(const Case& c, std::mt19937& random, bool bad) {
   params.row_bytes = c.row_bytes;
   params.kv = kv.data();
   params.kv_len = kv_len.data();
-  params.tickets = tickets.data();
   params.path = path.data();
   params.path_len = path_len.data();
   params.layer_stride = slab.layer;
@@ -112,7 +112,7 @@ void check_case(const Case& c, std::mt19937& random, bool bad) {
     }
     const std::vector<int32_t> path_before(path.begin(), path.end());
 
-    expect(launch_kv_compact(params, nullptr) == cudaSuccess, "launch failed");
+    expect(launch_kv_compact(params, tickets.data(), nullptr) == cudaSuccess, "launch failed");
 
     for (int64_t i = 0; i < slab.bytes; ++i) {
       expect(kv[i] == wanted[static_cast<size_t>(i)],
@@ -143,9 +143,10 @@ void check_bad_lengths() {
 
 void check_limits() {
   KvCompactParams params{};
-  expect(launch_kv_compact(params, nullptr) == cudaSuccess, "no sequences: wanted no launch");
+  expect(launch_kv_compact(params, nullptr, nullptr) == cudaSuccess,
+         "no sequences: wanted no launch");
   params.batch = 65536;
-  expect(launch_kv_compact(params, nullptr) == cudaErrorInvalidValue,
+  expect(launch_kv_compact(params, nullptr, nullptr) == cudaErrorInvalidValue,
          "65536 sequences: wanted an error");
 }
 

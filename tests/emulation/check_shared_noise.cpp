@@ -21,9 +21,9 @@ void check_sizes() {
       hivis::cpu::shared_noise(
           {batch, count, vocab, seeds.data(), positions.data(), wanted.data()});
       Guarded<float> noise(batch * count * vocab, "noise", alignment);
-      const hivis::cuda::SharedNoiseParams params{
+      const hivis::SharedNoiseParams params{
           batch, count, vocab, seeds.data(), positions.data(), noise.data()};
-      expect(launch_shared_noise(params, nullptr) == cudaSuccess, "launch failed");
+      expect(hivis::cuda::launch_shared_noise(params, nullptr) == cudaSuccess, "launch failed");
       expect(std::memcmp(noise.data(), wanted.data(), wanted.size() * sizeof(float)) == 0,
              "noise: V %d: not the CPU's", static_cast<int>(vocab));
     }

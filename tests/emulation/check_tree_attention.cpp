@@ -30,12 +30,13 @@ struct Case {
   float scale = 0.3f;  // times 1 / sqrt(D)
 };
 
-uint16_t round_to(Element type, float x) {
-  return static_cast<uint16_t>(type == Element::kBf16 ? pack<Bf16>(x, 0.0f) : pack<Half>(x, 0.0f));
+uint16_t round_to(DType type, float x) {
+  return static_cast<uint16_t>(type == DType::kBFloat16 ? pack<Bf16>(x, 0.0f)
+                                                        : pack<Half>(x, 0.0f));
 }
 
-double value_of(Element type, uint16_t bits) {
-  return type == Element::kBf16 ? to_float(Bf16{bits}) : to_float(Half{bits});
+double value_of(DType type, uint16_t bits) {
+  return type == DType::kBFloat16 ? to_float(Bf16{bits}) : to_float(Half{bits});
 }
 
 // [row][D] elements with `spare` unused ones behind each row. All poison at first.
@@ -49,7 +50,7 @@ struct Rows {
 };
 
 struct Problem {
-  Problem(const Case& c, Element type, unsigned seed)
+  Problem(const Case& c, DType type, unsigned seed)
       : c(c),
         type(type),
         batch(static_cast<int>(c.kv_len.size())),
@@ -121,7 +122,7 @@ struct Problem {
     p.kv_heads = c.kv_heads;
     p.head_dim = c.head_dim;
     p.rows = rows;
-    p.element = type;
+    p.dtype = type;
     p.scale = c.scale / std::sqrt(static_cast<float>(c.head_dim));
     p.q = q.bits.data();
     p.k = k.bits.data();
@@ -168,7 +169,7 @@ struct Problem {
     for (int d = 0; d < c.head_dim; ++d) {
       const double got = value_of(type, out[q_row * c.head_dim + d]);
       const double wanted = sum > 0.0 ? o[d] / sum : 0.0;
-      const double unit = type == Element::kBf16 ? 1.0 / 256 : 1.0 / 2048;
+      const double unit = type == DType::kBFloat16 ? 1.0 / 256 : 1.0 / 2048;
       const double bound = sum > 0.0 ? (std::abs(wanted) + size[d] / sum) * unit : 0.0;
       expect(std::abs(got - wanted) <= bound,
              "N %d H %d/%d D %d kv_len %d scale %g: out[%d, %d, %d, %d]: wanted %g +- %g, got %g",
@@ -178,10 +179,9 @@ struct Problem {
   }
 
   void check() {
-    TreeAttentionParams p = params();
-    const TreeAttentionPlan plan = plan_tree_attention(&p, c.multiprocessors);
-    Guarded<float> partials(std::max<int64_t>(plan.partials, 1), "partials", 16);
-    Guarded<uint32_t> tickets(std::max<int64_t>(plan.tickets, 1), "tickets", 4);
+    TreeAttentionLaunch p = plan_tree_attention(params(), c.multiprocessors);
+    Guarded<float> partials(std::max<int64_t>(p.partials_size, 1), "partials", 16);
+    Guarded<uint32_t> tickets(std::max<int64_t>(p.tickets_size, 1), "tickets", 4);
     std::fill(tickets.begin(), tickets.end(), 0u);
     p.partials = partials.data();
     p.tickets = tickets.data();
@@ -204,7 +204,7 @@ struct Problem {
   }
 
   const Case& c;
-  const Element type;
+  const DType type;
   const int batch, words, rows;
   Rows q, k, v;
   Guarded<int32_t> kv_len;
@@ -215,7 +215,7 @@ struct Problem {
 void run(std::initializer_list<Case> cases) {
   unsigned seed = 0;
   for (const Case& c : cases) {
-    const Element type = seed % 2 == 0 ? Element::kBf16 : Element::kHalf;
+    const DType type = seed % 2 == 0 ? DType::kBFloat16 : DType::kHalf;
     Problem(c, type, ++seed).check();
   }
 }

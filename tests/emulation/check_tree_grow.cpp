@@ -100,8 +100,7 @@ class Run {
       const int64_t pool = hivis::pool_first(level + 1, t.k);
       Level<Vector> wanted(t.batch * pool, frontier, t.words(), t.row_bytes);
       const Inputs inputs{logits.data(), output.data()};
-      auto cpu = params<hivis::cpu::TreeGrowParams>(level, pool, inputs, above, wanted);
-      hivis::cpu::tree_grow(cpu);
+      hivis::cpu::tree_grow(params(level, pool, inputs, above, wanted));
       launch(level, pool, inputs, above, wanted);
       above = wanted;
     }
@@ -117,14 +116,14 @@ class Run {
               const Level<Vector>& wanted) {
     for (const char before : {'\xff', '\0'}) {
       Level<Exact> got(t.batch * pool, t.batch * t.k, t.words(), t.row_bytes);
-      auto p = params<hivis::cuda::TreeGrowParams>(level, pool, inputs, above, got);
+      const hivis::TreeGrowParams p = params(level, pool, inputs, above, got);
       Guarded<char> workspace(hivis::cuda::tree_grow_workspace(p), "workspace", 8);
       Guarded<uint32_t> tickets(t.batch, "tickets", 4);
       std::fill(workspace.begin(), workspace.end(), before);
       std::fill(tickets.begin(), tickets.end(), 0u);
-      p.workspace = workspace.data();
-      p.tickets = tickets.data();
-      expect(launch_tree_grow(p, nullptr) == cudaSuccess, "launch failed");
+      const cudaError_t status =
+          hivis::cuda::launch_tree_grow(p, workspace.data(), tickets.data(), nullptr);
+      expect(status == cudaSuccess, "launch failed");
       for (const uint32_t ticket : tickets) expect(ticket == 0, "ticket: wanted 0, got %u", ticket);
       const int64_t first = hivis::pool_first(level, t.k);
       for (int64_t i = 0; i < t.batch * pool; ++i) {
@@ -149,10 +148,10 @@ class Run {
     }
   }
 
-  template <class Params, class Output>
-  Params params(int64_t level, int64_t pool, const Inputs& inputs, const Level<Vector>& above,
-                Output& out) const {
-    Params p{};
+  template <class Output>
+  hivis::TreeGrowParams params(int64_t level, int64_t pool, const Inputs& inputs,
+                               const Level<Vector>& above, Output& out) const {
+    hivis::TreeGrowParams p{};
     p.batch = t.batch;
     p.nodes = level == 1 ? 1 : t.k;
     p.vocab = t.vocab;
@@ -165,9 +164,7 @@ class Run {
     p.output_node_stride = t.row_bytes + t.row_gap;
     p.output_batch_stride = p.nodes * p.output_node_stride;
     p.logits = inputs.logits;
-    p.type = std::is_same_v<T, float>  ? hivis::LogitType::kFloat
-             : std::is_same_v<T, Bf16> ? hivis::LogitType::kBFloat16
-                                       : hivis::LogitType::kHalf;
+    p.dtype = dtype_of<T>();
     p.logits_node_stride = t.vocab + t.gap;
     p.logits_batch_stride = p.nodes * p.logits_node_stride;
     p.seed = seed.data();

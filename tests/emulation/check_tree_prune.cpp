@@ -12,6 +12,7 @@ namespace {
 
 using emulation::expect;
 using emulation::Guarded;
+using hivis::cuda::launch_tree_prune;
 using Random = std::mt19937;
 
 struct Case {
@@ -28,8 +29,7 @@ struct Results {
         parents(c.batch * c.nodes, "parents", 4),
         scores(c.batch * c.nodes, "scores", 4) {}
 
-  template <class Params>
-  void into(Params* p) {
+  void into(hivis::TreePruneParams* p) {
     p->tokens = tokens.data();
     p->parents = parents.data();
     p->depths = depths.data();
@@ -74,28 +74,22 @@ void check_case(const Case& c, Random& random) {
     }
   }
 
-  const auto fill = [&](auto* p) {
-    p->batch = c.batch;
-    p->pool = pool;
-    p->entries = entries;
-    p->children = c.k;
-    p->nodes = c.nodes;
-    p->words = hivis::word_count(static_cast<int>(c.nodes));
-    p->pool_scores = scores.data();
-    p->pool_tokens = tokens.data();
-    p->pool_parents = parents.data();
-  };
-  hivis::cpu::TreePruneParams cpu{};
-  Results wanted(c);
-  fill(&cpu);
-  wanted.into(&cpu);
-  hivis::cpu::tree_prune(cpu);
-  hivis::cuda::TreePruneParams cuda{};
-  Results got(c);
-  fill(&cuda);
-  got.into(&cuda);
+  hivis::TreePruneParams p{};
+  p.batch = c.batch;
+  p.pool = pool;
+  p.entries = entries;
+  p.children = c.k;
+  p.nodes = c.nodes;
+  p.words = hivis::word_count(static_cast<int>(c.nodes));
+  p.pool_scores = scores.data();
+  p.pool_tokens = tokens.data();
+  p.pool_parents = parents.data();
+  Results wanted(c), got(c);
+  wanted.into(&p);
+  hivis::cpu::tree_prune(p);
+  got.into(&p);
   for (int turn = 0; turn < 2; ++turn) {
-    expect(launch_tree_prune(cuda, nullptr) == cudaSuccess, "launch failed");
+    expect(launch_tree_prune(p, nullptr) == cudaSuccess, "launch failed");
     same(c, "tokens", wanted.tokens, got.tokens);
     same(c, "parents", wanted.parents, got.parents);
     same(c, "depths", wanted.depths, got.depths);
@@ -136,7 +130,7 @@ void check_garbage() {
   }
   const Case c{1, 5, 2, 20, false, false};
   Results got(c);
-  hivis::cuda::TreePruneParams p{};
+  hivis::TreePruneParams p{};
   p.batch = 1;
   p.pool = p.entries = 31;
   p.children = c.k;

@@ -63,6 +63,12 @@ T encode(float x) {
     return {emulation::float_to_half(x)};
 }
 
+template <class T>
+hivis::DType dtype_of() {
+  if (std::is_same_v<T, float>) return hivis::DType::kFloat;
+  return std::is_same_v<T, Bf16> ? hivis::DType::kBFloat16 : hivis::DType::kHalf;
+}
+
 struct Verdict {
   std::vector<int32_t> path, path_len;
   std::vector<int64_t> next_token, emitted;
@@ -117,7 +123,7 @@ class Run {
     const auto entries = static_cast<size_t>(c.batch * (c.max_depth + 1));
     Verdict verdict{std::vector<int32_t>(entries), std::vector<int32_t>(c.batch),
                     std::vector<int64_t>(c.batch), std::vector<int64_t>(entries)};
-    auto params = inputs<hivis::cpu::TreeAcceptParams, hivis::cpu::LogitType>();
+    hivis::TreeAcceptParams params = inputs();
     params.path = verdict.path.data();
     params.path_len = verdict.path_len.data();
     params.next_token = verdict.next_token.data();
@@ -154,7 +160,7 @@ class Run {
   // Launches twice, and hands what came out to `judge`.
   template <class Judge>
   void check(const Judge& judge) {
-    auto params = inputs<hivis::cuda::TreeAcceptParams, hivis::cuda::LogitType>();
+    hivis::TreeAcceptParams params = inputs();
     Results got(c);
     Guarded<char> workspace(hivis::cuda::tree_accept_workspace(params), "workspace", 8);
     Guarded<uint32_t> tickets(c.batch, "tickets", 4);
@@ -162,8 +168,6 @@ class Run {
     params.path_len = got.path_len.data();
     params.next_token = got.next_token.data();
     params.emitted = got.emitted.data();
-    params.workspace = workspace.data();
-    params.tickets = tickets.data();
     std::fill(tickets.begin(), tickets.end(), 0u);
     for (const char before : {'\xff', '\0'}) {
       got.path.fill_poison();
@@ -171,7 +175,9 @@ class Run {
       got.next_token.fill_poison();
       got.emitted.fill_poison();
       std::fill(workspace.begin(), workspace.end(), before);
-      expect(launch_tree_accept(params, nullptr) == cudaSuccess, "launch failed");
+      const cudaError_t status =
+          hivis::cuda::launch_tree_accept(params, workspace.data(), tickets.data(), nullptr);
+      expect(status == cudaSuccess, "launch failed");
       judge(got);
       for (const uint32_t ticket : tickets)
         expect(ticket == 0, "tickets: wanted 0, got %u", ticket);
@@ -203,17 +209,14 @@ class Run {
     parents[row] = hostile[below(random, 5)];
   }
 
-  template <class Params, class LogitType>
-  Params inputs() const {
-    Params params{};
+  hivis::TreeAcceptParams inputs() const {
+    hivis::TreeAcceptParams params{};
     params.batch = c.batch;
     params.nodes = c.nodes;
     params.vocab = c.vocab;
     params.max_depth = c.max_depth;
     params.logits = logits.data();
-    params.type = std::is_same_v<T, float>  ? LogitType::kFloat
-                  : std::is_same_v<T, Bf16> ? LogitType::kBFloat16
-                                            : LogitType::kHalf;
+    params.dtype = dtype_of<T>();
     params.logits_batch_stride = c.nodes * stride;
     params.logits_node_stride = stride;
     params.tokens = tokens.data();

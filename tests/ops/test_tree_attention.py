@@ -315,6 +315,10 @@ BAD = [
     ({"q": GOOD.q[0]}, "q: wanted 4 dimensions, got 3"),
     ({"q": GOOD.q.double()}, "q: wanted Float, BFloat16 or Half, got Double"),
     ({"q": GOOD.q[:, :, :3]}, r"q: wanted a multiple of 2 heads \(dimension 2\), got 3"),
+    (
+        {"q": GOOD.q[:, :, :1].expand(-1, -1, 2**23, -1)},
+        r"q: wanted at most 8388607 heads \(dimension 2\), got 8388608",
+    ),
     ({"q": GOOD.q[:, :0]}, r"q: wanted 1..256 nodes \(dimension 1\), got 0"),
     ({"q": GOOD.q.expand(1, 9, 4, 32)[..., ::2]}, "k: wanted shape"),
     ({"q": GOOD.q.transpose(2, 3).contiguous().transpose(2, 3)}, "q: wanted stride 1 in the last"),

@@ -1,8 +1,0 @@
-// The types that logits come in.
-#pragma once
-
-namespace hivis {
-
-enum class LogitType { kFloat, kBFloat16, kHalf };
-
-}  // namespace hivis
