@@ -15,6 +15,7 @@ from hivis.core.target import Inputs, TargetPrefill
 from hivis.core.tree import DraftTree
 from hivis.models.compiled import Compiled
 from hivis.models.decoder import HuggingFaceDecoder
+from hivis.models.eos import eos_of_model
 from hivis.models.families.base import Family
 
 #: Rows that the sizes of caches differ by at least where a size has to be compiled for.
@@ -26,7 +27,7 @@ class HuggingFaceTarget(HuggingFaceDecoder):
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         super().__init__(model, family)
-        self.eos_token_ids = _eos_token_ids(model)
+        self.eos_token_ids = eos_of_model(model)
         self._verify: Callable[..., tuple[Tensor, Tensor]] = self._verify_rows
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -82,10 +83,3 @@ class HuggingFaceTarget(HuggingFaceDecoder):
 def only_last(rows: int) -> list[bool]:
     """Of ``rows`` rows only the last one, whose logits are what a prefill is for."""
     return [False] * (rows - 1) + [True]
-
-
-def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    eos = getattr(model.generation_config, "eos_token_id", None)
-    if eos is None:
-        return ()
-    return tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from hivis.drafters.draft_vocab import HEAD_FILE, save_head_ids
 from hivis.errors import HivisError, first_line
 from hivis.models.drafter_sizes import read_sizes
+from hivis.models.eos import eos_of_files
 from hivis.training.answer import local_model
 from hivis.training.data.files import fingerprint, read_settings
 from hivis.training.data.samples import Capture, Columns
@@ -40,7 +39,7 @@ def write_draft_vocab(target: str, data: Path, out: Path) -> Path:
         )
     capture = Capture(data, Columns())
     counts = count_tokens(capture, read_sizes(folder).layer["vocab_size"])
-    ids = rank_tokens(counts, read_eos_token_ids(folder))
+    ids = rank_tokens(counts, eos_of_files(folder))
     path = out / HEAD_FILE if out.is_dir() else out
     try:
         save_head_ids(path, ids)
@@ -57,15 +56,3 @@ def write_draft_vocab(target: str, data: Path, out: Path) -> Path:
     for size in [2**power for power in range(6, 20) if 2**power < len(ids)]:
         console.print(f"the first {size} cover {int(covered[size - 1]) / max(total, 1):.2%}")
     return path
-
-
-def read_eos_token_ids(folder: Path) -> list[int]:
-    """The EOS tokens of the model in ``folder``, from its configuration files."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        for entry in (config, config.get("text_config") or {}):
-            found = entry.get("eos_token_id")
-            if found is not None:
-                return [found] if isinstance(found, int) else list(found)
-    return []

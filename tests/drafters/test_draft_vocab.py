@@ -27,11 +27,11 @@ from hivis.engine.batch import Batch
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
+from hivis.models.eos import eos_of_files
 from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.files import SETTINGS_FILE, fingerprint
 from hivis.training.data.samples import Columns, save_shard
 from hivis.training.data.token_counts import count_tokens, rank_tokens
-from hivis.training.draft_vocab import read_eos_token_ids
 from tests.helpers.batch_requests import alone, request_of
 from tests.helpers.captured_cycles import PROMPTS, TREE, OnGpu, all_plainly, parts, roomy
 from tests.helpers.captured_cycles import SAMPLING as GRAPHED
@@ -179,7 +179,7 @@ def test_the_lists_that_ship(folder: Path) -> None:
     """Of one target, which ends its texts with token 2."""
     ids = read_head_ids(folder / HEAD_FILE)
     assert torch.equal(ids, read_head_ids(paths.HIVIS / HEAD_FILE))
-    assert ids[0] == 2 and read_eos_token_ids(paths.TARGET) == [2]
+    assert ids[0] == 2 and eos_of_files(paths.TARGET) == (2,)
     load_drafter(folder, head=len(ids))
 
 
@@ -202,11 +202,11 @@ def test_tokens_are_ranked() -> None:
 
 
 def test_what_ends_a_text(tmp_path: Path) -> None:
-    assert read_eos_token_ids(tmp_path) == []
+    assert eos_of_files(tmp_path) == ()
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"eos_token_id": [5, 6]}}))
-    assert read_eos_token_ids(tmp_path) == [5, 6]
+    assert eos_of_files(tmp_path) == (5, 6)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 7}))
-    assert read_eos_token_ids(tmp_path) == [7]
+    assert eos_of_files(tmp_path) == (7,)
 
 
 def captured(folder: Path, target: str) -> Path:

@@ -19,6 +19,7 @@ from hivis.core.handoff import DrafterPrompt
 from hivis.core.target import Inputs
 from hivis.drafters.vispec import image_spans
 from hivis.errors import HivisError
+from hivis.models.eos import eos_of_model
 from hivis.training.data.samples import Columns, Sample
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def answer(
         **features,
         **family.token_features(model, tokens),
     )
-    eos = _eos_ids(model)
+    eos = torch.tensor(eos_of_model(model), dtype=torch.int64, device=model.device)
     full = [
         torch.cat([prompt, _until_eos(row, eos)])
         for prompt, row in zip(asked, out[:, tokens.shape[1] :], strict=True)
@@ -216,13 +217,6 @@ def _joined_features(prompts: Sequence[Inputs]) -> dict[str, Tensor]:
             parts[i] = wider
         joined[name] = torch.cat(parts)
     return joined
-
-
-def _eos_ids(model: Any) -> Tensor:
-    """``[n]`` int64, the model's EOS tokens."""
-    eos = model.generation_config.eos_token_id
-    ids = [] if eos is None else list(eos) if isinstance(eos, (list, tuple)) else [eos]
-    return torch.tensor(ids, dtype=torch.int64, device=model.device)
 
 
 def _until_eos(answer: Tensor, eos: Tensor) -> Tensor:
