@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import hivis
+from bench import latency
 from hivis.bundled import paths
 from hivis.cli.generate import PROMPT
 from hivis.cli.main import main
@@ -124,6 +126,22 @@ def test_a_method_from_outside_trains_loads_and_generates(toy: str, tmp_path: Pa
         main(["train", "--method", toy, *given, "--noise", "0.5"])
     with pytest.raises(HivisError, match="wanted a HiViS.*for quantized weights.*got Bigrams at"):
         hivis.load(paths.TARGET, out, drafter_weights="int8", device="cpu")
+
+
+def test_a_method_from_outside_has_a_row_in_the_headline_benchmark(
+    toy: str, tmp_path: Path
+) -> None:
+    sizes = read_sizes(paths.TARGET)
+    bigram.random_bigram(sizes.layer, sizes.hiding, 1).save(tmp_path / "drafter")
+    given = ["--quick", "--no-hf", "--threads", "1", "--dtype", "float32", "--count", "1"]
+    given += ["--bigram", str(tmp_path / "drafter"), "--json", str(tmp_path / "out.json")]
+    latency.main(given)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    ours = [row for row in rows if row["method"] == "hivis + Bigrams"]
+    assert [row["temperature"] for row in ours] == [0.0, 1.0]
+    assert all(row["identical"] and row["identical_prompts"] == 1 for row in ours)
+    with pytest.raises(HivisError, match="--bigram .*: wanted a Bigrams drafter, got a HiViS one"):
+        latency.main([*given, "--bigram", str(paths.HIVIS)])
 
 
 def test_an_entry_point_is_found(tmp_path: Path) -> None:
