@@ -73,8 +73,8 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
 
 
 def compared_methods() -> list[DrafterMethod]:
-    """All drafting methods in the order of their rows: HiViS last."""
-    return sorted(methods(), key=lambda method: method.name == "hivis")
+    """All drafting methods in the order of their rows: EAGLE-2 first, HiViS last."""
+    return sorted(methods(), key=lambda method: (method.name == "hivis", method.name != "eagle"))
 
 
 def flag_of(method: DrafterMethod) -> str:

@@ -36,7 +36,7 @@ from recipes.tiny.draft import write_draft
 from tests.helpers import bigram
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("hivis", "eagle", "vispec", "draft-vlm")
+OURS = ("hivis", "vispec", "eagle", "draft-vlm")
 
 
 @pytest.fixture
