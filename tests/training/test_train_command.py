@@ -119,8 +119,9 @@ def test_a_killed_command_goes_on(work: Path, tmp_path: Path, while_: str) -> No
     def start(out: Path, *more: str) -> subprocess.Popen:
         given = arguments("vispec", work / "conversations.jsonl", out, "--updates", "60", *more)
         code = (
-            "import sys; from hivis.training import state; from hivis import cli, collect;"
-            "state.SAVE_SECONDS = 0; collect.SHARD = 4; cli.main(sys.argv[1:])"
+            "import sys; from hivis.cli.main import main;"
+            "from hivis.training import answer, run_state;"
+            "run_state.SAVE_SECONDS = 0; answer.SHARD = 4; main(sys.argv[1:])"
         )
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, "-c", code, *given], env=environment)
@@ -185,7 +186,7 @@ def test_bad_input_is_said_before_anything_is_written(work: Path, tmp_path: Path
     empty = tmp_path / "empty"
     empty.mkdir()
     told("wanted the settings of a capture", "--data", str(empty))
-    told("model ./nowhere: wanted a folder or a hub name", "--target", "./nowhere")
+    told("model: wanted a folder or a hub name, got ./nowhere", "--target", "./nowhere")
     told("model ./nodraft: wanted a folder or a hub", *draft[:3], "./nodraft")
     text_only = tmp_path / "text"
     main(
@@ -230,9 +231,7 @@ def test_a_hub_name_stands_for_the_files_behind_it(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers that were captured under a model's hub name serve training under its folder."""
-    monkeypatch.setattr(
-        "hivis.training.answer.snapshot_download", lambda name, **_: str(paths.TARGET)
-    )
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(paths.TARGET))
     named = ["--target", "owner/model"]
     given = ["capture", "--method", "hivis", *named, *ANSWERS, "--count", "6"]
     out = tmp_path / "answers"
