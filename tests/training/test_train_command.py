@@ -187,7 +187,7 @@ def test_bad_input_is_said_before_anything_is_written(work: Path, tmp_path: Path
     empty.mkdir()
     told("wanted the settings of a capture", "--data", str(empty))
     told("model: wanted a folder or a hub name, got ./nowhere", "--target", "./nowhere")
-    told("model ./nodraft: wanted a folder or a hub", *draft[:3], "./nodraft")
+    told("model: wanted a folder or a hub name, got ./nodraft", *draft[:3], "./nodraft")
     text_only = tmp_path / "text"
     main(
         [
