@@ -19,7 +19,7 @@ struct KvCompactParams {
   int64_t row_bytes;   // D times the element size, 0 or more
 
   // in and out
-  char* kv;         // [L, 2, B, Hkv, S, D], any dtype; a row's elements lie side by side
+  char* kv;         // [L, 2, B, Hkv, S, D], any dtype; a row's elements are contiguous
   int32_t* kv_len;  // [B], 0..S; advanced by path_len once every row has moved
 
   // inputs

@@ -14,7 +14,7 @@ constexpr int kMaxVecs = 4;
 constexpr int kBlockRows = kMaxVecs * kLanes;
 constexpr int kTile = 64;  // keys between two rescalings of the result
 constexpr int kMaxHeadDim = 256;
-// Up to so many rows, attend_rows is the faster way; its results fill one vector of rows.
+// Up to this number of rows attend_rows is faster; its results fill one vector of rows.
 constexpr int kFewRows = kLanes < 8 ? kLanes : 8;
 constexpr int kMaxHalves = kMaxNodes / 32;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();

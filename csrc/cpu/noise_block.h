@@ -1,5 +1,5 @@
 // Shared noise of 64 consecutive tokens, laid out so that the compiler vectorizes it: 16 Philox
-// counters side by side.
+// counters at a time.
 #pragma once
 
 #include <cstring>

@@ -91,7 +91,7 @@ inline void transpose(V (&rows)[kLanes]) {
 
 // Lane i of the result is the sum over the lanes of rows[i]. The order of the sum is fixed.
 inline Vec sum_each(Vec (&rows)[kLanes]) {
-  // Each round adds the two halves of a pair side by side; row i pairs with row i + half so that
+  // Each round interleaves row i with row i + half and adds the two halves of the result, so that
   // the lanes end up in the order of the rows.
 #pragma GCC unroll 4
   for (int half = kLanes / 2; half >= 1; half /= 2) {

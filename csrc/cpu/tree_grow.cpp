@@ -173,8 +173,8 @@ void grow_row(const TreeGrowParams& p, int64_t b, int64_t slot, Survey* survey) 
 
 // --- The next frontier
 
-// The k best of the level's candidates that do not end the text; at level 1 all of them, as they
-// are.
+// The k best of the level's candidates that do not end the sequence; at level 1 all of them, as
+// they are.
 void choose_frontier(const TreeGrowParams& p, int64_t b) {
   thread_local std::vector<uint64_t> order;
   const int64_t k = p.children, first = pool_first(p.level, k), count = p.nodes * k;

@@ -118,7 +118,7 @@ __device__ __forceinline__ float to_float(Half x) {
   return result;
 }
 
-// Two values rounded to nearest, ties to even, side by side: `low` in the lower half.
+// Two values rounded to nearest, ties to even, packed into one word: `low` in the lower half.
 template <class T>
 __device__ __forceinline__ uint32_t pack(float low, float high);
 

@@ -5,8 +5,8 @@
 
 namespace hivis::cuda {
 
-// Is this the last one of so many blocks to get here? Then it sees all that they have written.
-// Called by every thread; `flag` lies in shared memory and is nobody else's. *ticket is 0 before
+// Is this the last of `blocks` blocks to get here? Then it sees all that they have written.
+// Called by every thread; `flag` lies in shared memory and has no other use. *ticket is 0 before
 // the first block comes and 0 again after the last one.
 __device__ __forceinline__ bool is_last_block(uint32_t* ticket, unsigned blocks, int* flag) {
   __syncthreads();

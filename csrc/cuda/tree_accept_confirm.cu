@@ -125,7 +125,8 @@ struct FilteredDraw {
     return block_sum(sums, scratch).count;
   }
 
-  // The highest key from `low` on that rule.top_k or more keys reach; `low` is reached by so many.
+  // The highest key, `low` or above, that rule.top_k or more keys reach; at least as many reach
+  // `low`.
   template <class Count>
   __device__ uint32_t highest_key(uint32_t low, const Count& reached) const {
     uint32_t high = key_of(top);

@@ -1,6 +1,6 @@
 // Attention of every tree node over the cached prefix and its own ancestors, in one launch.
 //
-// Rows (node, head in group) of one K/V head lie side by side in tiles of 16, 64 or 128, so that
+// Rows (node, head in group) of one K/V head are packed into tiles of 16, 64 or 128, so that
 // K and V are read once for all of them. The keys of a sequence are split over blocks:
 //   grid (row tile + row tiles * split, K/V head, sequence)
 // Blocks of the same keys are neighbors in the grid, and find each other's K and V in the L2. How

@@ -20,9 +20,9 @@ struct TreeAttentionLaunch : TreeAttentionParams {
   uint32_t* tickets;      // 0 before the launch, 0 again after it
 };
 
-// Chooses the kernel and the splits for these sizes, types and alignments, on a device with so many
-// multiprocessors. Depends on nothing that lies in device memory, and for one sequence's result
-// neither on B nor on S.
+// Chooses the kernel and the splits for these sizes, types and alignments, on a device with this
+// number of multiprocessors. Depends on nothing that lies in device memory, and for one sequence's
+// result neither on B nor on S.
 TreeAttentionLaunch plan_tree_attention(const TreeAttentionParams& params, int multiprocessors);
 
 // `planned` comes from plan_tree_attention and has its workspace.

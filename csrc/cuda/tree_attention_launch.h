@@ -1,5 +1,5 @@
 // Which kernel serves which sizes, and its launch. One .cu per head dim holds the kernels of that
-// size, so that they compile side by side.
+// size, so that they compile in parallel.
 #pragma once
 
 #include "cuda/tree_attention_kernel.h"

@@ -1,5 +1,5 @@
 // The last block of a unit (sequence, K/V head, row tile) merges its partial results, in the order
-// of the keys, whoever finished when.
+// of the keys, whichever block finished first.
 #pragma once
 
 #include "cuda/ticket.h"

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kUnroll = 4;
-constexpr int64_t kKept = 4096;  // keys of so many entries fit into shared memory
+constexpr int64_t kKept = 4096;  // entries whose keys fit into shared memory
 
 struct PruneShared {
   int32_t best[kMaxNodes];    // places of the kept entries, by rank

@@ -28,7 +28,7 @@ inline cudaStream_t current_stream(at::Device device) {
 #endif
 }
 
-// Is a CUDA graph being recorded from this stream?
+// Is a CUDA graph being captured from this stream?
 inline bool is_capturing(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   return cudaStreamIsCapturing(stream, &status) == cudaSuccess &&

@@ -1,6 +1,6 @@
 // Who may share counters. Kernels of one stream run one after the other, so they share one buffer.
-// A recorded graph may be replayed on any stream, beside anything: each recorded call gets counters
-// that nobody else will ever get. They come out of a supply that was cleared before the recording.
+// A captured graph may be replayed on any stream, at the same time as other work: each captured
+// call gets counters that no other call ever gets, from a supply cleared before the capture.
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
@@ -13,7 +13,7 @@
 namespace hivis {
 namespace {
 
-constexpr int64_t kSupply = int64_t{1} << 20;  // counters for recorded calls, per device: 4 MiB
+constexpr int64_t kSupply = int64_t{1} << 20;  // counters for captured calls, per device: 4 MiB
 constexpr int64_t kLine = 32;                  // counters of different calls share no 128 bytes
 
 struct Book {
@@ -40,7 +40,7 @@ at::Tensor tickets(at::Device device, cudaStream_t stream, int64_t count) {
   at::Tensor& supply = book().supply[device.index()];
 
   if (is_capturing(stream)) {
-    // Recorded without a call before it, or too many recordings: then clearing is recorded, too.
+    // Captured without a call before it, or too many captures: then clearing is captured, too.
     if (!supply.defined() || supply.numel() < wanted) return zeros(count);
     const at::Tensor mine = supply.narrow(0, 0, count);
     supply = supply.narrow(0, wanted, supply.numel() - wanted);
@@ -48,7 +48,7 @@ at::Tensor tickets(at::Device device, cudaStream_t stream, int64_t count) {
   }
   if (!supply.defined()) {
     supply = zeros(kSupply);
-    synchronize(stream);  // once: recordings are replayed on other streams
+    synchronize(stream);  // once: captured graphs are replayed on other streams
   }
   at::Tensor& mine = book().of_stream[{device.index(), stream}];
   if (!mine.defined() || mine.numel() < wanted) mine = zeros(wanted);
