@@ -153,7 +153,7 @@ def make_rows(methods: Sequence[BatchMethod]) -> list[dict[str, Any]]:
 
     ``over_one`` compares with the smallest B of the same method, ``over_plain`` with plain decoding
     at the same B; ``same_text`` counts outputs that equal those of plain decoding at the smallest
-    B. ``texts`` is B.
+    B. ``texts`` is B, the number of sequences.
     """
     by_name: dict[str, BatchMethod] = {}
     for method in methods:
