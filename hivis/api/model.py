@@ -248,7 +248,7 @@ class Model:
             for turn in prompt
         ):
             raise HivisError(
-                f"prompt: wanted a text, turns of (role, text) or inputs, got {prompt!r:.60}"
+                f"prompt: wanted a string, turns of (role, text) or inputs, got {prompt!r:.60}"
             )
         return self.processor.conversation(cast(Sequence[tuple[str, str]], prompt), images)
 

@@ -11,7 +11,7 @@ from hivis.cli.parser import Parser
 
 ABOUT = """Lossless speculative decoding for vision-language models.
 
-  python -m hivis generate             a text from the small model that ships with hivis
+  python -m hivis generate             generate with the small model that ships with hivis
   python -m hivis COMMAND --help       what a command takes, with examples"""
 
 

@@ -106,7 +106,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, help=help + shown, **more)
 
     add("--images", "where image paths start (default: the data's folder)", type=Path)
-    add("--count", "the first so many conversations (default: all)", type=int)
+    add("--count", "use only the first N conversations (default: all)", type=int)
     add("--turns", "questions asked of each conversation", type=int)
     add("--sampled", "share of answers sampled at temperature 1, not greedy", type=float)
     add("--max-new-tokens", "where an answer is cut off", type=int)
