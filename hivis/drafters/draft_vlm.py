@@ -47,7 +47,7 @@ class DraftVLM:
 
     @property
     def cache(self) -> KVCache:
-        """The draft model's; ``each`` holds its logits ``[B, V]`` after the last row."""
+        """The draft model's; its entry ``logits`` holds those ``[B, V]`` after the last row."""
         return self.model.cache
 
     @cache.setter
@@ -89,7 +89,7 @@ class DraftVLM:
         """Read the prompt's R rows and ``token`` ``[B]``.
 
         Raises:
-            HivisError: the text may come to more positions than the draft model has.
+            HivisError: the sequence may come to more positions than the draft model has.
         """
         # The rows that it does not read leave room, in positions as in the cache.
         capacity = max_rows - (prompt.length - prompt.rows)
@@ -136,7 +136,7 @@ class DraftVLM:
             rows = self._rows_of(acceptance.emitted)
             ops.kv_compact_(cache.kv, cache.kv_len, rows, (acceptance.path_len - 2).clamp(min=0))
         cache.kv_len.copy_(last)
-        # path repeats its last node to the end. A next token of -1 ends the text: any will do.
+        # path repeats its last node to the end. A next token of -1 ends the sequence: any will do.
         pair = torch.stack(
             [
                 tree.tokens.gather(1, acceptance.path[:, -1:].long()).squeeze(1),

@@ -1,9 +1,9 @@
 """A draft vocabulary: logits of the most frequent tokens alone, each back at its own id.
 
 The head is a third of what a level of a 7B model's drafter streams, and most of its rows belong to
-tokens that the target hardly ever says. A drafter that leaves them out never guesses them, which
-can cost some acceptance and cannot change the text. Which tokens are frequent is counted on answers
-that the target wrote itself (``hivis draft-vocab``).
+tokens that the target rarely generates. A drafter that leaves them out never guesses them, which
+can cost some acceptance and cannot change the output. Which tokens are frequent is counted on
+answers that the target wrote itself (``hivis draft-vocab``).
 
 A list is a safetensors file with one tensor ``head_ids`` ``[n]`` int64, the most frequent first:
 its beginning is a list too. Beside a drafter it is called ``head_ids.safetensors``.
@@ -80,8 +80,8 @@ def check_head_ids(ids: Tensor, vocab: int) -> None:
 class DraftVocab:
     """Puts logits of the listed tokens back into rows of the vocabulary, -inf everywhere else.
 
-    The rows lie with the cache of the texts: of their V columns only the listed ones are written,
-    and those of one shape are the same memory every time.
+    The rows lie with the cache of the sequences: of their V columns only the listed ones are
+    written, and those of one shape are the same memory every time.
     """
 
     def __init__(self, ids: Tensor, vocab: int) -> None:

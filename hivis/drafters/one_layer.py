@@ -49,7 +49,7 @@ class OneLayerDrafter(ABC):
     config: LayerConfig
     #: Weights that keep float32 whatever the target's dtype is, by the names of `_fuse_input`.
     in_float32: frozenset[str] = frozenset()
-    #: Its caches have a multiple of so many rows; by default
+    #: The rows of its caches are a multiple of this number; by default
     #: :func:`hivis.core.kv_cache.row_multiple_of`.
     row_multiple: int | None = None
 
@@ -82,7 +82,7 @@ class OneLayerDrafter(ABC):
 
     @property
     def cache(self) -> KVCache:
-        """Of the texts that it drafts; ``each`` holds what else it knows of them.
+        """Of the sequences that it drafts; its entries hold what else it knows of them.
 
         ``output`` ``[B, E]`` is the layer's at the last row, and ``gap`` ``[B, 1]`` how far rows
         behind the prompt lie before their positions. The next prefill may take its memory over,
@@ -99,7 +99,7 @@ class OneLayerDrafter(ABC):
         if cache is not self._own:
             self._own = None
         self._by_row = cache.kv[0].permute(1, 3, 0, 2, 4)
-        # A longer text has brought longer tables: what was recorded turns by the old ones.
+        # A longer sequence has brought longer tables: captured graphs read the old ones.
         cache.renew(Rotations, self._rotations)
         self._one_bit = cache.get_or_make("one bit", one_bit)[: cache.batch_size]
 
@@ -145,7 +145,7 @@ class OneLayerDrafter(ABC):
         self._heads, self._kv_heads = c.num_attention_heads, c.num_key_value_heads
         self._scale = c.head_dim**-0.5
         self._rotations = Rotations(0, c, embedding.device, dtype)
-        if hasattr(self, "_cache"):  # whoever is still at a text ends there
+        if hasattr(self, "_cache"):  # sequences still in progress end here
             self.cache = self._cache.for_sequences(0, 0)
 
     @property
@@ -214,7 +214,7 @@ class OneLayerDrafter(ABC):
         """
         kv_len, path = self._cache.kv_len, acceptance.path
         accepted = hidden[self._cache.batch_index, path]
-        # A next token of -1 marks logits that held a NaN; the text ends there, so the last row of
+        # A next token of -1 marks logits that held a NaN; the sequence ends, so the last row of
         # the table, which is what -1 means here, will do.
         x = self._join(self._embedding[acceptance.emitted], accepted, 0)
         rows = kv_len.unsqueeze(1) + self._rotations.index[: path.shape[1]]
@@ -275,12 +275,12 @@ class OneLayerDrafter(ABC):
         """The rotations of cache rows ``[B, N]`` behind the prompt."""
         return self._rotations.at(rows + self._cache.entries["gap"])
 
-    # Buffers of one text.
+    # Buffers of a batch of sequences.
 
     def _allocate(self, batch: int, max_rows: int, gap: int = 0) -> None:
         """Room for ``max_rows`` cache rows, where those behind the prompt lie ``gap`` further on.
 
-        ``gap`` is kept as a tensor: texts of a batch differ in it.
+        ``gap`` is kept as a tensor: sequences of a batch differ in it.
         """
         c, device, dtype = self.config, self._head.device, self._head.dtype
         row_multiple, old = self.row_multiple or row_multiple_of(device), self._own

@@ -1,4 +1,4 @@
-"""Weights ``[N, K]`` as codes of eight or four bits; ``quantized.py`` multiplies with them."""
+"""Weights ``[N, K]`` as codes of 8 or 4 bits; ``quantized_linear.py`` multiplies with them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Quantized weights of a drafter: int8 and int4, for products with few rows.
 
-A drafter only guesses, so its precision can change the speed and never the text
+A drafter only guesses, so its precision can change the speed and never the output
 (``docs/lossless.md``). A level of a draft tree multiplies a handful of rows with every weight of
 the layer and the head: it takes as long as the weights take to stream, and quantized ones have a
 half or a quarter of the bytes. Only weights are quantized; inputs are bfloat16, sums are fp32.

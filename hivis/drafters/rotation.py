@@ -12,7 +12,7 @@ from hivis.drafters.config import LayerConfig
 class Rotations:
     """The factors that turn queries and keys to their positions.
 
-    Queries, keys and values lie side by side in one tensor, and are turned in one pass over it,
+    Queries, keys and values are joined in one tensor, and are turned in one pass over it,
     which is cheaper than taking it apart: values get factors that leave them as they are.
 
     Args:

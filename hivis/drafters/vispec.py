@@ -164,7 +164,7 @@ def image_spans(prompt: DrafterPrompt) -> list[Span]:
     """Where each image lies, in order; reads ``prompt.visual`` on the host.
 
     The prompt may say so. If not, a run of visual rows is one image. If the processor's features
-    tell of more images than there are runs, images lie side by side: where all of them have the
+    tell of more images than there are runs, some images are adjacent: where all of them have the
     same number of rows, the runs are cut accordingly. Otherwise each run stays one image.
 
     Raises:

@@ -19,7 +19,7 @@ class CycleReport:
 
     Attributes:
         values: ``[B, C]``, int64, or float64 (which holds token ids exactly) with scores among it.
-        columns: name and width of what lies side by side in ``values``.
+        columns: name and width of each group of columns in ``values``, in order.
         nodes, depth: of the trees.
     """
 

@@ -38,7 +38,7 @@ class TokenKinds:
 
     Attributes:
         bytes: those that stand for one byte, a run of which is decoded as a whole.
-        special: those that are left out of a text.
+        special: those that are left out of the output.
     """
 
     bytes: frozenset[int]

@@ -34,8 +34,8 @@ class HuggingFaceTarget(HuggingFaceDecoder):
         """From now on let ``torch.compile`` make the pass over a tree.
 
         It takes its time (a minute or more for a large model) for every size of trees, number of
-        texts, and size of the cache, which is kept to few. If it fails there is a warning, and the
-        model's own layers go on.
+        sequences, and size of the cache, which is kept to few. If it fails there is a warning, and
+        the model's own layers go on.
         """
         self.row_multiple = max(self.row_multiple, COMPILED_ROW_MULTIPLE)
         self._verify = Compiled(self._verify_rows, backend)
