@@ -212,7 +212,7 @@ def test_bad_input_is_said_before_anything_is_written(work: Path, tmp_path: Path
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
     told("wanted it made with the target", "--target", str(other))
     (text_only / "report.json").unlink()
-    told("the same capture command goes on", "--data", str(text_only))
+    told("run the same capture command again", "--data", str(text_only))
 
 
 def test_a_used_folder_is_not_overwritten(work: Path, tmp_path: Path) -> None:
