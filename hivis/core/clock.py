@@ -1,4 +1,4 @@
-"""Time by phase, without making the device wait while a text is being generated."""
+"""Time by phase, without making the device wait while tokens are generated."""
 
 from __future__ import annotations
 

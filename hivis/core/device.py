@@ -82,7 +82,7 @@ def choose_dtype(
 
 
 def versions() -> dict[str, str]:
-    """Versions of what texts and times depend on."""
+    """Versions of what outputs and times depend on."""
     found = {"python": platform.python_version()}
     for package in ("hivis", "torch", "transformers", "numpy"):
         try:

@@ -27,8 +27,8 @@ class Drafter(Protocol):
     #: How many rows of the last prompt went through the drafter itself. A drafter that hides or
     #: compresses images may be shown more.
     rows_read: int
-    #: What it keeps of the texts. Another cache of its kind can be put in its place, which is how
-    #: texts join and leave a batch; all that it knows of a single text is in there.
+    #: What it keeps of the sequences. Another cache of its kind can be put in its place, which is
+    #: how sequences join and leave a batch; all that it knows of a single sequence is in there.
     cache: KVCache
 
     def bind(self, embedding: Tensor, head: Tensor) -> None:
@@ -45,8 +45,8 @@ class Drafter(Protocol):
         Args:
             prompt: the rows it asked for.
             token: ``[B]`` int64, the first emitted token.
-            max_rows: bounds the cache rows of this text: prompt, emitted tokens and a tree, or one
-                for every cycle that may be under way.
+            max_rows: bounds the cache rows of this sequence: prompt, emitted tokens and a tree, or
+                one for every cycle that may be in flight.
         """
         ...
 

@@ -174,7 +174,7 @@ class KVCache:
         return cache
 
     def release(self) -> None:
-        """Give the memory back, whoever still refers to this cache: it has no rows any more."""
+        """Give the memory back, even if this cache is still referred to. It has no rows then."""
         self._made.clear()
         self._slab = self._slab[..., :0, :].clone()
         self._hold(self.batch_size)

@@ -14,16 +14,16 @@ from hivis.errors import first_line
 
 T = TypeVar("T")
 
-#: Compiled forms at a time: one for every N, number of texts and size of the cache.
+#: Compiled forms at a time: one for every N, number of sequences and size of the cache.
 MOST = 64
 
 
 class Compiled(Generic[T]):
-    """``work`` compiled as a whole, our ops called from it as they are; for every shape anew.
+    """``work`` compiled as a whole for each shape, with our ops called from it as they are.
 
-    It is done as it is, after a warning, if it cannot be compiled. The compiler keeps fewer
+    If it cannot be compiled it is run as it is, after a warning. The compiler keeps fewer
     intermediate results in the model's precision, so logits round differently from those of the
-    layers one by one. Whoever compares texts compares those of one and the same form.
+    layers one by one. Only outputs of one and the same form can be compared token by token.
 
     Args:
         work: a function of tensors.

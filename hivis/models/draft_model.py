@@ -35,8 +35,8 @@ class HuggingFaceDraft(HuggingFaceDecoder):
     rows, and its positions count these.
 
     Args:
-        vocab_size: logits to give; ids past the model's own, which a text may hold but the model
-            does not know, are given -inf and never drafted. The model's own number by default.
+        vocab_size: logits to give; ids past the model's own, which a sequence may hold but the
+            model does not know, are given -inf and never drafted. The model's own by default.
     """
 
     rows: Literal["text", "all"]
@@ -104,7 +104,7 @@ def load_draft_model(
 
     Args:
         path: local folder or hub name, of a supported VLM family or of a Llama language model.
-        target: the model whose texts it shall draft.
+        target: the model that it shall draft for.
         processor: the target's. With it the two tokenizers are compared, and a draft model that
             lacks the ids that the target has added on top of a common tokenizer (an image token,
             padding) is taken too. Without it only the number of ids is checked, and by ``bind``.
@@ -150,8 +150,8 @@ def _quiet_about_missing() -> Iterator[None]:
     other weight there will be an error."""
 
     def passes(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return "MISSING" not in text or "UNEXPECTED" in text
+        message = record.getMessage()
+        return "MISSING" not in message or "UNEXPECTED" in message
 
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(passes)

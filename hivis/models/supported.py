@@ -1,4 +1,4 @@
-"""What a model may not be or do, because our decoding would then go wrong without a word."""
+"""What a model may not be or do, because decoding would then go wrong without an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hivis.errors import HivisError
 
-#: Rotary embeddings whose frequencies change as a text grows.
+#: Rotary embeddings whose frequencies change as a sequence grows.
 _MOVING_ROPE = ("dynamic", "longrope")
 #: What transformers hands to an attention function of models whose attention is not the usual one.
 _VARIANTS = ("softcap", "s_aux", "sinks", "head_mask", "position_bias")

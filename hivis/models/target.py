@@ -32,9 +32,9 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """From now on let ``torch.compile`` make the pass over a tree.
 
-        It takes its time (a minute or more for a large model) for every size of trees, number of
-        texts, and size of the cache, which is kept to few. If it fails there is a warning, and the
-        model's own layers go on.
+        That takes a minute or more of a large model for every size of trees, number of sequences
+        and size of the cache, which is why caches have few sizes. If it fails there is a warning,
+        and the model's own layers are run.
         """
         self.row_multiple = max(self.row_multiple, COMPILED_ROW_MULTIPLE)
         self._verify = Compiled(self._verify_rows, backend)

@@ -162,7 +162,7 @@ def tree_prune(
     """The root and the best entries of a pool as a draft tree (EAGLE-2, section 4.2).
 
     An earlier place in the pool wins a tie, and NaN counts as -inf. As no entry's score is above
-    its parent's, whoever is kept has its parent kept. Nodes come in the order of the pool.
+    its parent's, the parent of a kept entry is kept. Nodes come in the order of the pool.
 
     Args:
         pool_scores: [B, P] f32, as `tree_grow_` left them, of the root and ``depth`` levels.

@@ -2,7 +2,7 @@
 
 Every emitted token is ``argmax_v(logits[v] / T + g(seed, position, v))`` with standard Gumbel noise
 g, which makes it an exact sample of ``softmax(logits / T)``. g is a pure function of the seed, the
-token's absolute position and the token id: whoever knows these, the drafter too, knows the noise.
+token's absolute position and the token id: the drafter, which knows these too, knows the noise.
 
 Bits agree because both sides use nothing but IEEE-754 single additions, subtractions and
 multiplications in one stated order (no fused multiply-add), and integers. `hivis.ops.shared_noise`

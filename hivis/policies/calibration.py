@@ -22,8 +22,8 @@ class Calibration:
     """A monotone table: path score of a drafted node -> how likely the target accepts it.
 
     Every bin of path probabilities counts its nodes and how many were accepted. What was counted
-    fades from cycle to cycle, so the table follows the text. A bin begins as if ``prior`` nodes had
-    been accepted as often as the drafter believed, and that belief does not fade.
+    fades from cycle to cycle, so the table follows the output. A bin begins as if ``prior`` nodes
+    had been accepted as often as the drafter believed, and that belief does not fade.
 
     Args:
         memory: cycles after which a count has faded to 1/e.

@@ -19,12 +19,12 @@ from hivis.policies.calibration import Calibration
 from hivis.policies.sizes import SIZES, SizedPlanner, check_sizes, looks_ahead
 from hivis.policies.times import Times, convex, timed
 
-#: Times are measured in so many rounds, one every so many cycles: a short answer never pays for
-#: it, and a busy moment spoils no more than a round. They are used from the second round on.
+#: Times are measured in ROUNDS rounds, one every SPACING cycles: a short answer never pays for it,
+#: and a busy moment spoils no more than one round. They are used from round LEAST_ROUNDS on.
 ROUNDS, SPACING, LEAST_ROUNDS = 6, 24, 2
-#: Planning ahead, every so many cycles the largest tree is grown, to see what smaller ones miss.
+#: Planning ahead, the largest tree is grown every PROBE cycles, to see what smaller ones miss.
 PROBE = 16
-#: The first probes come one after another; what they found fades over about so many of them.
+#: The first FIRST_PROBES follow each other; what probes find fades over about PROBE_MEMORY of them.
 FIRST_PROBES, PROBE_MEMORY = 4, 8
 #: Cycles after which the rate of tokens has forgotten them to 1/e.
 RATE_MEMORY = 60.0
