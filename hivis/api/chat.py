@@ -38,7 +38,8 @@ class Chat:
         """The answer to ``text``, piece by piece. Arguments and errors: :meth:`Model.stream`.
 
         What was read of it until the next turn becomes part of the conversation: an answer that was
-        left in the middle ends there, and one of which nothing was read was not asked for.
+        left in the middle ends there, and one of which nothing was read is left out, as is its
+        question.
         """
         self._settle()
         if not isinstance(text, str) or not text.strip():

@@ -179,7 +179,7 @@ def load_model(options: argparse.Namespace) -> Model:
     """Load the model of the command line, with a message on the terminal meanwhile."""
     with _message(f"loading {options.model or 'the bundled model'} ..."):
         from hivis.api.load import load
-        from hivis.models.quiet import quiet
+        from hivis.models.load import quiet
 
         quiet()
         return load(

@@ -45,8 +45,8 @@ class Drafter(Protocol):
         Args:
             prompt: the rows it asked for.
             token: ``[B]`` int64, the first emitted token.
-            max_rows: bounds the cache rows of this text: prompt, emitted tokens and a tree, or one
-                for every cycle that may be under way.
+            max_rows: bounds the cache rows of this sequence: prompt, emitted tokens and a tree, or
+                one for every cycle that may be in flight.
         """
         ...
 

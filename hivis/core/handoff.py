@@ -30,7 +30,7 @@ class DrafterPrompt:
             its projector, for a drafter that shares the tower; ``None`` without an image.
         spans: where each image lies among all P rows, in order, from its first visual row to its
             last. One that is shown in tiles may have rows between them that are not visual. Only
-            if asked for ``"all"``; ``None`` where nobody says.
+            if asked for ``"all"``; ``None`` if not known.
     """
 
     embeddings: Tensor

@@ -20,8 +20,8 @@ class Outcome:
         nodes: N of the tree that was grown.
         depth: its deepest level.
         emitted: tokens of the cycle, those accepted and the one drawn after them.
-        path: the accepted nodes, the root first. This and what follows is ``None`` if nobody
-            asked for it, or the drafter gave no scores.
+        path: the accepted nodes, the root first. This and what follows is ``None`` if it
+            was not asked for, or the drafter gave no scores.
         depths: the level of each node.
         scores: the path log-probability of each node, 0 at the root.
     """

@@ -42,7 +42,7 @@ class TargetPrefill:
 
 
 class Target(Protocol):
-    """A VLM with a cache of its own. One text at a time; ``prefill`` starts a new one."""
+    """A VLM with a cache of its own. ``prefill`` begins a new sequence, in place of the last."""
 
     cache: KVCache
     embedding: Tensor  # [V, E]
@@ -55,7 +55,7 @@ class Target(Protocol):
     ) -> TargetPrefill:
         """Read the prompt into a fresh cache of ``capacity`` rows.
 
-        ``rows`` says whose hidden states to hand on: none, those of text, or all.
+        ``rows`` says which rows' hidden states to hand on: none, those of text, or all.
         """
         ...
 

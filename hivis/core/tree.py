@@ -81,7 +81,7 @@ class DraftTree:
     def paths(self) -> Tensor:
         """``[B, N, N]`` int64: the tokens from the root to each node, the root's repeated.
 
-        Padding nodes get some token, as nobody looks at what follows them.
+        Padding nodes get some token: what follows them is never read.
         """
         above = unpack_bits(self.ancestors, self.nodes)
         return torch.where(above, self.tokens.unsqueeze(1), self.tokens[:, :1, None]).clamp(min=0)

@@ -82,7 +82,10 @@ class Grower:
         self._children = k = min(shape.top_k, most)
         frontiers = shape.depth - 1
         words = -(-max(frontiers * k, 1) // WORD_BITS)
-        pool, rows = (batch, 1 + candidates(shape.depth, k)), (frontiers, batch, k)
+        #: How many nodes a tree of each depth can have, the root included.
+        self._held = [1 + candidates(depth, k) for depth in range(1, shape.depth + 1)]
+        self._held.insert(0, 1)
+        pool, rows = (batch, self._held[-1]), (frontiers, batch, k)
 
         def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -222,10 +225,10 @@ class Grower:
 
     def _prune(self, plan: GrowthPlan, depth: int) -> DraftTree:
         """The root and the N - 1 best of the pool, as a tree."""
-        held = 1 + candidates(depth, self._children)
+        held = self._held[depth]
         n = min(self.shape.nodes if plan.size is None else plan.size[0], held)
         if plan.governor is not None:
-            # The root is the first: nobody's score is above 0.
+            # The root is the first: no score is above 0.
             ranked = self._scores[:, :held].topk(n).values[:, 1:]
             n = min(plan.governor.keep(depth, ranked), n)
         tokens, parents, depths, ancestors, scores = ops.tree_prune(

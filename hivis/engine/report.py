@@ -74,7 +74,7 @@ class InFlightCycle:
 
     def __init__(self, report: CycleReport) -> None:
         self._report, self._event = report, None
-        # To pinned memory, so nobody waits; a copy, since the next replay fills the report anew.
+        # To pinned memory, so the host need not wait; a copy, as the next replay fills the report.
         self._values = report.values.to("cpu", non_blocking=True, copy=True)
         if report.values.is_cuda:
             self._event = torch.cuda.Event()

@@ -19,7 +19,7 @@ MOST = 64
 
 
 class Compiled(Generic[T]):
-    """``work`` compiled as a whole, our ops called from it as they are; for every shape anew.
+    """``work`` compiled as a whole for each shape, with our ops called from it as they are.
 
     If it cannot be compiled there is a warning, and it runs uncompiled. The compiler keeps fewer
     intermediate results in the model's precision, so logits round differently from those of the

@@ -150,8 +150,8 @@ def _quiet_about_missing() -> Iterator[None]:
     other weight there will be an error."""
 
     def passes(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return "MISSING" not in text or "UNEXPECTED" in text
+        message = record.getMessage()
+        return "MISSING" not in message or "UNEXPECTED" in message
 
     logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(passes)

@@ -1,4 +1,4 @@
-"""What a one-layer drafter takes over from the configuration of its target."""
+"""What the configuration of a target decides of its one-layer drafters."""
 
 from __future__ import annotations
 

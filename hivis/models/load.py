@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import huggingface_hub
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, logging
 
 from hivis.errors import HivisError, first_line
 from hivis.models.families.base import Family
@@ -17,6 +18,12 @@ from hivis.models.families.registry import family_of
 from hivis.models.processor import PromptProcessor
 from hivis.models.supported import check_quantized, read_config
 from hivis.models.target import HuggingFaceTarget
+
+
+def quiet() -> None:
+    """Turn off progress bars of transformers, and warnings of the hub, which repeat our errors."""
+    logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()
 
 
 def load_model(

@@ -194,14 +194,14 @@ class PromptProcessor:
     def _inputs(self, text: str, images: Sequence[ImageSource]) -> Inputs:
         try:
             text.encode()
-        except UnicodeEncodeError as error:  # half a pair of surrogates, a byte that was no text
+        except UnicodeEncodeError as error:  # half a pair of surrogates, or a byte that is no text
             raise HivisError(
                 f"prompt: wanted Unicode text, got {text[error.start]!r} in it"
             ) from None
         opened = [open_image(image) for image in images] or None
         made = self.processor(text=text, images=opened, return_tensors="pt").to(self.device)
         tokens = made.pop("input_ids")
-        made.pop("attention_mask", None)  # one text, no padding
+        made.pop("attention_mask", None)  # one prompt, no padding
         made.pop("mm_token_type_ids", None)  # the tokens say it
         features = {
             name: value.to(self.dtype) if value.is_floating_point() else value

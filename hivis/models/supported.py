@@ -1,4 +1,4 @@
-"""What a model may not be or do, because our decoding would then go wrong without a word."""
+"""What a model may not be or do, because decoding would then go wrong without an error."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class HuggingFaceTarget(HuggingFaceDecoder):
     def _verify_rows(self, tokens: Tensor, depths: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[B, N, V]`` and hidden states ``[B, N, E]`` of a whole tree."""
         hidden = self._run(tokens, depths, words)
-        return self.logits(hidden), hidden
+        return self._head(hidden), hidden
 
 
 def only_last(rows: int) -> list[bool]:

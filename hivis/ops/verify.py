@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hivis import _C
-from hivis.ops.grow import check_devices, tree_grow_, tree_prune
+from hivis.ops.grow import check_devices
 
 __all__ = [
     "build_info",
@@ -23,8 +23,6 @@ __all__ = [
     "shared_noise",
     "tree_accept",
     "tree_attention",
-    "tree_grow_",
-    "tree_prune",
 ]
 
 build_info = _C.build_info

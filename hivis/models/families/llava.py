@@ -22,7 +22,7 @@ class Llava(Family):
         pixels = features.get("pixel_values")
         if pixels is None:
             return None
-        # One after the other: the tower hands out what each of its layers makes.
+        # One after the other: the tower returns the states of all its layers.
         return torch.cat([_look(model, image) for image in pixels.split(1)])
 
     def project(self, model: PreTrainedModel, seen: Tensor) -> Tensor:

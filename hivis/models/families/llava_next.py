@@ -26,7 +26,7 @@ class LlavaNext(Family):
         pixels = features.get("pixel_values")
         if pixels is None:
             return None
-        # One after the other: the tower hands out what each of its layers makes.
+        # One after the other: the tower returns the states of all its layers.
         parts = zip(pixels.split(1), _sizes(features).split(1), strict=True)
         look = model.model.get_image_features
         return torch.cat([look(part, size).pooler_output[0] for part, size in parts])

@@ -14,8 +14,10 @@ from hivis.models.families.base import Family
 
 
 class TextModel(Family):
-    """A causal language model: no image, and every row it is shown is text. Never a target, so it
-    is not in the registry."""
+    """A causal language model: it sees no image, and every row that it reads is text.
+
+    It is never a target, so it is not in the registry.
+    """
 
     model_types = ("llama",)
 
