@@ -10,7 +10,7 @@ namespace {
 // Checks values here alone, since on a GPU that would mean waiting for it.
 void tree_attention_cpu(const TreeAttentionParams& p, at::Device device) {
   for (int64_t b = 0; b < p.batch; ++b) {
-    TORCH_CHECK(p.kv_len[b] >= 0 && p.kv_len[b] + p.nodes <= p.rows, "kv_len[", b, "]: wanted 0..",
+    TORCH_CHECK(p.kv_len[b] >= 0 && p.kv_len[b] <= p.rows - p.nodes, "kv_len[", b, "]: wanted 0..",
                 p.rows - p.nodes, " (S - N), got ", p.kv_len[b]);
   }
   at::Tensor workspace;

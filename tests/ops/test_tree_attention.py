@@ -331,6 +331,7 @@ BAD = [
     ({"kv_len": GOOD.kv_len.long()}, "kv_len: wanted Int, got Long"),
     ({"kv_len": GOOD.kv_len - 21}, rf"kv_len\[0\]: wanted 0..{ROWS - 9} \(S - N\), got -1"),
     ({"kv_len": GOOD.kv_len + 6}, rf"kv_len\[0\]: wanted 0..{ROWS - 9} \(S - N\), got 26"),
+    ({"kv_len": torch.full_like(GOOD.kv_len, 2**31 - 1)}, r"kv_len\[0\]: .*got 2147483647"),
     ({"ancestors": GOOD.ancestors.int()}, "ancestors: wanted Long, got Int"),
     ({"ancestors": GOOD.ancestors.expand(1, 9, 2)}, r"ancestors: wanted shape \[1, 9, 1\]"),
 ]
