@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,16 +29,16 @@ from bench.common.tables import new_table
 from hivis.cli.parser import Parser
 from hivis.core.clock import PhaseClock
 from hivis.core.device import versions
+from hivis.core.drafter import Drafter
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.core.tree_shape import TreeShape
 from hivis.drafters.checkpoint import random_tensors
-from hivis.drafters.config import HiViSConfig, ViSpecConfig
-from hivis.drafters.hivis import HiViSDrafter
-from hivis.drafters.vispec import ViSpecDrafter
+from hivis.drafters.registry import call, methods, title_of
 from hivis.engine.engine import Engine
 from hivis.engine.running_batch import RunningBatch
 from hivis.errors import run_cli
+from hivis.models.drafter_sizes import sizes_of
 from hivis.models.families.llava import Llava
 from hivis.models.target import HuggingFaceTarget
 from hivis.policies.fixed import FixedPolicy
@@ -109,31 +110,20 @@ def target_of(layers: int) -> HuggingFaceTarget:
     return HuggingFaceTarget(LlavaForConditionalGeneration(config), Llava())
 
 
-def drafter_of(kind: str) -> Any:
-    sizes: dict[str, Any] = dict(
-        hidden_size=HIDDEN,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=8,
-        vocab_size=VOCAB,
-    )
-    if kind == "plain":
-        return None
-    if kind == "ViSpec":
-        vispec = ViSpecConfig(**sizes, queries=3)
-        return ViSpecDrafter(vispec, random_tensors(vispec, seed=1))
-    more = {"rows": "all", "residual_rows": 0} if kind == "EAGLE-2" else {}
-    config = HiViSConfig(**sizes, **more)
-    return HiViSDrafter(config, random_tensors(config, seed=1))
+def drafters_for(target: HuggingFaceTarget) -> list[Drafter | None]:
+    """None, for plain decoding, and one of each method that has drafters with random weights."""
+    sizes = sizes_of(target.model.config)
+    weights = partial(random_tensors, seed=1)
+    references = [method.random for method in methods() if method.random is not None]
+    return [None, *(call(each, sizes.layer, sizes.hiding, weights) for each in references)]
 
 
 def count(
-    target: HuggingFaceTarget, kind: str, policy: FixedPolicy, temperature: float
+    target: HuggingFaceTarget, drafter: Drafter | None, policy: FixedPolicy, temperature: float
 ) -> dict[str, Any]:
     """Operations of one cycle by phase, after a first cycle that makes buffers and tables."""
     params = SamplingParams(temperature=temperature, max_new_tokens=200, eos_token_ids=())
-    loop = RunningBatch(Engine(target, drafter_of(kind), policy))
+    loop = RunningBatch(Engine(target, drafter, policy))
     with torch.inference_mode():
         loop.add(Inputs(torch.arange(3, 40).unsqueeze(0), {}), params, ())
         loop.cycle()
@@ -143,7 +133,7 @@ def count(
             loop.cycle()
     found = counted.operations
     return {
-        "loop": kind,
+        "loop": "plain" if drafter is None else title_of(drafter),
         "temperature": temperature,
         **{phase: found[phase] for phase in PHASES},
         "all": sum(found.values()),
@@ -163,9 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     policy = FixedPolicy(options.nodes, options.depth, options.tree_top_k)
     target = target_of(options.layers)
     rows = [
-        count(target, kind, policy, temperature)
+        count(target, drafter, policy, temperature)
         for temperature in (0.0, 1.0)
-        for kind in ("plain", "HiViS", "ViSpec", "EAGLE-2")
+        for drafter in drafters_for(target)
     ]
     console = Console()
     console.print(

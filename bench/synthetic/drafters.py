@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bench.synthetic.configs import ModelShape
-from bench.synthetic.simulated_acceptance import FixedTree, fix_trees
-from hivis.drafters.config import HiViSConfig, LayerConfig, ViSpecConfig
-from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.config import LayerConfig
 from hivis.drafters.one_layer import OneLayerDrafter
-from hivis.drafters.vispec import ViSpecDrafter
+from hivis.drafters.registry import call, method_of, methods
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import sizes_of
 
-DRAFTERS = ("hivis", "vispec")
 #: Standard deviation of the weights.
 SCALE = 0.02
 
 
-def drafter_config(shape: ModelShape, kind: str) -> LayerConfig:
-    """The configuration of a drafter of this kind.
-
-    ViSpec's has as many key and value heads as query heads, whatever the target has.
-    """
-    sizes = sizes_of(shape.config)
-    if kind == "hivis":
-        return HiViSConfig(**sizes.layer, **sizes.hiding)
-    config = ViSpecConfig(**sizes.layer)
-    return replace(config, num_key_value_heads=config.num_attention_heads)
+def drafter_names() -> list[str]:
+    """The methods whose drafters can be made with random weights."""
+    return [method.name for method in methods() if method.random is not None]
 
 
 def random_drafter(
-    config: LayerConfig, dtype: torch.dtype, device: torch.device, tree: FixedTree
+    shape: ModelShape, name: str, dtype: torch.dtype, device: torch.device
 ) -> OneLayerDrafter:
-    """A drafter whose trees all have the form of ``tree``."""
-    tensors = random_weights(config, dtype, device)
-    drafter: OneLayerDrafter
-    if isinstance(config, HiViSConfig):
-        drafter = HiViSDrafter(config, tensors)
-    else:
-        assert isinstance(config, ViSpecConfig)
-        drafter = ViSpecDrafter(config, tensors)
-    fix_trees(drafter, tree)
+    """A drafter of this method for a target of these sizes."""
+    reference = method_of(name).random
+    assert reference is not None
+    sizes = sizes_of(shape.config)
+    weights = partial(random_weights, dtype=dtype, device=device)
+    drafter: OneLayerDrafter = call(reference, sizes.layer, sizes.hiding, weights)
     return drafter
 
 
@@ -63,7 +50,7 @@ def random_weights(
     return made
 
 
-def random_draft_vocab(config: LayerConfig, count: int | None) -> Tensor | None:
+def random_draft_vocab(vocab_size: int, count: int | None) -> Tensor | None:
     """``[count]`` int64, the tokens of a draft vocabulary; ``None`` for the whole vocabulary.
 
     Raises:
@@ -71,6 +58,6 @@ def random_draft_vocab(config: LayerConfig, count: int | None) -> Tensor | None:
     """
     if count is None:
         return None
-    if not 1 <= count <= config.vocab_size:
-        raise HivisError(f"--draft-vocab: wanted 1 to {config.vocab_size} tokens, got {count}")
-    return torch.randperm(config.vocab_size, generator=torch.Generator().manual_seed(2))[:count]
+    if not 1 <= count <= vocab_size:
+        raise HivisError(f"--draft-vocab: wanted 1 to {vocab_size} tokens, got {count}")
+    return torch.randperm(vocab_size, generator=torch.Generator().manual_seed(2))[:count]

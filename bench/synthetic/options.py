@@ -15,7 +15,7 @@ from bench.common.options import (
 )
 from bench.synthetic.accepted_lengths import parse_accepted
 from bench.synthetic.configs import SCALES, SHAPES, shape_of
-from bench.synthetic.drafters import DRAFTERS, drafter_config, random_draft_vocab
+from bench.synthetic.drafters import drafter_names, random_draft_vocab
 from bench.synthetic.random_models import LEAST_ROWS
 from bench.synthetic.simulated_acceptance import rank_parents
 from hivis.cli.parser import Parser
@@ -56,7 +56,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("shape", metavar="SHAPE", choices=SHAPES, help=f"whose sizes: {', '.join(SHAPES)}")
     add("--scale", choices=SCALES, help="a scaled model, to try the code")
     add("--layers", type=int, help="of the target (default: as published)")
-    add("--drafter", choices=DRAFTERS, default=DRAFTERS[0], help="default: %(default)s")
+    add("--drafter", choices=drafter_names(), default="hivis", help="default: %(default)s")
     add_drafter_weights(add)
     add_device(add)
     add = parser.add_argument_group("what is run").add_argument
@@ -107,9 +107,10 @@ def _check(options: argparse.Namespace) -> None:
             f"--draft-vocab: wanted at least the {options.tree_top_k} children of a node "
             f"(--tree-top-k), got {options.draft_vocab}"
         )
-    most = shape.config.get_text_config().max_position_embeddings
+    text = shape.config.get_text_config()
+    most = text.max_position_embeddings
     for rows in options.prompt_rows:
         if not LEAST_ROWS <= rows < most:
             raise HivisError(f"--prompt-rows: wanted {LEAST_ROWS} to {most - 1}, got {rows}")
-    random_draft_vocab(drafter_config(shape, options.drafter), options.draft_vocab)
+    random_draft_vocab(text.vocab_size, options.draft_vocab)
     parse_accepted(options.accepted, options.depth)

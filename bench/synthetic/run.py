@@ -28,19 +28,18 @@ from bench.synthetic.cycles import (
     measure_cycles,
     modes,
 )
-from bench.synthetic.drafters import drafter_config, random_draft_vocab, random_drafter
+from bench.synthetic.drafters import random_draft_vocab, random_drafter
 from bench.synthetic.figures import checks, goals, speedups, streamed_bytes
 from bench.synthetic.generations import measure_outputs
 from bench.synthetic.phases import measure_parts
 from bench.synthetic.published import PUBLISHED
 from bench.synthetic.random_models import image_rows, random_prompt, random_target
-from bench.synthetic.simulated_acceptance import CYCLES, LABEL, FixedTree, Replay
+from bench.synthetic.simulated_acceptance import CYCLES, LABEL, FixedTree, Replay, fix_trees
 from bench.synthetic.tables import print_prompt, print_run
 from hivis.core.device import DTYPES
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs
 from hivis.core.tree_shape import TreeShape
-from hivis.drafters.config import LayerConfig
 from hivis.engine.engine import Engine
 
 #: N of the timed passes, beside that of the trees; and the same where each has to be compiled.
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         torch.cuda.set_device(device.index or 0)
     bandwidth = copy_gb_per_s(device)
     lengths = accepted.draw(CYCLES)
-    pair, config = make_pair(shape, lengths, options, dtype, device)
+    pair = make_pair(shape, lengths, options, dtype, device)
     document: dict[str, Any] = {
         "label": LABEL,
         "shape": {"name": shape.name, "model": shape.model, "scaled": shape.scaled},
@@ -75,7 +74,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     print_run(document, console)
     for rows in options.prompt_rows:
         inputs = random_prompt(shape, pair.target, rows)
-        figures = measure_prompt(pair, config, inputs, options, document, console)
+        figures = measure_prompt(pair, inputs, options, document, console)
         document["prompts"].append(figures)
         print_prompt(figures, console)
     return document
@@ -87,25 +86,21 @@ def make_pair(
     options: argparse.Namespace,
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[Pair, LayerConfig]:
-    """Target and drafter with random weights, and the drafter's configuration."""
+) -> Pair:
+    """Target and drafter with random weights."""
     target = random_target(shape, dtype, device)
     if options.compile:
         target.compile()
     tree = FixedTree.of(TreeShape(options.nodes, options.depth, options.tree_top_k), device)
-    config = drafter_config(shape, options.drafter)
-    drafter = random_drafter(config, dtype, device, tree)
-    drafter.quantize(options.drafter_weights, random_draft_vocab(config, options.draft_vocab))
-    return Pair(target, drafter, tree, Replay(lengths, tree)), config
+    drafter = random_drafter(shape, options.drafter, dtype, device)
+    fix_trees(drafter, tree)
+    vocab = random_draft_vocab(drafter.config.vocab_size, options.draft_vocab)
+    drafter.quantize(options.drafter_weights, vocab)
+    return Pair(target, drafter, tree, Replay(lengths, tree))
 
 
 def measure_prompt(
-    pair: Pair,
-    config: LayerConfig,
-    inputs: Inputs,
-    options: argparse.Namespace,
-    about: dict[str, Any],
-    console: Console,
+    pair: Pair, inputs: Inputs, options: argparse.Namespace, about: dict[str, Any], console: Console
 ) -> dict[str, Any]:
     """All figures of one prompt; ``about`` is the part of the document that all prompts share."""
     bandwidth, mean = about["copy_gb_per_s"], about["accepted"]["drawn_mean"]
@@ -129,7 +124,7 @@ def measure_prompt(
         parts, failed = measure_parts(loops[DRAFTED], sizes, seconds)
     streamed = streamed_bytes(
         pair.target.model.config,
-        config,
+        pair.drafter.config,
         pair.tree.shape,
         inputs.length,
         mean,

@@ -8,7 +8,7 @@ authors published them are read by ``drafters/published.py``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "HiViSConfig",
     "LayerConfig",
+    "MakeWeights",
     "ViSpecConfig",
     "check_tensors",
     "load",
@@ -43,6 +44,8 @@ WEIGHTS_FILE = "model.safetensors"
 _PICKLES = ("pytorch_model.bin", "model.bin", "model.pt", "model.pth")
 
 Config = TypeVar("Config", bound=LayerConfig)
+#: Makes the tensors of a drafter of this configuration.
+MakeWeights = Callable[[LayerConfig], dict[str, Tensor]]
 
 
 def check_tensors(config: LayerConfig, tensors: dict[str, Tensor], where: str) -> None:

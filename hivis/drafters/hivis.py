@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hivis.core.handoff import DrafterPrompt
 from hivis.drafters import checkpoint
+from hivis.drafters.checkpoint import MakeWeights
 from hivis.drafters.config import HiViSConfig
 from hivis.drafters.one_layer import OneLayerDrafter, Weight
 from hivis.errors import HivisError
@@ -112,13 +113,17 @@ class HiViSDrafter(OneLayerDrafter):
         return self._m["fc"](torch.cat([following, hidden], -1), bias)
 
 
-def random_hivis(layer: Mapping[str, Any], hiding: Mapping[str, Any], seed: int) -> HiViSDrafter:
+def random_hivis(
+    layer: Mapping[str, Any], hiding: Mapping[str, Any], weights: MakeWeights
+) -> HiViSDrafter:
     """An untrained HiViS drafter of these sizes."""
     config = HiViSConfig(**layer, **hiding)
-    return HiViSDrafter(config, checkpoint.random_tensors(config, seed))
+    return HiViSDrafter(config, weights(config))
 
 
-def random_eagle(layer: Mapping[str, Any], hiding: Mapping[str, Any], seed: int) -> HiViSDrafter:
+def random_eagle(
+    layer: Mapping[str, Any], hiding: Mapping[str, Any], weights: MakeWeights
+) -> HiViSDrafter:
     """An untrained EAGLE-2 drafter of these sizes, which hides nothing."""
     config = HiViSConfig(**layer, rows="all", residual_rows=0)
-    return HiViSDrafter(config, checkpoint.random_tensors(config, seed))
+    return HiViSDrafter(config, weights(config))

@@ -66,9 +66,9 @@ class DrafterMethod:
             ``soft``, ``noise``, ``residual_rows``, ``draft``.
         needs_draft: whether training starts from a draft model (``--draft``).
         quantizable: whether its drafter has ``quantize(weights, head_ids)``.
-        random: ``(layer, hiding, seed) -> Drafter``, one with random weights for a target whose
-            :class:`hivis.models.drafter_sizes.TargetSizes` has these entries, for benches; ``None``
-            if there is none.
+        random: ``(layer, hiding, weights) -> Drafter``, an untrained one-layer drafter for a target
+            whose :class:`hivis.models.drafter_sizes.TargetSizes` has these entries, for benches;
+            ``weights(config)`` makes the tensors of a checkpoint. ``None`` if there is none.
         bundled: the folder of the one that ships for the bundled model, below
             ``hivis/bundled/weights``; ``None`` if none does.
     """

@@ -36,6 +36,7 @@ from torch import Tensor
 from hivis.core.drafter import PromptRows
 from hivis.core.handoff import DrafterPrompt, Span
 from hivis.drafters import checkpoint
+from hivis.drafters.checkpoint import MakeWeights
 from hivis.drafters.config import ViSpecConfig
 from hivis.drafters.one_layer import OneLayerDrafter, Weight
 from hivis.errors import HivisError
@@ -201,8 +202,10 @@ def _count(features: Mapping[str, Tensor]) -> int:
     return len(pixels) if pixels is not None and pixels.dim() >= 4 else 0
 
 
-def random_vispec(layer: Mapping[str, Any], hiding: Mapping[str, Any], seed: int) -> ViSpecDrafter:
+def random_vispec(
+    layer: Mapping[str, Any], hiding: Mapping[str, Any], weights: MakeWeights
+) -> ViSpecDrafter:
     """An untrained ViSpec drafter of these sizes, with as many key and value heads as queries."""
     config = ViSpecConfig(**layer)
     config = replace(config, num_key_value_heads=config.num_attention_heads)
-    return ViSpecDrafter(config, checkpoint.random_tensors(config, seed))
+    return ViSpecDrafter(config, weights(config))

@@ -17,7 +17,7 @@ from bench.synthetic import plot
 from bench.synthetic.accepted_lengths import AcceptedLengths, mean_of
 from bench.synthetic.configs import SHAPES, shape_of
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, CycleTimes
-from bench.synthetic.drafters import drafter_config, random_draft_vocab, random_weights
+from bench.synthetic.drafters import drafter_names, random_draft_vocab, random_drafter
 from bench.synthetic.figures import GOALS, goals, speedups, streamed_bytes
 from bench.synthetic.generations import STATIC
 from bench.synthetic.options import DEPTH, NODES, PROMPT_ROWS, TOP_K
@@ -86,8 +86,8 @@ def test_real_sizes_are_made_where_they_are_for():
     """The 13 B model on a device without memory: nothing is on the host, or in another dtype."""
     shape, meta = shape_of("llava-1.5-13b"), torch.device("meta")
     model = random_model(shape, torch.bfloat16, meta)
-    drafter = random_weights(drafter_config(shape, "vispec"), torch.bfloat16, meta)
-    weights = [*model.parameters(), *drafter.values()]
+    drafter = random_drafter(shape, "vispec", torch.bfloat16, meta)
+    weights = [*model.parameters(), *drafter.tensors.values()]
     assert sum(weight.numel() for weight in weights) > 13e9
     assert {weight.device for weight in weights} == {meta}
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
@@ -128,11 +128,11 @@ def test_goals_are_judged_by_what_was_measured():
 
 
 @pytest.mark.parametrize("quantized", [("full", None), ("int8", None), ("int4", 96)])
-@pytest.mark.parametrize("kind", ["hivis", "vispec"])
+@pytest.mark.parametrize("kind", drafter_names())
 @pytest.mark.parametrize("name", SHAPES)
 def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
     pair, shape = pair_of(name, kind), shape_of(name, "tiny")
-    config = drafter_config(shape, kind)
+    config = pair.drafter.config
     pair.target.prefill(random_prompt(shape, pair.target, 40), "none", 50)
     found = streamed_bytes(shape.config, config, SHAPE, 40, 3.0, torch.float32, *quantized)
     model = pair.target.model
@@ -145,7 +145,7 @@ def test_streamed_bytes_are_those_of_the_weights(name, kind, quantized):
     assert found["verify"] == 4 * (sum(w.numel() for w in read) + 40 * row)
     assert found["compact"] == 4 * 2 * 4 * row
     assert found["accept"] == 4 * SHAPE.nodes * len(pair.target.head)
-    pair.drafter.quantize(quantized[0], random_draft_vocab(config, quantized[1]))
+    pair.drafter.quantize(quantized[0], random_draft_vocab(config.vocab_size, quantized[1]))
     pair.drafter.bind(pair.target.embedding, pair.target.head)
     head = pair.drafter._m["head"].nbytes
     assert found["commit"] == pair.drafter.level_bytes - head
@@ -159,10 +159,11 @@ def test_the_floors_in_the_documents_are_those_of_the_configurations():
     kinds = (("full", None), ("int8", None), ("int4", None), ("int8", 16384))
     for name in SHAPES:
         shape = shape_of(name)
+        drafter = random_drafter(shape, "hivis", torch.bfloat16, torch.device("meta"))
         for rows in PROMPT_ROWS:
             times, gains = {}, []
             for kind in kinds:
-                about = (shape.config, drafter_config(shape, "hivis"), shape_of_tree, rows, 3.0)
+                about = (shape.config, drafter.config, shape_of_tree, rows, 3.0)
                 streamed = streamed_bytes(*about, torch.bfloat16, *kind)
                 ms = {phase: size / 3.35e9 for phase, size in streamed.items()}
                 gains.append(f"{4 * ms['verify'] / sum(ms.values()):.2f}x")
@@ -367,7 +368,10 @@ def test_tables_and_image_carry_the_label(document, tmp_path, change):
         (("llava-1.5-7b", "--compare"), "wanted known options, got --compare"),
         (("llava-1.5-7b", "--model", "x"), "wanted known options, got --model"),
         (("llava-1.5-7b", "--policy", "cost"), "wanted known options, got --policy"),
-        (("llava-1.5-7b", "--drafter", "x"), "--drafter: wanted one of hivis, vispec, got 'x'"),
+        (
+            ("llava-1.5-7b", "--drafter", "x"),
+            "--drafter: wanted one of hivis, vispec, eagle, got 'x'",
+        ),
         (("llava-1.5-7b", "--accepted", "7"), "--accepted: wanted a mean of 0 to 6"),
         (("llava-1.5-7b", "--nodes", "6"), "--nodes: wanted at least 7"),
         (("llava-1.5-7b", "--nodes", "999"), "nodes: wanted 2..256"),

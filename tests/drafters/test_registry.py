@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from bench import latency
 from hivis.bundled import paths
 from hivis.cli.generate import PROMPT
 from hivis.cli.main import main
+from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.inspect import inspect
 from hivis.drafters.registry import (
     METHODS,
@@ -88,7 +90,7 @@ def test_a_random_drafter_binds_to_a_target_of_its_sizes(name: str) -> None:
         assert method.needs_draft  # its sizes do not follow from the target's
         return
     sizes = read_sizes(paths.TARGET)
-    drafter = call(method.random, sizes.layer, sizes.hiding, 3)
+    drafter = call(method.random, sizes.layer, sizes.hiding, partial(random_tensors, seed=3))
     table = torch.zeros(sizes.layer["vocab_size"], sizes.layer["hidden_size"])
     drafter.bind(table, table)
     assert drafter.method == name

@@ -8,9 +8,9 @@ import torch
 
 from bench.synthetic.configs import shape_of
 from bench.synthetic.cycles import Pair
-from bench.synthetic.drafters import drafter_config, random_drafter
+from bench.synthetic.drafters import random_drafter
 from bench.synthetic.random_models import random_target
-from bench.synthetic.simulated_acceptance import FixedTree, Replay
+from bench.synthetic.simulated_acceptance import FixedTree, Replay, fix_trees
 from hivis.core.tree_shape import TreeShape
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def pair_of(
 ) -> Pair:
     shape = shape_of(name, "tiny")
     target = random_target(shape, torch.float32, CPU)
-    config = drafter_config(shape, kind)
     tree = FixedTree.of(SHAPE, CPU)
-    drafter = random_drafter(config, torch.float32, CPU, tree)
+    drafter = random_drafter(shape, kind, torch.float32, CPU)
+    fix_trees(drafter, tree)
     return Pair(target, drafter, tree, Replay(lengths, tree))
