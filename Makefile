@@ -29,7 +29,7 @@ latency: venv
 test: venv
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD) --target \
 	  emulation_library emulation_checks emulation_faults
-	$(BIN)/python -m pytest -rs -n auto $(ARGS)
+	$(BIN)/python -m pytest -rs -n auto --dist worksteal $(ARGS)
 
 venv: $(VENV)/.built
 

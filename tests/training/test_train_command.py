@@ -25,6 +25,7 @@ from hivis.engine.generate import generate
 from hivis.errors import HivisError
 from hivis.models.load import load_target
 from hivis.policies.fixed import FixedPolicy
+from hivis.training import answer
 from hivis.training import run_state as state
 from hivis.training.answer import columns_of
 from hivis.training.data.files import fingerprint
@@ -112,23 +113,42 @@ def test_answers_captured_once_serve_every_method(work: Path, tmp_path: Path, me
     assert ("seen" in kept) == (method == "draft-vlm")
 
 
+def long_run(work: Path, out: Path) -> list[str]:
+    return arguments("vispec", work / "conversations.jsonl", out, "--updates", "60")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves behind that saves as often as the ones that are killed."""
+    out, threads = tmp_path_factory.mktemp("undisturbed") / "whole", torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "SAVE_SECONDS", 0)
+        patch.setattr(answer, "SHARD", 4)
+        main(long_run(work, out))
+    torch.set_num_threads(threads)
+    return out
+
+
 @pytest.mark.parametrize("while_", ["answering", "training"])
-def test_a_killed_command_goes_on(work: Path, tmp_path: Path, while_: str) -> None:
+def test_a_killed_command_goes_on(
+    work: Path, undisturbed: Path, tmp_path: Path, while_: str
+) -> None:
     """SIGKILL at the command, then the same with --resume: the files of an undisturbed run."""
 
-    def start(out: Path, *more: str) -> subprocess.Popen:
-        given = arguments("vispec", work / "conversations.jsonl", out, "--updates", "60", *more)
+    def start(*more: str) -> subprocess.Popen:
         code = (
             "import sys; from hivis.cli.main import main;"
             "from hivis.training import answer, run_state;"
             "run_state.SAVE_SECONDS = 0; answer.SHARD = 4; main(sys.argv[1:])"
         )
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, "-c", code, *given], env=environment)
+        command = [sys.executable, "-c", code, *long_run(work, out), *more]
+        return subprocess.Popen(command, env=environment)
 
     out = tmp_path / "killed"
     sign = "answers/shard-00000.safetensors" if while_ == "answering" else state.STATE_FILE
-    process = start(out)
+    process = start()
     deadline = time.monotonic() + 120
     while not (out / sign).exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -136,12 +156,12 @@ def test_a_killed_command_goes_on(work: Path, tmp_path: Path, while_: str) -> No
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "model.safetensors").exists()
-    assert start(out, "--resume").wait(timeout=300) == 0
-    assert start(tmp_path / "whole").wait(timeout=300) == 0
-    for file in sorted((tmp_path / "whole").rglob("*")):
-        if file.is_file():
-            same = out / file.relative_to(tmp_path / "whole")
-            assert same.read_bytes() == file.read_bytes(), file.name
+    assert start("--resume").wait(timeout=300) == 0
+    files = [file for file in sorted(undisturbed.rglob("*")) if file.is_file()]
+    assert files
+    for file in files:
+        same = out / file.relative_to(undisturbed)
+        assert same.read_bytes() == file.read_bytes(), file.name
 
 
 def test_columns_of_several_methods() -> None:
