@@ -16,13 +16,16 @@ from typing import Any
 from rich.console import Console
 
 from bench.common.tables import number
-from bench.headline.loading import LoadedMethods, drafted_method, load_one_layer
+from bench.headline.loading import LoadedMethods, drafted_method, load_as_asked
 from bench.headline.methods import HIVIS, Method
 from bench.headline.options import make_policy
 from bench.headline.summary import Row, Series
 from bench.headline.tables import print_rows
 from hivis.bundled import paths
-from hivis.drafters.config import HiViSConfig, LayerConfig
+from hivis.drafters.config import HiViSConfig
+from hivis.drafters.hivis import HiViSDrafter
+from hivis.drafters.inspect import inspect
+from hivis.drafters.registry import recognize
 from hivis.errors import HivisError
 
 #: Row and folder of the drafters that lack a part.
@@ -66,7 +69,7 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
             where = "--ablations was not given" if given is None else f"no folder {given}"
             loaded.notes.append(f"HiViS {label} is left out: {where}")
             continue
-        drafter = load_one_layer(options, given)
+        drafter = _load(options, loaded, given)
         _check_lacks(name, given, drafter.config)
         parts[label] = _add(
             loaded, drafted_method(f"HiViS {label}", loaded.target, drafter, options)
@@ -78,7 +81,7 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
             drafted_method(
                 f"HiViS {NO_NOISE}",
                 loaded.target,
-                load_one_layer(options, folder),
+                _load(options, loaded, folder),
                 options,
                 unaware,
                 sampled_only=True,
@@ -87,10 +90,18 @@ def add_ablations(options: argparse.Namespace, loaded: LoadedMethods) -> tuple[L
     return parts, _add_policies(options, loaded, folder)
 
 
-def _check_lacks(name: str, folder: Path, config: LayerConfig) -> None:
-    """HivisError unless the drafter is a HiViS drafter that was trained without the part."""
-    if not isinstance(config, HiViSConfig):
-        raise HivisError(f"{folder}: wanted a HiViS drafter, got a {config.KIND} one")
+def _load(options: argparse.Namespace, loaded: LoadedMethods, folder: str | Path) -> HiViSDrafter:
+    """A HiViS drafter, or one without hiding, which is an EAGLE-2 drafter by its files."""
+    method = recognize(inspect(folder))
+    if method.name not in ("hivis", "eagle"):
+        raise HivisError(f"{folder}: wanted a HiViS drafter, got a {method.title} one")
+    drafter = load_as_asked(options, folder, loaded.target, loaded.processor, method)
+    assert isinstance(drafter, HiViSDrafter)
+    return drafter
+
+
+def _check_lacks(name: str, folder: Path, config: HiViSConfig) -> None:
+    """HivisError unless the drafter was trained without the part."""
     if name == "no-hiding" and config.rows != "all":
         raise HivisError(f"{folder}: rows: wanted 'all' of a drafter without hiding, got 'text'")
     if name == "no-residual" and config.residual_rows:
@@ -113,7 +124,7 @@ def _add_policies(options: argparse.Namespace, loaded: LoadedMethods, folder: st
             continue
         changed = {"depth": DEPTH} | choice
         theirs = argparse.Namespace(**{**vars(options), **changed})
-        drafter = load_one_layer(options, folder)
+        drafter = _load(options, loaded, folder)
         method = drafted_method(f"HiViS, {label}", loaded.target, drafter, theirs)
         shown[label] = _add(loaded, method)
     return shown

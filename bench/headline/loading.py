@@ -24,8 +24,6 @@ from hivis.core.device import DTYPES
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.drafters.inspect import inspect
-from hivis.drafters.load import load_drafter
-from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.drafters.registry import DrafterMethod, bundled_folder, recognize
 from hivis.errors import HivisError
 from hivis.models.load import load_model, load_target
@@ -93,15 +91,22 @@ def _load(
         raise HivisError(
             f"{flag_of(method)} {folder}: wanted a {method.title} drafter, got a {found.title} one"
         )
+    return load_as_asked(options, folder, target, processor, method)
+
+
+def load_as_asked(
+    options: argparse.Namespace,
+    folder: str | Path,
+    target: HuggingFaceTarget,
+    processor: PromptProcessor,
+    method: DrafterMethod,
+) -> Drafter:
+    """A drafter with the weights and the draft vocabulary that ``options`` name, if its method has
+    them."""
     more = {}
     if method.quantizable:
         more = {"weights": options.drafter_weights, "head": options.draft_vocab}
     return load_any_drafter(folder, target, processor, **more)
-
-
-def load_one_layer(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
-    """A one-layer drafter with the weights and the draft vocabulary that ``options`` name."""
-    return load_drafter(folder, weights=options.drafter_weights, head=options.draft_vocab)
 
 
 def drafted_method(

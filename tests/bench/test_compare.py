@@ -14,14 +14,20 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from bench import latency
 from bench.common.generation import HUGGING_FACE
-from bench.headline.ablation import fixed_name, verdict_lines
+from bench.headline.ablation import add_ablations, fixed_name, verdict_lines
+from bench.headline.loading import LoadedMethods
 from bench.headline.markdown import compare_tables
 from bench.headline.methods import HIVIS, LOOKUP, PLAIN, row_name
+from bench.headline.options import parse
 from hivis.bundled import paths
 from hivis.drafters import checkpoint
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
 from hivis.drafters.registry import method_of
 from hivis.errors import HivisError
+from hivis.models.families.llava import Llava
+from hivis.models.target import HuggingFaceTarget
+from tests.helpers import published_checkpoints
+from tests.helpers.small_llava import random_llava
 
 QUICK = ("--compare", "--quick", "--max-new-tokens", "6", "--dtype", "float32", "--threads", "1")
 EAGLE, VISPEC, SPEC_LLAVA = (row_name(method_of(n)) for n in ("eagle", "vispec", "draft-vlm"))
@@ -233,6 +239,20 @@ def test_the_verdict_is_that_of_the_runs(document):
     assert speeds[mix["best_fixed"]] == best
 
 
+def test_a_published_drafter_is_ablated(tmp_path):
+    """Only the target says how images are hidden from it, so it has to be asked in every row."""
+    for name in ("drafter", "parts/stage-1"):
+        (tmp_path / name).mkdir(parents=True)
+        published_checkpoints.write(tmp_path / name, "HiViS-llava")
+    drafter, parts = str(tmp_path / "drafter"), str(tmp_path / "parts")
+    options = parse(None, [*QUICK, "--ablate", "--drafter", drafter, "--ablations", parts])
+    loaded = LoadedMethods(HuggingFaceTarget(random_llava(), Llava()), None)
+    labels, policies = add_ablations(options, loaded)
+    assert {"without stage 2", "without shared noise"} <= set(labels)
+    added = {*labels.values(), *policies.values()} - {HIVIS}
+    assert {method.name for method in loaded.methods} == added
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -247,12 +267,14 @@ def test_the_verdict_is_that_of_the_runs(document):
         (("--compare", "--question", "0"), "--question"),
         (("--compare", "--ablate", "--ablations", "wrong"), "no-residual"),
         (("--compare", "--ablate", "--ablations", "broken"), "config.json"),
+        (("--compare", "--ablate", "--ablations", "small"), "stage-1: wanted a HiViS drafter"),
     ],
 )
 def test_bad_input_is_named_in_one_line(folder, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder / "parts" / "stage-1", tmp_path / "wrong" / "no-residual")
     (tmp_path / "broken" / "stage-1").mkdir(parents=True)
+    shutil.copytree(folder / "vlm", tmp_path / "small" / "stage-1")
     with pytest.raises(HivisError) as error:
         latency.main(["--quick", "--no-hf", "--threads", "1", *arguments])
     assert says in str(error.value) and "\n" not in str(error.value)
