@@ -19,8 +19,12 @@ SCALE = 0.02
 
 
 def drafter_names() -> list[str]:
-    """The methods whose drafters can be made with random weights."""
-    return [method.name for method in methods() if method.random is not None]
+    """The methods whose drafters can be made with random weights and are one-layer drafters.
+
+    The others have neither ``quantize`` nor a config by which the bytes that are streamed can be
+    counted. A method's record tells them apart: one-layer drafters alone are ``quantizable``.
+    """
+    return [each.name for each in methods() if each.random is not None and each.quantizable]
 
 
 def random_drafter(

@@ -65,10 +65,12 @@ class DrafterMethod:
         options: the options of ``hivis train`` that only some methods take, and this one does, of
             ``soft``, ``noise``, ``residual_rows``, ``draft``.
         needs_draft: whether training starts from a draft model (``--draft``).
-        quantizable: whether its drafter has ``quantize(weights, head_ids)``.
-        random: ``(layer, hiding, weights) -> Drafter``, an untrained one-layer drafter for a target
-            whose :class:`hivis.models.drafter_sizes.TargetSizes` has these entries, for benches;
-            ``weights(config)`` makes the tensors of a checkpoint. ``None`` if there is none.
+        quantizable: whether its drafter is a :class:`hivis.drafters.one_layer.OneLayerDrafter`,
+            which has ``quantize(weights, head_ids)``.
+        random: ``(layer, hiding, weights) -> Drafter``, an untrained drafter for a target whose
+            :class:`hivis.models.drafter_sizes.TargetSizes` has these entries, for benches;
+            ``weights(config)`` makes the tensors of a checkpoint, by the names and shapes of
+            ``config.shapes()``. ``None`` if there is none.
         bundled: the folder of the one that ships for the bundled model, below
             ``hivis/bundled/weights``; ``None`` if none does.
     """

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 import hivis
-from bench import latency
+from bench import latency, launches
+from bench.synthetic.drafters import drafter_names
 from hivis.bundled import paths
 from hivis.cli.generate import PROMPT
 from hivis.cli.main import main
 from hivis.drafters.checkpoint import random_tensors
 from hivis.drafters.inspect import inspect
+from hivis.drafters.one_layer import OneLayerDrafter
 from hivis.drafters.registry import (
     METHODS,
     call,
@@ -30,6 +32,7 @@ from hivis.drafters.registry import (
 )
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
+from hivis.policies.fixed import FixedPolicy
 from hivis.training.data.samples import Columns
 from hivis.training.options import TrainOptions
 from hivis.training.train import make_learner
@@ -134,7 +137,8 @@ def test_a_method_from_outside_has_a_row_in_the_headline_benchmark(
     toy: str, tmp_path: Path
 ) -> None:
     sizes = read_sizes(paths.TARGET)
-    bigram.random_bigram(sizes.layer, sizes.hiding, 1).save(tmp_path / "drafter")
+    weights = partial(random_tensors, seed=1)
+    bigram.random_bigram(sizes.layer, sizes.hiding, weights).save(tmp_path / "drafter")
     given = ["--quick", "--no-hf", "--threads", "1", "--dtype", "float32", "--count", "1"]
     given += ["--bigram", str(tmp_path / "drafter"), "--json", str(tmp_path / "out.json")]
     latency.main(given)
@@ -144,6 +148,27 @@ def test_a_method_from_outside_has_a_row_in_the_headline_benchmark(
     assert all(row["identical"] and row["identical_prompts"] == 1 for row in ours)
     with pytest.raises(HivisError, match="--bigram .*: wanted a Bigrams drafter, got a HiViS one"):
         latency.main([*given, "--bigram", str(paths.HIVIS)])
+
+
+def test_a_random_drafter_from_outside_is_counted(toy: str) -> None:
+    target = launches.target_of(layers=2)
+    *_, drafter = launches.drafters_for(target)
+    row = launches.count(target, drafter, FixedPolicy(nodes=4, depth=3, top_k=1), temperature=1.0)
+    assert row["loop"] == "Bigrams" and row["draft"] > 0 and row["commit"] == 0
+
+
+def test_the_synthetic_benchmark_offers_one_layer_drafters_alone(toy: str) -> None:
+    """It quantizes them, and counts the bytes of their weights by their configs."""
+    sizes = read_sizes(paths.TARGET)
+    weights = partial(random_tensors, seed=1)
+    made = {
+        method.name: call(method.random, sizes.layer, sizes.hiding, weights)
+        for method in methods()
+        if method.random is not None
+    }
+    assert toy in made
+    one_layer = [name for name, each in made.items() if isinstance(each, OneLayerDrafter)]
+    assert drafter_names() == one_layer
 
 
 def test_an_entry_point_is_found(tmp_path: Path) -> None:

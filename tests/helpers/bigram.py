@@ -7,7 +7,8 @@ follows what it learns from the target's answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,23 @@ def make_bigram(request: LearnerRequest) -> BigramLearner:
     return BigramLearner(request.target, **request.given("updates", "lr"))
 
 
-def random_bigram(layer: Mapping[str, Any], hiding: Mapping[str, Any], seed: int) -> BigramDrafter:
-    make = torch.Generator().manual_seed(seed)
-    return BigramDrafter(*torch.randn(2, layer["vocab_size"], WIDTH, generator=make))
+@dataclass(frozen=True)
+class BigramConfig:
+    """All that whoever makes random weights has to know of a drafter."""
+
+    vocab_size: int
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: (self.vocab_size, WIDTH) for name in ("table", "head")}
+
+
+def random_bigram(
+    layer: Mapping[str, Any],
+    hiding: Mapping[str, Any],
+    weights: Callable[[BigramConfig], dict[str, Tensor]],
+) -> BigramDrafter:
+    tensors = weights(BigramConfig(layer["vocab_size"]))
+    return BigramDrafter(tensors["table"], tensors["head"])
 
 
 METHOD = DrafterMethod(
