@@ -2,17 +2,26 @@
 
 Importing it registers the ops as ``torch.ops.hivis.*``; what needs transformers is imported when it
 is first asked for.
+
+Raises:
+    ImportError: the compiled extension is not built.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hivis import ops
+from hivis.errors import HivisError, refuse_to_start
+
+try:
+    from hivis import ops
+except ImportError as error:  # the extension is not built
+    refuse_to_start("hivis", error)
+    raise
+
 from hivis.core.sampling import SamplingParams
 from hivis.core.tree import DraftTree
 from hivis.core.tree_shape import TreeShape
-from hivis.errors import HivisError
 from hivis.policies.fixed import FixedPolicy
 
 if TYPE_CHECKING:

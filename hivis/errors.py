@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -36,6 +37,19 @@ _CONTROLS = {
 def printable(text: str) -> str:
     """``text`` for a terminal, with control characters as escapes such as ``\\x1b``."""
     return text.translate(_CONTROLS)
+
+
+def refuse_to_start(program: str, error: ImportError) -> None:
+    """Exit as :func:`run_cli` does for bad input, if the process is ``program`` or ``python -m
+    program`` and is still importing its package, which comes before its main function."""
+    # While Python looks for a module, sys.argv is -m and what follows the module's name.
+    looking = sys.argv[0] == "-m" and sys.orig_argv[-len(sys.argv)] == program
+    if looking or Path(sys.argv[0]).stem == program:
+
+        def refuse() -> NoReturn:
+            raise HivisError(first_line(error)) from error
+
+        run_cli(refuse)
 
 
 def run_cli(main: Callable[[], object]) -> NoReturn:

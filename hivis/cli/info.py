@@ -64,12 +64,9 @@ def info(options: argparse.Namespace) -> None:
 
 def collect() -> dict[str, dict[str, Any]]:
     """All entries, by heading."""
-    try:
-        from hivis import _C, ops
-    except ImportError as error:
-        raise HivisError(f"hivis._C: wanted the compiled extension, got: {error}") from error
     import torch
 
+    from hivis import ops
     from hivis.core.device import choose_device, choose_dtype, device_name, versions
     from hivis.drafters import quantized_linear as quantized
     from hivis.models.prefill_attention import prefill_attention
@@ -83,7 +80,7 @@ def collect() -> dict[str, dict[str, Any]]:
     return {
         "versions": versions(),
         "devices": devices,
-        "build": _C.build_info(),
+        "build": ops.build_info(),
         "ops": {kind: {"missing": names} if names else "all" for kind, names in missing.items()},
         "prefill": {"attention": prefill_attention()},
         "quantized drafters": {

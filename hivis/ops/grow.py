@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hivis import _C
+from hivis.ops.extension import _C
 
 
 def check_devices(name: str, first: Tensor, **others: Tensor) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hivis import _C
+from hivis.ops.extension import _C
 from hivis.ops.grow import check_devices
 
 __all__ = [
