@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, Protocol, TypeVar
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, first_line
 
 
 class Named(Protocol):
@@ -41,17 +41,26 @@ class Registry(Generic[R]):
         if self._records.setdefault(record.name, record) != record:
             raise HivisError(f"{self._what}: wanted a name of its own, got {record.name} again")
 
-    def unregister(self, name: str) -> None:
-        """Forget a record."""
-        del self._records[name]
-
     def records(self) -> tuple[R, ...]:
-        """All records, in the order that they were registered: our own, then those of packages."""
+        """All records, in the order that they were registered: our own, then those of packages.
+
+        Raises:
+            HivisError: a package's entry point cannot be imported, or is none of a record.
+        """
         if not self._discovered:
-            self._discovered = True
             for point in entry_points(group=self._group):
-                self.register(point.load())
+                self._take(point)
+            # Only now: if one of them is broken, whoever asks again is told so again.
+            self._discovered = True
         return tuple(self._records.values())
+
+    def _take(self, point: EntryPoint) -> None:
+        where = f"entry point {point.name} = {point.value} of {self._group}"
+        try:
+            record = point.load()
+            self.register(record)
+        except Exception as error:  # whatever the code of a package outside raises
+            raise HivisError(f"{where}: wanted a {self._what}, got: {first_line(error)}") from error
 
     def names(self) -> tuple[str, ...]:
         """The names of all records."""
