@@ -12,6 +12,7 @@ from hivis.api.model import Model
 from hivis.bundled import paths
 from hivis.core.device import choose_device, choose_dtype
 from hivis.core.drafter import Drafter
+from hivis.core.hub import PROCESSOR_FILES, resolve
 from hivis.core.policy import Policy
 from hivis.engine.cuda_graphs import capturer_for
 from hivis.engine.engine import Engine
@@ -129,7 +130,8 @@ def wrap(
         name = getattr(config, "_name_or_path", "")
         if not name:
             raise HivisError("processor: wanted one for a model that was not loaded, got none")
-        prompts = PromptProcessor.load(name, model)
+        folder = resolve(name, "processor", [PROCESSOR_FILES])
+        prompts = PromptProcessor.load(folder, model)
     else:
         prompts = PromptProcessor.of(processor, model)
     target = HuggingFaceTarget(model, family)

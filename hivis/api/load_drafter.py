@@ -40,7 +40,7 @@ def load_whole_model(request: LoadRequest) -> DraftVLM:
     if not isinstance(request.target, HuggingFaceTarget):
         file = request.info.weights_file  # an error of its own, if there is none at all
         raise HivisError(f"{file}: wanted a target to load a small model for, got none")
-    return load_draft_vlm(request.info.source, request.target, request.processor)
+    return load_draft_vlm(request.info.folder, request.target, request.processor)
 
 
 def load_any_drafter(
@@ -67,7 +67,8 @@ def load_any_drafter(
 
     Raises:
         HivisError: there is nothing at ``path``, it is damaged, or made for another target; or
-            a small model, which is run as it is, is to be quantized or to have a draft vocabulary.
+            a small model, which is run as it is, is to be quantized or to have a draft vocabulary
+            or another config.
     """
     hiding = sizes_of(target.model.config).published_hiding
     request = LoadRequest(inspect(path, config=config), target, processor, hiding)

@@ -1,4 +1,7 @@
-"""The one place where a name on the Hugging Face hub becomes a local folder."""
+"""The one place where a name on the Hugging Face hub becomes a local folder.
+
+Whoever loads something calls it once, and reads the folder from then on.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import Path
 
 from hivis.errors import HivisError, first_line
 
+#: What a processor is loaded from, and a whole model: never a pickle.
+PROCESSOR_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+MODEL_FILES = (*PROCESSOR_FILES, "*.safetensors")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -39,6 +45,11 @@ def resolve(
         if any(folder.glob(patterns[-1])):
             break
     return folder
+
+
+def resolve_model(path: str | Path, what: str = "model") -> Path:
+    """The folder of a whole model and its processor; arguments and errors as in :func:`resolve`."""
+    return resolve(path, what, [MODEL_FILES])
 
 
 def _download(name: str, what: str, patterns: list[str], revision: str | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hivis.core.hub import resolve
+from hivis.core.hub import MODEL_FILES, resolve
 from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_json, read_safetensors
 from hivis.drafters.checkpoint import tensor_names as names_in
 from hivis.errors import HivisError, first_line
@@ -97,12 +97,22 @@ def inspect(
         config: the ``config.json`` of a checkpoint that comes without one.
 
     Raises:
-        HivisError: nothing there, or no readable config.
+        HivisError: nothing there, no readable config, or ``config`` for a whole model, which is
+            loaded with the one that it has.
     """
     wanted = [(CONFIG_FILE, WEIGHTS_FILE), (CONFIG_FILE, PICKLE_FILE)]
     folder = resolve(path, "drafter", wanted, revision)
     file = folder / CONFIG_FILE if config is None else Path(config)
-    return CheckpointInfo(str(path), folder, file, read_json(file))
+    info = CheckpointInfo(str(path), folder, file, read_json(file))
+    if not info.is_whole_model:
+        return info
+    if config is not None:
+        raise HivisError(
+            "drafter_config: wanted it for a drafter that is one layer, got it for "
+            f"{path}, a whole model or a folder without weights"
+        )
+    # Of one on the hub also its tokenizer and all parts of its weights.
+    return replace(info, folder=resolve(path, "drafter", [MODEL_FILES], revision))
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hivis.core.handoff import DrafterPrompt
+from hivis.core.hub import resolve_model
 from hivis.core.target import Inputs
 from hivis.errors import HivisError, first_line
 from hivis.models.decoder import HuggingFaceDecoder
@@ -117,30 +118,31 @@ def load_draft_model(
         HivisError: as :func:`hivis.models.load.load_model`; or the tokenizers, image tokens or
             vision towers do not go together.
     """
+    folder = resolve_model(path, "draft model")
     among = (*families(), TextModel())
     with _quiet_about_missing():
-        model, missing = read_model(path, dtype or target.dtype, among, text=AutoModelForCausalLM)
+        model, missing = read_model(folder, dtype or target.dtype, among, text=AutoModelForCausalLM)
     family = family_of(model.config.model_type, among)
     if not isinstance(family, (TextModel, type(target.family))):
         raise HivisError(
-            f"draft model {path}: wanted one of the target's kind, "
+            f"draft model {folder}: wanted one of the target's kind, "
             f"{target.model.config.model_type}, or a language model, got {model.config.model_type}"
         )
     vocab_size = None
     if processor is not None:
-        _compare_tokenizers(path, processor)
+        _compare_tokenizers(folder, processor)
         vocab_size = target.head.shape[0]
     towerless = [name for name in missing if name.startswith(TOWER)]
     share_vision = share_vision and family.shares_tower
     if share_vision and towerless:
         missing = [name for name in missing if not name.startswith(TOWER)]
-    refuse_missing(path, missing)
+    refuse_missing(folder, missing)
     model = cast(PreTrainedModel, model.to(target.device))
     shares = False
     if not isinstance(family, TextModel):
-        _check_image_token(path, model, target.model)
+        _check_image_token(folder, model, target.model)
         if share_vision:
-            shares = _share_tower(path, model, target.model, bool(towerless))
+            shares = _share_tower(folder, model, target.model, bool(towerless))
     return HuggingFaceDraft(model, family, shares_vision=shares, vocab_size=vocab_size)
 
 
@@ -161,7 +163,7 @@ def _quiet_about_missing() -> Iterator[None]:
         logger.removeFilter(passes)
 
 
-def _share_tower(path: str | Path, draft: Any, target: Any, towerless: bool) -> bool:
+def _share_tower(folder: Path, draft: Any, target: Any, towerless: bool) -> bool:
     """Give ``draft`` the target's vision tower, if it is the same or draft's checkpoint has none.
 
     Returns:
@@ -170,7 +172,7 @@ def _share_tower(path: str | Path, draft: Any, target: Any, towerless: bool) -> 
     same = _vision_of(draft) == _vision_of(target)
     if towerless and not same:
         raise HivisError(
-            f"draft model {path}: wanted a vision tower, or a configuration for the target's, "
+            f"draft model {folder}: wanted a vision tower, or a configuration for the target's, "
             "got neither"
         )
     ours, theirs = draft.model.vision_tower, target.model.vision_tower
@@ -199,25 +201,25 @@ def _vision_of(model: Any) -> dict[str, Any]:
     }
 
 
-def _check_image_token(path: str | Path, draft: PreTrainedModel, target: PreTrainedModel) -> None:
+def _check_image_token(folder: Path, draft: PreTrainedModel, target: PreTrainedModel) -> None:
     wanted, got = target.config.image_token_id, draft.config.image_token_id
     if wanted != got:
-        raise HivisError(f"draft model {path}: wanted the image token {wanted}, got {got}")
+        raise HivisError(f"draft model {folder}: wanted the image token {wanted}, got {got}")
 
 
-def _compare_tokenizers(path: str | Path, processor: PromptProcessor) -> None:
+def _compare_tokenizers(folder: Path, processor: PromptProcessor) -> None:
     """HivisError unless every id of the draft model's tokenizer means the same to the target's."""
     try:
-        drafts = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False).get_vocab()
-    except Exception as error:  # transformers, tokenizers and the hub each raise their own kinds
+        drafts = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
+    except Exception as error:  # transformers and tokenizers each raise their own kinds
         raise HivisError(
-            f"draft model {path}: wanted a tokenizer to compare with the target's, got: "
+            f"draft model {folder}: wanted a tokenizer to compare with the target's, got: "
             f"{first_line(error)}"
         ) from error
     pieces = {index: piece for piece, index in processor.processor.tokenizer.get_vocab().items()}
     for piece, index in sorted(drafts.items(), key=lambda item: item[1]):
         if pieces.get(index) != piece:
             raise HivisError(
-                f"draft model {path}: wanted the target's tokenizer, in which {index} is "
+                f"draft model {folder}: wanted the target's tokenizer, in which {index} is "
                 f"{pieces.get(index)!r}, got one in which it is {piece!r}"
             )

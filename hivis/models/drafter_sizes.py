@@ -29,19 +29,19 @@ class TargetSizes:
     tied: bool
 
 
-def read_sizes(path: str | Path) -> TargetSizes:
+def read_sizes(folder: Path) -> TargetSizes:
     """Read ``config.json``; what it leaves out has the default of its model type.
 
     Raises:
         HivisError: there is no readable config, or it is of an unsupported family.
     """
     try:
-        config: Any = read_config(str(path))
+        config: Any = read_config(folder)
     except HivisError as error:
-        raise HivisError(f"target {path}: {error}") from None
-    except Exception as error:  # transformers and the hub each raise their own kinds
+        raise HivisError(f"target {folder}: {error}") from None
+    except Exception as error:  # transformers raises several kinds
         raise HivisError(
-            f"target {path}: wanted its config.json, got: {first_line(error)}"
+            f"target {folder}: wanted its config.json, got: {first_line(error)}"
         ) from None
     return sizes_of(config)
 

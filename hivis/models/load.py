@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, logging
 
+from hivis.core.hub import resolve_model
 from hivis.errors import HivisError, first_line
 from hivis.models.families.base import Family
 from hivis.models.families.registry import family_of
@@ -34,33 +35,32 @@ def load_model(
     Raises:
         HivisError: folder or weights missing, unreadable, incomplete or of an unsupported family.
     """
-    model, missing = read_model(path, dtype)
-    refuse_missing(path, missing)
+    folder = resolve_model(path)
+    model, missing = read_model(folder, dtype)
+    refuse_missing(folder, missing)
+    # As it was given: a page names the model so, and hivis.wrap looks for its processor there.
+    model.config.name_or_path = str(path)
     return cast(PreTrainedModel, model.to(device).eval())
 
 
 def read_model(
-    path: str | Path, dtype: torch.dtype, among: Sequence[Family] | None = None, text: Any = None
+    folder: Path, dtype: torch.dtype, among: Sequence[Family] | None = None, text: Any = None
 ) -> tuple[Any, list[str]]:
     """A model of a family, by default any, and the parameters that its checkpoint has no weight
     for.
 
     ``text`` is transformers' class for those that are plain language models.
     """
-    local = isinstance(path, Path) or path.startswith((".", "/", "~"))  # no hub name, that is
-    path = str(path)
-    if Path(path).is_dir():
-        _check_weights(Path(path))
-    elif local:
-        raise HivisError(f"model {path}: wanted a folder or a hub name, got nothing at that path")
+    _check_weights(folder)
     try:
-        config = read_config(path)
+        config = read_config(folder)
         family_of(config.model_type, among)
         check_quantized(config)
         sees = hasattr(config, "vision_config")
         loader: Any = AutoModelForImageTextToText if sees or text is None else text
         model, report = loader.from_pretrained(
-            path,
+            folder,
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -68,16 +68,16 @@ def read_model(
         )
     except HivisError:
         raise
-    except Exception as error:  # transformers, safetensors and the hub each raise their own kinds
-        raise HivisError(f"model {path}: cannot be loaded: {first_line(error)}") from error
+    except Exception as error:  # transformers and safetensors each raise their own kinds
+        raise HivisError(f"model {folder}: cannot be loaded: {first_line(error)}") from error
     return model, sorted(report["missing_keys"])
 
 
-def refuse_missing(path: str | Path, missing: Sequence[str]) -> None:
+def refuse_missing(folder: Path, missing: Sequence[str]) -> None:
     """transformers only warns, and fills what is missing with random numbers."""
     if missing:
         raise HivisError(
-            f"model {path}: wanted a weight for every parameter, got none for {missing[0]}"
+            f"model {folder}: wanted a weight for every parameter, got none for {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
         )
 
@@ -117,6 +117,8 @@ def load_target(
     path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> tuple[HuggingFaceTarget, PromptProcessor]:
     """Load a VLM and its processor: ``(target, processor)``. See :func:`load_model` for errors."""
-    model = load_model(path, dtype, device)
+    folder = resolve_model(path)
+    model = load_model(folder, dtype, device)
+    model.config.name_or_path = str(path)
     target = HuggingFaceTarget(model, family_of(model.config.model_type))
-    return target, PromptProcessor.load(path, model)
+    return target, PromptProcessor.load(folder, model)

@@ -102,14 +102,14 @@ class PromptProcessor:
     markers: tuple[str, str] = ("", "")
 
     @classmethod
-    def load(cls, path: str | Path, model: PreTrainedModel) -> PromptProcessor:
+    def load(cls, folder: Path, model: PreTrainedModel) -> PromptProcessor:
         processor_class = family_of(model.config.model_type).processor_class
         try:
-            processor = processor_class.from_pretrained(str(path), trust_remote_code=False)
+            processor = processor_class.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:
             absent = [name for name in _PROCESSORS_WANT if find_spec(name) is None]
             hint = f" (not installed here: {', '.join(absent)})" if absent else ""
-            raise HivisError(f"processor of {path}: {first_line(error)}{hint}") from error
+            raise HivisError(f"processor of {folder}: {first_line(error)}{hint}") from error
         return cls.of(processor, model)
 
     @classmethod

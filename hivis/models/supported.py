@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from hivis.errors import HivisError
+from hivis.errors import HivisError, shorten
 
 #: Rotary embeddings whose frequencies change as a sequence grows.
 _MOVING_ROPE = ("dynamic", "longrope")
@@ -23,15 +24,24 @@ _LIMITS = dict.fromkeys(("num_hidden_layers", "depth"), 1024) | dict.fromkeys(
 )  # fmt: skip
 
 
-def read_config(path: str) -> Any:
+def read_config(folder: Path) -> Any:
     """A model's configuration as its class, once its sizes are known to be such.
 
     Raises:
-        HivisError: a size that cannot be one. Transformers and the hub raise their own kinds.
+        HivisError: there is none, a size that cannot be one, or a type that transformers does not
+            know. Transformers raises its own kinds, too.
     """
+    if not (folder / "config.json").is_file():
+        raise HivisError("wanted its config.json, got none")
+    written, _ = PreTrainedConfig.get_config_dict(folder)
     # Of what is written: some classes make a list of all layers as soon as they are made.
-    check_sizes(PreTrainedConfig.get_config_dict(path)[0])
-    return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    check_sizes(written)
+    kind = written.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise HivisError(
+            f"config.json: model_type: wanted one that transformers knows, got {shorten(kind)}"
+        )
+    return CONFIG_MAPPING[kind].from_dict(written)
 
 
 def check_sizes(config: dict[str, Any], where: str = "config.json") -> None:

@@ -8,14 +8,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
+from hivis.core.hub import resolve_model
 from hivis.core.target import Inputs
 from hivis.errors import HivisError
 from hivis.models.draft_model import HuggingFaceDraft, load_draft_model
 from hivis.models.families.base import Family
 from hivis.models.families.text_model import TextModel
 from hivis.models.processor import PromptProcessor
+from hivis.models.supported import read_config
 from hivis.models.target import HuggingFaceTarget
 
 
@@ -98,17 +100,18 @@ def load_trainable_draft(
         HivisError: as :func:`hivis.models.draft_model.load_draft_model`; or it is a VLM whose
             images do not pass through a tower and a projector, one after the other.
     """
-    draft = load_draft_model(path, target, processor, dtype=torch.float32)
+    folder = resolve_model(path, "draft model")
+    draft = load_draft_model(folder, target, processor, dtype=torch.float32)
     own_tower = draft.rows == "all" and not draft.shares_vision
     if own_tower and not draft.family.shares_tower:
         raise HivisError(
-            f"draft model {path}: wanted a LLaVA-1.5 or a language model to train, got "
+            f"draft model {folder}: wanted a LLaVA-1.5 or a language model to train, got "
             f"{draft.model.config.model_type}"
         )
     tokenizer = None
     if processor is not None:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    stored = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    stored = read_config(folder).dtype
     return TrainableDraft(
         draft.model,
         draft.family,

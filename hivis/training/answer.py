@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from hivis.core.hub import resolve
+from hivis.core.hub import resolve_model
 from hivis.core.target import Inputs
 from hivis.drafters.registry import method_of
 from hivis.models.draft_model import load_draft_model
@@ -26,7 +26,6 @@ from hivis.training.options import CollectOptions
 
 #: Prompts in a file, or nearly: a whole number of batches.
 SHARD = 128
-_MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 def columns_of(methods: Iterable[str]) -> Columns:
@@ -45,8 +44,8 @@ def collect(options: CollectOptions, columns: Columns) -> CaptureReport:
         options.data, options.images, turns=options.turns, count=options.count, left_out=left_out
     )
     prompts = prompts_of(conversations, options.turns)
-    target = local_model(options.target)
-    draft = None if options.draft is None else local_model(options.draft)
+    target = resolve_model(options.target)
+    draft = None if options.draft is None else resolve_model(options.draft)
     answerer = load_answerer(options, target, draft)
     settings = CaptureSettings(
         columns=columns,
@@ -68,14 +67,6 @@ def collect(options: CollectOptions, columns: Columns) -> CaptureReport:
         first = report.skipped[0]
         console.print(f"{len(report.skipped)} prompts skipped, the first: {first.why}")
     return report
-
-
-def local_model(name: str) -> Path:
-    """The folder of a model that is given by folder or by hub name.
-
-    Its files are what captures and training runs are held against, under either name.
-    """
-    return resolve(name, "model", [_MODEL_FILES])
 
 
 def load_answerer(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hivis.core.hub import resolve_model
 from hivis.drafters.draft_vocab import HEAD_FILE, save_head_ids
 from hivis.errors import HivisError, first_line
 from hivis.models.drafter_sizes import read_sizes
 from hivis.models.eos import eos_of_files
-from hivis.training.answer import local_model
 from hivis.training.data.files import fingerprint, read_settings
 from hivis.training.data.samples import Capture, Columns
 from hivis.training.data.token_counts import count_tokens, rank_tokens
@@ -31,7 +31,7 @@ def write_draft_vocab(target: str, data: Path, out: Path) -> Path:
         HivisError: there is no such target, the answers are missing or of another target, or the
             file cannot be written.
     """
-    folder = local_model(target)
+    folder = resolve_model(target)
     wanted, got = fingerprint(folder), read_settings(data)["sources"].get("target")
     if got != wanted:
         raise HivisError(

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from hivis.core.hub import resolve_model
 from hivis.drafters.registry import call, method_of
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
-from hivis.training.answer import collect, local_model
+from hivis.training.answer import collect
 from hivis.training.data.capture import check_finished
 from hivis.training.data.files import fingerprint
 from hivis.training.data.samples import Capture
@@ -41,8 +42,8 @@ def train(options: TrainOptions, answers: CollectOptions | None = None) -> dict[
     console = Console()
     _check_data(options)
     checkpoint = Checkpoint(options.out, options.resume)
-    folder = local_model(options.target)
-    draft = None if options.draft is None else local_model(options.draft)
+    folder = resolve_model(options.target)
+    draft = None if options.draft is None else resolve_model(options.draft)
     learner, target = make_learner(options, folder, draft)
     sources = {"target": fingerprint(folder)}
     if draft is not None and getattr(learner, "own_tower", False):

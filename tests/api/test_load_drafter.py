@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import hivis
 from hivis.api.load_drafter import load_any_drafter
 from hivis.bundled import paths
+from hivis.cli.main import main
 from hivis.drafters.config import HiViSConfig
 from hivis.errors import HivisError
 from hivis.models.drafter_sizes import read_sizes
@@ -92,6 +93,18 @@ def test_a_config_can_be_named_for_a_checkpoint_without_one(tmp_path: Path) -> N
         drafter_config=str(config),
     )
     assert wrapped.drafter is not None and wrapped.drafter.method == "hivis"
+
+
+@pytest.mark.parametrize("use", ["load", "info"])
+def test_a_config_for_a_whole_model_is_refused(use: str) -> None:
+    """It is loaded with its own."""
+    folder, config = paths.DRAFT_VLM, paths.TARGET / "config.json"
+    message = "^drafter_config: wanted it for a drafter that is one layer, got it for .*draft_vlm,"
+    with pytest.raises(HivisError, match=message):
+        if use == "info":
+            main(["info", str(folder), "--drafter-config", str(config)])
+        else:
+            hivis.load(paths.TARGET, folder, drafter_config=config, dtype="float32", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from hivis.api.load_drafter import load_any_drafter
+from hivis.bundled import paths
+from hivis.core.hub import MODEL_FILES
+from hivis.drafters.draft_vlm import DraftVLM
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.errors import HivisError
+from hivis.models.load import load_target
 from tests.helpers.published_checkpoints import write
 
 
@@ -44,6 +50,18 @@ def test_the_pickle_is_fetched_where_there_is_nothing_else(hub: Hub) -> None:
     write(hub.folder, "EAGLE-Vicuna")
     assert load_drafter("someone/drafter").rows == "all"
     assert [asked[2][1] for asked in hub.asked] == ["model.safetensors", "pytorch_model.bin"]
+
+
+def test_all_files_of_a_whole_model_are_fetched_and_its_name_is_resolved_no_more(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, processor = load_target(paths.TARGET)
+    shutil.copytree(paths.DRAFT_VLM, hub.folder, dirs_exist_ok=True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    drafter = load_any_drafter("someone/drafter", target, processor)
+    assert isinstance(drafter, DraftVLM)
+    wanted = [("config.json", "model.safetensors"), MODEL_FILES]
+    assert hub.asked == [("someone/drafter", None, patterns) for patterns in wanted]
 
 
 def test_a_folder_never_asks_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

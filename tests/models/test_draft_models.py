@@ -191,7 +191,9 @@ def test_an_unknown_family_is_named(target, tmp_path):
 
 
 def test_a_missing_folder_is_no_hub_name(target, tmp_path):
-    with pytest.raises(HivisError, match="nothing at that path"):
+    with pytest.raises(
+        HivisError, match="^draft model: wanted a folder or a hub name, got .*/absent$"
+    ):
         load_draft_vlm(tmp_path / "absent", target)
 
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
 
+import hivis
 from hivis.bundled import paths
+from hivis.core.hub import MODEL_FILES, PROCESSOR_FILES
 from hivis.core.sampling import SamplingParams
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
@@ -57,10 +60,53 @@ def test_a_saved_model_loads(saved):
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-def test_missing_folder(tmp_path):
+@pytest.mark.parametrize("load", [load_model, load_target])
+@pytest.mark.parametrize("path", ["./nothing", "~/nothing", "/nothing", "nothing", Path("a/b")])
+def test_what_is_neither_a_folder_nor_a_hub_name(monkeypatch, tmp_path, load, path):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(HivisError) as error:
-        load_model(tmp_path / "nothing")
-    assert "nothing" in one_line(error)
+        load(path)
+    assert one_line(error) == f"model: wanted a folder or a hub name, got {path}"
+
+
+def test_a_hub_name_is_resolved_once(monkeypatch):
+    """The folder that a stand-in for the hub names is all that is read; the name is kept."""
+    asked = []
+
+    def snapshot_download(name, revision, allow_patterns):
+        asked.append((name, revision, tuple(allow_patterns)))
+        return str(paths.TARGET)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    target, _ = load_target("someone/model")
+    assert asked == [("someone/model", None, MODEL_FILES)]
+    assert target.model.config.name_or_path == "someone/model"
+    wrapped = hivis.wrap(target.model, "none")
+    assert asked[1:] == [("someone/model", None, PROCESSOR_FILES)]
+    assert wrapped.processor is not None
+
+
+def test_a_config_is_read_once(saved, monkeypatch):
+    read, real = [], PreTrainedConfig._get_config_dict.__func__
+
+    def spy(cls, path, **more):
+        read.append(path)
+        return real(cls, path, **more)
+
+    monkeypatch.setattr(PreTrainedConfig, "_get_config_dict", classmethod(spy))
+    load_model(saved)
+    assert read == [saved]
+
+
+@pytest.mark.parametrize("kind", ["evil", None, {"a": 1}])
+def test_a_type_that_transformers_does_not_know(saved, tmp_path, kind):
+    folder = copy_of(saved, tmp_path)
+    (folder / "config.json").write_text(json.dumps({"model_type": kind} if kind else {}))
+    with pytest.raises(HivisError) as error:
+        load_model(folder)
+    wanted = "config.json: model_type: wanted one that transformers knows, got "
+    assert one_line(error) == wanted + ("none" if kind is None else repr(kind))
 
 
 def test_folder_without_config(tmp_path):

@@ -65,7 +65,7 @@ def test_sizes_that_a_config_names(tmp_path: Path) -> None:
 
 
 def test_what_has_no_sizes(tmp_path: Path) -> None:
-    with pytest.raises(HivisError, match="wanted its config.json"):
+    with pytest.raises(HivisError, match="^target .*: wanted its config.json, got none$"):
         read_sizes(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(HivisError, match="model type: wanted one of"):
