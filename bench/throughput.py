@@ -26,7 +26,7 @@ from bench.common.environment import make_header, print_machine
 from bench.common.files import write_json
 from bench.common.options import add_device, add_json, check_at_least_one, prepare
 from bench.common.tables import new_table
-from bench.headline.methods import HIVIS, PLAIN
+from bench.headline.methods import PLAIN, row_name
 from bench.headline.prompts import BenchPrompt, bundled_prompts, mixed
 from hivis.api.load_drafter import load_any_drafter
 from hivis.bundled import paths
@@ -36,6 +36,7 @@ from hivis.core.device import DTYPES
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
+from hivis.drafters.registry import title_of
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.engine import Engine
 from hivis.engine.results import Generation
@@ -95,11 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for prompt in prompts:
         Engine(target).check_context(prompt.inputs, params)
+    drafters: dict[str, Drafter | None] = {PLAIN: None}
+    if drafter is not None:
+        drafters[row_name(title_of(drafter))] = drafter
     methods = [
         BatchMethod(name, batch, with_, policy_of(options.policy))
         for batch in options.batch
-        for name, with_ in ((PLAIN, None), (HIVIS, drafter))
-        if with_ is drafter or name == PLAIN
+        for name, with_ in drafters.items()
     ]
     header = {**make_header(options, options.device), "prompts": len(prompts)}
     print_machine(header, console)

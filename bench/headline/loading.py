@@ -66,11 +66,11 @@ def load_methods(options: argparse.Namespace) -> LoadedMethods:
         if folder is None and options.model is None and _belongs(method, options.compare):
             folder = bundled_folder(method, paths.WEIGHTS)
             if folder is not None and not Path(folder).is_dir():
-                loaded.notes.append(f"{row_name(method)} is left out: there is no {folder}")
+                loaded.notes.append(f"{row_name(method.title)} is left out: there is no {folder}")
                 continue
         if folder is not None:
             drafter = _load(options, target, processor, method, folder)
-            loaded.methods.append(drafted_method(row_name(method), target, drafter, options))
+            loaded.methods.append(drafted_method(row_name(method.title), target, drafter, options))
     return loaded
 
 

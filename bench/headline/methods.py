@@ -13,7 +13,7 @@ from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.core.sampling import SamplingParams
 from hivis.core.target import Inputs, Target
-from hivis.drafters.registry import DrafterMethod, method_of
+from hivis.drafters.registry import method_of
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.policies.cost import default_policy
@@ -22,12 +22,12 @@ PLAIN = "hivis, plain"
 LOOKUP = "HF prompt lookup"
 
 
-def row_name(method: DrafterMethod) -> str:
-    """What the row of a drafting method is called."""
-    return f"hivis + {method.title}"
+def row_name(title: str) -> str:
+    """What the row of a drafting method is called, by the method's title."""
+    return f"hivis + {title}"
 
 
-HIVIS = row_name(method_of("hivis"))
+HIVIS = row_name(method_of("hivis").title)
 
 
 @dataclass(frozen=True)

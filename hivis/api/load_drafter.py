@@ -13,7 +13,7 @@ from hivis.drafters.draft_vocab import read_head_ids
 from hivis.drafters.inspect import inspect
 from hivis.drafters.load import load_checkpoint
 from hivis.drafters.quantize import format_of
-from hivis.drafters.registry import LoadRequest
+from hivis.drafters.registry import LoadRequest, quantizable_titles
 from hivis.errors import HivisError
 from hivis.models.draft_model import load_draft_model
 from hivis.models.drafter_sizes import sizes_of
@@ -150,7 +150,7 @@ class DrafterChoice:
             quantize = getattr(drafter, "quantize", None)
             if quantize is None or isinstance(self.vocab, int):
                 raise HivisError(
-                    "drafter: wanted a HiViS, EAGLE-2 or ViSpec one (by its folder, for a number "
+                    f"drafter: wanted a {quantizable_titles()} one (by its folder, for a number "
                     "of its frequent tokens) for quantized weights or a draft vocabulary, "
                     f"got {type(drafter).__name__}"
                 )

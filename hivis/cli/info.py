@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hivis.bundled import paths
-from hivis.drafters.registry import methods, recognize
+from hivis.drafters.registry import bundled_folder, methods, recognize
 from hivis.errors import HivisError
 
 ABOUT = "show versions, devices, the features of this build; or what a drafter's checkpoint is"
@@ -90,7 +90,11 @@ def collect() -> dict[str, dict[str, Any]]:
         "other packages (not needed)": {name: _version(name) for name in OTHER_PACKAGES},
         "bundled models": {
             folder.name: _size(folder)
-            for folder in (paths.TARGET, paths.HIVIS, paths.EAGLE, paths.VISPEC, paths.DRAFT_VLM)
+            for folder in (
+                paths.TARGET,
+                *(bundled_folder(each, paths.WEIGHTS) for each in methods()),
+            )
+            if folder is not None
         },
     }
 

@@ -15,7 +15,7 @@ from hivis.drafters.draft_vocab import head_ids_of
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.inspect import CheckpointInfo, inspect
 from hivis.drafters.quantize import format_of
-from hivis.drafters.registry import LoadRequest, call, recognize
+from hivis.drafters.registry import LoadRequest, call, quantizable_titles, recognize
 from hivis.drafters.vispec import ViSpecDrafter
 from hivis.errors import HivisError
 
@@ -66,7 +66,7 @@ def load_checkpoint(
     as_it_is = weights == "full" and head is None
     if not as_it_is and not method.quantizable:
         raise HivisError(
-            "drafter: wanted a HiViS, EAGLE-2 or ViSpec one for quantized weights or a draft "
+            f"drafter: wanted a {quantizable_titles()} one for quantized weights or a draft "
             f"vocabulary, got {method.title} at {request.info.source}"
         )
     drafter: Any = call(method.load, request)

@@ -145,6 +145,12 @@ def title_of(drafter: Drafter) -> str:
     return next((each.title for each in methods() if each.name == name), type(drafter).__name__)
 
 
+def quantizable_titles() -> str:
+    """Which drafters can be quantized or have a draft vocabulary, for error messages."""
+    *others, last = (method.title for method in methods() if method.quantizable)
+    return f"{', '.join(others)} or {last}"
+
+
 def bundled_folder(method: DrafterMethod, weights: Path) -> Path | None:
     """The folder of the drafter that ships for the bundled model, if there is one."""
     return None if method.bundled is None else weights / method.bundled

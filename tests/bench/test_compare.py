@@ -30,7 +30,7 @@ from tests.helpers import published_checkpoints
 from tests.helpers.small_llava import random_llava
 
 QUICK = ("--compare", "--quick", "--max-new-tokens", "6", "--dtype", "float32", "--threads", "1")
-EAGLE, VISPEC, SPEC_LLAVA = (row_name(method_of(n)) for n in ("eagle", "vispec", "draft-vlm"))
+EAGLE, VISPEC, SPEC_LLAVA = (row_name(method_of(n).title) for n in ("eagle", "vispec", "draft-vlm"))
 COMPARED = [HUGGING_FACE, LOOKUP, PLAIN, EAGLE, VISPEC, SPEC_LLAVA, HIVIS]
 VISUAL_ROWS = 100
 SIZES = {

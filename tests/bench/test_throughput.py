@@ -10,6 +10,7 @@ import pytest
 
 from bench import overhead, throughput
 from bench.headline.methods import HIVIS, PLAIN
+from hivis.bundled import paths
 from hivis.engine.results import Generation, Statistics
 from hivis.errors import HivisError
 from hivis.policies.fixed import FixedPolicy
@@ -55,6 +56,19 @@ def test_a_run(tmp_path: Path, capsys: Any) -> None:
         assert row["tokens_per_s"] > 0
     assert document["commit"] and document["settings"]["dtype"] == "float32"
     assert "tokens/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "drafted"),
+    [(["--drafter", str(paths.EAGLE)], ["hivis + EAGLE-2"]), (["--model", str(paths.TARGET)], [])],
+)
+def test_a_row_has_the_name_of_its_drafter(
+    tmp_path: Path, more: list[str], drafted: list[str]
+) -> None:
+    path = tmp_path / "throughput.json"
+    throughput.main([*QUICK, *more, "--batch", "1", "--json", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["method"] for row in rows] == [PLAIN, *drafted]
 
 
 @pytest.mark.parametrize(

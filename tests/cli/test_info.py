@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from hivis.bundled import paths
 from hivis.cli.main import main
-from hivis.drafters.registry import method_of, methods
+from hivis.drafters.registry import METHODS, method_of, methods, register_drafter
 from hivis.errors import HivisError
+from tests.helpers import bigram
 from tests.helpers.published_checkpoints import write
 
 
@@ -39,6 +41,17 @@ def test_the_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["info", "--json"])
     found = json.loads(capsys.readouterr().out)["drafting methods"]
     assert found == {method.name: method.summary for method in methods()}
+
+
+def test_the_bundled_models_are_those_of_the_records(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(METHODS, "_records", dict(METHODS._records))
+    register_drafter(replace(bigram.METHOD, bundled="pairs"))
+    main(["info", "--json"])
+    found = json.loads(capsys.readouterr().out)["bundled models"]
+    assert list(found) == ["target", "hivis", "vispec", "eagle", "draft_vlm", "pairs"]
+    assert found.pop("pairs") is None and all(size.endswith(" MB") for size in found.values())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -130,6 +131,15 @@ def test_a_method_from_outside_trains_loads_and_generates(toy: str, tmp_path: Pa
         main(["train", "--method", toy, *given, "--noise", "0.5"])
     with pytest.raises(HivisError, match="wanted a HiViS.*for quantized weights.*got Bigrams at"):
         hivis.load(paths.TARGET, out, drafter_weights="int8", device="cpu")
+
+
+def test_errors_name_the_methods_that_can_be_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_records", dict(METHODS._records))
+    register_drafter(replace(bigram.METHOD, quantizable=True))
+    wanted = "drafter: wanted a HiViS, ViSpec, EAGLE-2 or Bigrams one"
+    for drafter in (paths.DRAFT_VLM, object.__new__(bigram.BigramDrafter)):
+        with pytest.raises(HivisError, match=wanted):
+            hivis.load(paths.TARGET, drafter, drafter_weights="int8", device="cpu")
 
 
 def test_a_method_from_outside_has_a_row_in_the_headline_benchmark(

@@ -127,11 +127,11 @@ BAD = {
     "no drafter": ({"drafter_weights": "int5", "drafter": "none"}, "wanted one of full"),
     "small model": (
         {"drafter": paths.DRAFT_VLM, "drafter_weights": "int8"},
-        "wanted a HiViS, EAGLE-2 or ViSpec one .*, got Spec-LLaVA at",
+        "wanted a HiViS, ViSpec or EAGLE-2 one .*, got Spec-LLaVA at",
     ),
     "own kind": (
         {"drafter": RandomDrafter(2688), "drafter_weights": "int8"},
-        "drafter: wanted a HiViS, EAGLE-2 or ViSpec one .*, got RandomDrafter",
+        "drafter: wanted a HiViS, ViSpec or EAGLE-2 one .*, got RandomDrafter",
     ),
 }
 
