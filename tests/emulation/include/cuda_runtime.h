@@ -45,6 +45,11 @@ struct dim3 : uint3 {
 
 using cudaStream_t = struct EmulatedStream*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+template <class T>
+cudaError_t cudaGetSymbolAddress(void** address, T& symbol) {
+  *address = &symbol;
+  return cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t error) { return emulation::error_text(error); }
 
 // --- Who am I: set whenever another thread starts to run
