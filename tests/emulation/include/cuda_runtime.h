@@ -59,6 +59,9 @@ extern uint3 threadIdx, blockIdx, blockDim, gridDim;
 // --- Synchronization
 
 inline void __syncthreads(emulation::Where where = {}) { emulation::sync_block(where); }
+inline int __syncthreads_count(int predicate, emulation::Where where = {}) {
+  return emulation::sync_block(where, predicate != 0);
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Where where = {}) {
   emulation::sync_warp(mask, where);
 }
