@@ -84,7 +84,7 @@ def attention_case(
     ours = [call(k, v) for k, v in kv]
     ks, vs = zip(*kv, strict=True)
     problem = peers.AttentionProblem(q, ks, vs, kv_len, lengths, seen, scale)
-    others = peers.attention_peers(problem, with_flex=bool(goals))
+    others = peers.attention_peers(problem, with_flex=bool(goals) and setting.flex)
     unmasked = peers.sdpa_unmasked(problem)
     return OpCase(
         f"{name} H={model.heads}/{model.kv_heads} D={model.dim} {SHORT[dtype]}",
