@@ -110,3 +110,19 @@ def test_replays_equal_eager_calls(kind: type[Cycle] | type[Growth]):
         torch.cuda.synchronize()
         for a, b in zip(captured.state(results), wanted, strict=True):
             assert torch.equal(a, b)
+
+
+def test_in_somebody_elses_graphs():
+    """``torch.compile(mode="reduce-overhead")`` keeps a pool of its own, and refuses to go on when
+    it finds memory there that is no output."""
+    cycle = Cycle(0)
+    k, v = cycle.kv[1]
+
+    def attend(q: Tensor) -> Tensor:
+        return ops.tree_attention(q * 2, k, v, cycle.kv_len, cycle.ancestors, 0.1) + 1
+
+    compiled = torch.compile(attend, mode="reduce-overhead")
+    cycle.change(1)
+    for turn in range(4):
+        q = cycle.q + turn
+        assert torch.equal(compiled(q).clone(), attend(q))
