@@ -26,7 +26,7 @@ from tools.ptxas import Usage, errors_of, parse_budgets, parse_report, unknown, 
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
-FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v,--warn-on-spills", "-Werror=all-warnings")
+FLAGS = ("-std=c++20", "-O3", "-lineinfo", "-Xptxas=-v,--warn-on-spills", "-Werror=all-warnings")
 HEADER = ("kernel", "template arguments", "arch", "registers", "stack", "spills")
 
 

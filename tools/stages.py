@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,22 +18,31 @@ NOT_FOUND = 127
 
 @dataclass(frozen=True)
 class Step:
-    """One command. If its output contains `excuse`, a failure counts as 'not possible here'."""
+    """One command. If its output contains `excuse`, a failure counts as 'not possible here'.
+
+    One that runs `beside` the others is started, logged, and waited for by the first stage that
+    wants the machine `alone`, or at the end.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     excuse: str | None = None
+    beside: bool = False
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps that share a name and a time limit; `note` says why there are none."""
+    """Steps that share a name and a time limit; `note` says why there are none, or some are not.
+
+    `alone`: not while steps of other stages run beside it, as it takes times.
+    """
 
     name: str
     limit_s: float
     steps: Sequence[Step]
     note: str = ""
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,22 +65,50 @@ def run_stages(
     """Run every stage, even after failed ones; logs go to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + total_s
-    outcomes = []
-    for stage in stages:
-        if stage.note or not stage.steps:
-            print(f"\n== {stage.name}: {stage.note}", flush=True)
-        if not stage.steps:
-            outcomes.append(Outcome(stage.name, None, 0.0, stage.note))
-        stage_end = min(end, time.monotonic() + stage.limit_s)
-        for step in stage.steps:
-            outcomes.append(run_step(step, folder, cwd, stage_end))
+    outcomes: list[Outcome] = []
+    running: list[Future[Outcome]] = []
+
+    def wait() -> None:
+        for each in running:
+            done = each.result()
+            print(f"\n== {done.name}, beside the others: {done.note}", flush=True)
+            outcomes.append(done)
+        running.clear()
+
+    with ThreadPoolExecutor() as pool:
+        for stage in stages:
+            if stage.alone:
+                wait()
+            _run_stage(stage, folder, cwd, end, pool, outcomes, running)
+        wait()
     return outcomes
+
+
+def _run_stage(
+    stage: Stage,
+    folder: Path,
+    cwd: Path,
+    end: float,
+    pool: ThreadPoolExecutor,
+    outcomes: list[Outcome],
+    running: list[Future[Outcome]],
+) -> None:
+    if stage.note or not stage.steps:
+        print(f"\n== {stage.name}: {stage.note}", flush=True)
+    if not stage.steps:
+        outcomes.append(Outcome(stage.name, None, 0.0, stage.note))
+    stage_end = min(end, time.monotonic() + stage.limit_s)
+    for step in stage.steps:
+        if step.beside:
+            running.append(pool.submit(run_step, step, folder, cwd, stage_end))
+        else:
+            outcomes.append(run_step(step, folder, cwd, stage_end))
 
 
 def run_step(step: Step, folder: Path, cwd: Path, end: float) -> Outcome:
     """Run one command in a process group of its own until `end`; print and log its output.
 
-    Lines that are JSON documents are only logged.
+    Lines that are JSON documents, and what runs beside others, are only logged.
     """
     start = time.monotonic()
     if start >= end:
@@ -105,9 +143,12 @@ def run_step(step: Step, folder: Path, cwd: Path, end: float) -> Outcome:
                 log.write(line)
                 log.flush()
                 lines.append(line.strip())
-                if not line.startswith("{"):
+                if not line.startswith("{") and not step.beside:
                     print(line, end="", flush=True)
             status = process.wait()
+        except BaseException:  # whoever stops this program stops all of it
+            stop()
+            raise
         finally:
             timer.cancel()
     seconds = time.monotonic() - start

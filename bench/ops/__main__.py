@@ -149,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m bench.ops", description=__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help="fewer and shorter cases")
+    add("--no-flex", action="store_true", help="leave out flex_attention, slow to compile")
     add("--only", choices=CPU_CASES, help="one op")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add_threads(add)
@@ -167,7 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if where.type == "cuda":
             torch.cuda.set_device(where.index or 0)
             cache = torch.cuda.get_device_properties(where).L2_cache_size
-            figures = run_cuda(Setting(where, options.quick, [torch.bfloat16], cache), chosen)
+            figures = run_cuda(
+                Setting(where, options.quick, [torch.bfloat16], cache, not options.no_flex), chosen
+            )
         else:
             figures = run_cpu(Setting(where, options.quick), chosen)
     document = about | figures

@@ -51,12 +51,14 @@ class Setting:
     Attributes:
         quick: whether to leave out some cases.
         l2_bytes: the cache that a GPU's buffers have to exceed; 0 for one set of buffers.
+        flex: whether flex_attention is a peer, which takes seconds per case to compile.
     """
 
     device: torch.device
     quick: bool
     dtypes: list[torch.dtype] = field(default_factory=lambda: [torch.float32, torch.bfloat16])
     l2_bytes: int = 0
+    flex: bool = True
 
 
 #: What makes the cases of an op.

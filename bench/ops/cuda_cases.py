@@ -16,9 +16,11 @@ from bench.common.timing import Call
 from bench.ops import peers
 from bench.ops.cases import SHORT, OpCase, Setting, on_cuda, random_parents
 from bench.ops.goals_by_case import GOALS, LLAVA_7B, LLAVA_13B, QWEN_7B, ModelSizes
+from bench.synthetic.simulated_acceptance import rank_parents
 from hivis import ops
 from hivis.core.tree import ancestor_words
 
+DEPTH, TOP_K = 6, 10  # of the trees
 MOST_COPIES = 256
 TREE_ROWS = 128  # between two trees in a cache that holds many
 
@@ -82,7 +84,7 @@ def attention_case(
     ours = [call(k, v) for k, v in kv]
     ks, vs = zip(*kv, strict=True)
     problem = peers.AttentionProblem(q, ks, vs, kv_len, lengths, seen, scale)
-    others = peers.attention_peers(problem, with_flex=bool(goals))
+    others = peers.attention_peers(problem, with_flex=bool(goals) and setting.flex)
     unmasked = peers.sdpa_unmasked(problem)
     return OpCase(
         f"{name} H={model.heads}/{model.kv_heads} D={model.dim} {SHORT[dtype]}",
@@ -189,8 +191,9 @@ def compact_case(
 
 @on_cuda
 def tree_accept(setting: Setting) -> Iterator[OpCase]:
-    """A walk of five nodes. Peers do only the draws, for all nodes at once and without the walk:
-    argmax; softmax and an exponential race, which is what multinomial does; with top-p a sort."""
+    """A walk of five nodes in a tree with several at each depth. Peers do only the draws, for all
+    nodes at once and without the walk: argmax; softmax and an exponential race, which is what
+    multinomial does; with top-p a sort."""
     for vocab, nodes in ((152064, 60), (32064, 60), (32000, 16)):
         for temperature, top_p in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.9)):
             if setting.quick and vocab != 152064:
@@ -219,39 +222,54 @@ def accept_case(
         places = torch.randint(0, vocab, (copies, nodes, 1), **on)
         logits.scatter_(2, places, 30.0)
     tokens = torch.randint(0, vocab, (copies, nodes), **on)
-    parents = torch.arange(-1, nodes - 1, dtype=torch.int32, **on).unsqueeze(0)
+    listed = rank_parents(nodes, DEPTH, TOP_K)
+    parents = torch.tensor([listed], dtype=torch.int32, **on)
+    way = [0]  # down the first children
+    while way[-1] in listed:
+        way.append(listed.index(way[-1]))
 
     def settings(batch: int) -> list[Tensor]:
         one = torch.ones(batch, **on)
         return [one * temperature, (one * 0).int(), one * top_p, one * 0]
 
-    # A chain whose nodes carry what the target draws at their parents, up to the walk's last.
+    # The nodes of the way carry what the target draws at their parents, up to the walk's last.
     seed = torch.zeros(copies, dtype=torch.int64, **on)
     root = torch.full((copies, 1), -1, dtype=torch.int32, **on)
-    for node in range(walk):
+    for depth, node in enumerate(way[:walk]):
         drawn = ops.tree_accept(
             logits[:, node : node + 1],
             tokens[:, :1].contiguous(),
             root,
             seed,
-            seed + node,
+            seed + depth,
             *settings(copies),
             0,
         )[2]
-        tokens[:, node + 1] = drawn if node + 1 < walk else (drawn + 1) % vocab
+        children = [child for child, parent in enumerate(listed) if parent == node]
+        tokens[:, children] = (drawn.unsqueeze(1) + 1) % vocab
+        if depth + 1 < walk:
+            tokens[:, way[depth + 1]] = drawn
 
     def ours(i: int) -> Call:
-        given = [logits[i : i + 1], tokens[i : i + 1], parents, seed[:1], seed[:1], *settings(1), 7]
+        given = [
+            logits[i : i + 1],
+            tokens[i : i + 1],
+            parents,
+            seed[:1],
+            seed[:1],
+            *settings(1),
+            DEPTH,
+        ]
         return lambda: ops.tree_accept(*given)
 
     calls = [ours(i) for i in range(copies)]
     who, draw = draw_like(temperature, top_p)
     outcomes: dict[str, Callable[[], Tensor]] = {}
     if temperature == 0:
-        drawn_tokens = torch.cat([tokens[0, 1:walk], drawn[:1]])
+        drawn_tokens = torch.cat([tokens[0, way[1:walk]], drawn[:1]])
         outcomes = {
             "ours": lambda: walked_tokens(*calls[0]()),
-            "argmax": lambda: draw(logits[:1])[0, :walk],
+            "argmax": lambda: draw(logits[:1])[0, way[:walk]],
             "drawn one by one": lambda: drawn_tokens,
         }
     name = accept_name(vocab, nodes, temperature, top_p)

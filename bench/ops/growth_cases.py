@@ -19,7 +19,8 @@ from hivis import ops
 from hivis.core.tree import WORD_BITS
 
 DEPTH, LEVEL = 7, 2
-WIDTH = 1024  # of the drafter's output
+#: Of the drafter's output: a 7B target's, and one that a CPU may serve.
+WIDTHS = {"cuda": 4096, "cpu": 1024}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class TreeLevel:
     @classmethod
     def grown(cls, k: int, vocab: int, temperature: float, device: torch.device) -> TreeLevel:
         on = {"device": device}
+        width = WIDTHS[device.type]
         rows = (DEPTH - 1, 1, k)
         words = -(-(DEPTH - 1) * k // WORD_BITS)
         pool = 1 + k + (DEPTH - 1) * k * k
@@ -50,9 +52,9 @@ class TreeLevel:
             torch.zeros(rows, dtype=torch.int64, **on),
             torch.zeros(rows, **on),
             torch.zeros((*rows, words), dtype=torch.int64, **on),
-            torch.zeros((*rows, WIDTH), dtype=torch.bfloat16, **on),
+            torch.zeros((*rows, width), dtype=torch.bfloat16, **on),
         )
-        output = torch.randn(1, k, WIDTH, **on).bfloat16()
+        output = torch.randn(1, k, width, **on).bfloat16()
         seed, position = torch.tensor([3], **on), torch.tensor([100], **on)
         level = cls(
             k,
@@ -104,7 +106,7 @@ class TreeLevel:
         _, index = going.topk(k)
         candidates.gather(1, index)
         slot = torch.div(index, k, rounding_mode="floor").unsqueeze(2)
-        self.output.gather(1, slot.expand(-1, -1, WIDTH))
+        self.output.gather(1, slot.expand(-1, -1, self.output.shape[2]))
         words = self.state[7][above]
         words.gather(1, slot.expand(-1, -1, words.shape[2])) | words
         return paths

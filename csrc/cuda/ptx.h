@@ -40,6 +40,13 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
+// --- Order in memory
+
+// With a relaxed atomic before or after it: what this thread has seen and written before is seen by
+// whoever finds the atomic's value. __threadfence orders all threads' fences among each other, too,
+// which nobody here needs and every caller would wait for.
+__device__ __forceinline__ void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 // --- Asynchronous copies, global to shared
 
 // Copies 16 bytes, or writes 16 zero bytes and reads nothing if `valid` is false. Both addresses

@@ -11,10 +11,10 @@ namespace hivis::cuda {
 __device__ __forceinline__ bool is_last_block(uint32_t* ticket, unsigned blocks, int* flag) {
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();
+    fence();
     *flag = atomicAdd(ticket, 1u) == blocks - 1;
     if (*flag) {
-      __threadfence();
+      fence();
       *ticket = 0;
     }
   }

@@ -70,24 +70,54 @@ __device__ __forceinline__ void merge_splits(const TreeAttentionLaunch& p, const
 
   // A thread takes kBatch items (a row's four columns each) at once, so that their loads are under
   // way together: this is a chain of L2 latencies that everybody else has to wait for.
-  constexpr int kColumns = Tr::kHeadDim / 4, kBatch = 4;
+  constexpr int kColumns = Tr::kHeadDim / 4, kBatch = 4, kSlots = 4;
   const int64_t step = int64_t{Tr::kRows} * Tr::kHeadDim;  // from slot to slot
   const float* const partials = Partial<Tr>(p, w.unit, 0, 0).o;
   const int items = rows * kColumns;
   for (int first = threadIdx.x; first < items; first += kBatch * Tr::kThreads) {
     float4 total[kBatch] = {};
-#pragma unroll 2
-    for (int slot = 0; slot < slots; ++slot) {
+    int at[kBatch], row_weights[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int item = first + i * Tr::kThreads;
+      at[i] = item < items ? item : first;  // loads what is not stored: no branch between loads
+      row_weights[i] = at[i] / kColumns * slots;
+    }
+    int slot = 0;
+    for (; slot + kSlots <= slots; slot += kSlots) {
+      float4 part[kSlots][kBatch];
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          part[s][i] = reinterpret_cast<const float4*>(partials + (slot + s) * step)[at[i]];
+        }
+      }
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          const float weight = weights[row_weights[i] + slot + s];
+          total[i].x += weight * part[s][i].x;
+          total[i].y += weight * part[s][i].y;
+          total[i].z += weight * part[s][i].z;
+          total[i].w += weight * part[s][i].w;
+        }
+      }
+    }
+    for (; slot < slots; ++slot) {
+      float4 part[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int item = first + i * Tr::kThreads;
-        if (item >= items) break;
-        const float weight = weights[item / kColumns * slots + slot];
-        const float4 part = reinterpret_cast<const float4*>(partials + slot * step)[item];
-        total[i].x += weight * part.x;
-        total[i].y += weight * part.y;
-        total[i].z += weight * part.z;
-        total[i].w += weight * part.w;
+        part[i] = reinterpret_cast<const float4*>(partials + slot * step)[at[i]];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const float weight = weights[row_weights[i] + slot];
+        total[i].x += weight * part[i].x;
+        total[i].y += weight * part[i].y;
+        total[i].z += weight * part[i].z;
+        total[i].w += weight * part[i].w;
       }
     }
 #pragma unroll

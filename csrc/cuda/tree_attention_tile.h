@@ -132,6 +132,25 @@ __device__ __forceinline__ void load_tile(const TreeAttentionParams& p, const Wo
   const auto* k = static_cast<const typename Tr::T*>(p.k) + w.b * p.k_batch + w.kv_head * p.k_head;
   const auto* v = static_cast<const typename Tr::T*>(p.v) + w.b * p.v_batch + w.kv_head * p.v_head;
   const bool prefix = first + Tr::kKeys <= w.kv_len;
+  // A thread's chunks lie below each other where a step is a multiple of the permutation's period:
+  // then a tile of the prefix needs one address for K and one for V.
+  constexpr int kStep = Tr::kThreads / L::kChunks;
+  if constexpr (L::kPermuted && Tr::kThreads % L::kChunks == 0 && kStep % 8 == 0 &&
+                Tr::kKeys % kStep == 0) {
+    if (prefix) {
+      const int row = threadIdx.x / L::kChunks, chunk = threadIdx.x % L::kChunks;
+      const auto* from_k = k + (first + row) * p.k_row + chunk * kChunk;
+      const auto* from_v = v + (first + row) * p.v_row + chunk * kChunk;
+      char* const to = L::at(stage, row, chunk);
+#pragma unroll
+      for (int j = 0; j < Tr::kKeys / kStep; ++j) {
+        cp_async(to + j * kStep * L::kPitch * 16, from_k + j * (kStep * p.k_row), true);
+        cp_async(to + Tr::kSideBytes + j * kStep * L::kPitch * 16, from_v + j * (kStep * p.v_row),
+                 true);
+      }
+      return;
+    }
+  }
 #pragma unroll 2
   for (int i = threadIdx.x; i < Tr::kKeys * L::kChunks; i += Tr::kThreads) {
     const int row = i / L::kChunks, chunk = i % L::kChunks, key = first + row;

@@ -5,17 +5,18 @@
 // the nodes of a level share their noise, which stays in registers. Of each span and node the warp
 // leaves the best token and the integer weight of all.
 //
-// The second one makes children of that: grow_settle_kernel, grid (K, B), a block per node. Spans
-// are ranked by their best tokens; the k best tokens lie in the first k of them. One after the
-// other is taken, and the warp that owns its span looks for the span's next one. The last block of
-// a sequence ranks all K * k candidates, writes the next frontier, and hands the parents' output on
-// to it (80 KB for k = 10 and E = 4096 in bf16: about what a launch of its own would take).
+// The second one makes children of that: grow_settle_kernel, grid (K, B), a block per node. The k
+// best tokens lie in the k spans whose best tokens are the best: these are found one after the
+// other, by a maximum over the block. Then one token after the other is taken, and the warp that
+// owns its span looks for the span's next one. The last block of a sequence ranks all K * k
+// candidates, writes the next frontier, and hands the parents' output on to it (80 KB for k = 10
+// and E = 4096 in bf16).
 //
 // Floor: the logits once, B * K * V elements (3.0 MB for K = 10, V = 152064 in bf16: 0.9 us on an
 // H100), and 16 bytes of results per 256 tokens. What binds are instructions, about 50 per token
 // and 70 more per token and group for the noise (2 us there), and then the latency of the second
-// launch: a ranking of up to V / 256 spans, k rounds of two barriers, a ticket. An estimate for
-// that case, not measured: 15 us.
+// launch: k rounds of one barrier, k of two, a ticket. An estimate for that case, not measured:
+// 12 us.
 #include "cuda/launch.h"
 #include "cuda/ticket.h"
 #include "cuda/tree_grow.h"
@@ -84,15 +85,25 @@ __global__ void __launch_bounds__(kThreads)
 // --- The children of one node, by one block
 
 struct SettleShared {
-  uint64_t warp_best[kSettleWarps];
+  uint64_t warp_best[2][kSettleWarps];
   int64_t warp_sum[kSettleWarps];
   uint64_t current[kMaxChildren];  // of each chosen span, the best token that is not taken yet
-  int32_t chosen[kMaxChildren];    // the spans that hold the k best tokens, by rank
+  int32_t chosen[kMaxChildren];    // the spans whose best tokens are the k best, by rank
   uint64_t child[kMaxChildren];
   int32_t slot[kMaxChildren];  // the next frontier's parents
   int last;
   uint64_t best[kMaxSpans];  // of every span; only as many as there are take up memory
 };
+
+// The greatest of all threads' keys, for every thread. `warps` is written anew not before a barrier
+// that follows.
+__device__ __forceinline__ uint64_t block_best(uint64_t mine, uint64_t (&warps)[kSettleWarps]) {
+  mine = warp_best(mine);
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = mine;
+  __syncthreads();
+  for (int w = 0; w < kSettleWarps; ++w) mine = greater(mine, warps[w]);
+  return mine;
+}
 
 // The best of all and the sum of the spans' weights, for every thread.
 __device__ __forceinline__ uint64_t row_best(const GrowWorkspace& work, int64_t row,
@@ -103,11 +114,7 @@ __device__ __forceinline__ uint64_t row_best(const GrowWorkspace& work, int64_t 
     shared->best[s] = mine;
     best = greater(best, mine);
   }
-  best = warp_best(best);
-  if (threadIdx.x % kWarp == 0) shared->warp_best[threadIdx.x / kWarp] = best;
-  __syncthreads();
-  for (int w = 0; w < kSettleWarps; ++w) best = greater(best, shared->warp_best[w]);
-  return best;
+  return block_best(best, shared->warp_best[0]);
 }
 
 __device__ __forceinline__ int64_t row_total(const GrowWorkspace& work, int64_t row, float top,
@@ -141,11 +148,17 @@ __device__ void take_children(const TreeGrowParams& p, int64_t b, int64_t slot, 
                               SettleShared* shared) {
   const int k = static_cast<int>(p.children), count = k < spans ? k : spans;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  for (int s = threadIdx.x; s < spans; s += kSettleThreads) {
-    const int rank = rank_of(shared->best, spans, s, k);
-    if (rank < k) {
-      shared->chosen[rank] = s;
-      shared->current[rank] = shared->best[s];
+  uint64_t before = ~uint64_t{0};
+  for (int rank = 0; rank < count; ++rank) {
+    uint64_t mine = 0;
+    for (int s = threadIdx.x; s < spans; s += kSettleThreads) {
+      if (shared->best[s] < before) mine = greater(mine, shared->best[s]);
+    }
+    // In turn, so that a barrier a round is enough.
+    before = block_best(mine, shared->warp_best[(rank + 1) % 2]);
+    if (threadIdx.x == 0) {
+      shared->chosen[rank] = best_token(before) / kSpan;
+      shared->current[rank] = before;
     }
   }
   __syncthreads();
@@ -189,9 +202,14 @@ __device__ void take_children(const TreeGrowParams& p, int64_t b, int64_t slot, 
 // --- The next frontier, by the last block of a sequence
 
 __device__ void choose_frontier(const TreeGrowParams& p, int64_t b, const uint64_t* keys,
-                                SettleShared* shared) {
+                                int64_t spans, SettleShared* shared) {
   const int k = static_cast<int>(p.children), count = static_cast<int>(p.nodes) * k;
   const int64_t first = pool_first(p.level, k);
+  if (p.level > 1 && count <= spans) {  // every key is read by all
+    for (int i = threadIdx.x; i < count; i += kSettleThreads) shared->best[i] = keys[i];
+    __syncthreads();
+    keys = shared->best;
+  }
   for (int i = threadIdx.x; i < count; i += kSettleThreads) {
     const int rank = p.level == 1 ? i : rank_of(keys, count, i, k);
     if (rank >= k) continue;
@@ -209,16 +227,28 @@ __device__ void choose_frontier(const TreeGrowParams& p, int64_t b, const uint64
   }
 }
 
-// Hands the output of each parent on, by the same block, in units of one type.
+// Hands the output of each parent on, by the same block, in units of one type. A warp takes a row,
+// and loads much of it before it stores any.
 template <class Unit>
 __device__ __forceinline__ void carry_units(const TreeGrowParams& p, int64_t b,
                                             const int32_t* slots) {
+  constexpr int kBatch = 8;
   const int64_t units = p.row_bytes / static_cast<int64_t>(sizeof(Unit));
-  for (int64_t i = threadIdx.x; i < p.children * units; i += kSettleThreads) {
-    const int64_t j = i / units, unit = i % units;
-    const char* from = p.output + b * p.output_batch_stride + slots[j] * p.output_node_stride;
-    char* to = p.frontier_carried + (b * p.children + j) * p.row_bytes;
-    reinterpret_cast<Unit*>(to)[unit] = reinterpret_cast<const Unit*>(from)[unit];
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t j = threadIdx.x / kWarp; j < p.children; j += kSettleWarps) {
+    const auto* const from = reinterpret_cast<const Unit*>(p.output + b * p.output_batch_stride +
+                                                           slots[j] * p.output_node_stride);
+    auto* const to =
+        reinterpret_cast<Unit*>(p.frontier_carried + (b * p.children + j) * p.row_bytes);
+    int64_t unit = lane;
+    for (; unit + (kBatch - 1) * kWarp < units; unit += kBatch * kWarp) {
+      Unit part[kBatch];
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) part[n] = from[unit + n * kWarp];
+#pragma unroll
+      for (int n = 0; n < kBatch; ++n) to[unit + n * kWarp] = part[n];
+    }
+    for (; unit < units; unit += kWarp) to[unit] = from[unit];
   }
 }
 
@@ -234,7 +264,7 @@ __device__ __forceinline__ void carry(const TreeGrowParams& p, int64_t b,
   }
 }
 
-// budget: grow_settle_kernel: registers <= 56
+// budget: grow_settle_kernel: registers <= 64
 template <class T>
 __global__ void __launch_bounds__(kSettleThreads)
     grow_settle_kernel(const TreeGrowParams p, const GrowWorkspace work) {
@@ -267,7 +297,7 @@ __global__ void __launch_bounds__(kSettleThreads)
   }
   if (p.frontier_nodes == nullptr) return;
   if (!is_last_block(&work.tickets[b], gridDim.x, &shared.last)) return;
-  choose_frontier(p, b, work.keys + b * p.nodes * p.children, &shared);
+  choose_frontier(p, b, work.keys + b * p.nodes * p.children, work.spans, &shared);
   __syncthreads();
   carry(p, b, &shared);
 }

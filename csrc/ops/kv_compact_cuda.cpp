@@ -13,9 +13,8 @@ void kv_compact_cuda(const KvCompactParams& p, at::Device device) {
   TORCH_CHECK(p.batch <= 65535, "kv: wanted at most 65535 sequences (dimension 2), got ", p.batch);
   const c10::DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(device);
-  const at::Tensor counters = tickets(device, stream, p.batch);
-  const cudaError_t status =
-      cuda::launch_kv_compact(p, static_cast<uint32_t*>(counters.data_ptr()), stream);
+  const Tickets counters = tickets(device, stream, p.batch);
+  const cudaError_t status = cuda::launch_kv_compact(p, counters.data, stream);
   TORCH_CHECK(status == cudaSuccess, "kv_compact_: launch failed: ", cudaGetErrorString(status));
 }
 

@@ -35,10 +35,28 @@ inline bool is_capturing(cudaStream_t stream) {
          status != cudaStreamCaptureStatusNone;
 }
 
-inline void synchronize(cudaStream_t stream) {
-  const cudaError_t status = cudaStreamSynchronize(stream);
-  TORCH_CHECK(status == cudaSuccess,
-              "stream: synchronization failed: ", cudaGetErrorString(status));
+// Calls done(argument), from any thread, once the graph that is being captured from `stream` is
+// gone and everything that was made of it, too. `done` may call nothing of CUDA. Returns false, and
+// calls nothing, if that cannot be had.
+inline bool call_when_graph_is_gone(cudaStream_t stream, void (*done)(void*), void* argument) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaGraph_t graph = nullptr;
+#if CUDART_VERSION >= 13000
+  if (cudaStreamGetCaptureInfo(stream, &status, nullptr, &graph) != cudaSuccess) return false;
+#else
+  if (cudaStreamGetCaptureInfo_v2(stream, &status, nullptr, &graph) != cudaSuccess) return false;
+#endif
+  cudaUserObject_t object = nullptr;
+  if (graph == nullptr || cudaUserObjectCreate(&object, argument, done, 1,
+                                               cudaUserObjectNoDestructorSync) != cudaSuccess) {
+    return false;
+  }
+  // A graph that does not take it cannot be used either; the release then calls `done`.
+  if (cudaGraphRetainUserObject(graph, object, 1, cudaGraphUserObjectMove) != cudaSuccess) {
+    cudaUserObjectRelease(object, 1);
+    TORCH_CHECK(false, "stream: wanted a graph that keeps what it uses, got none");
+  }
+  return true;
 }
 
 // Multiprocessors of the device.

@@ -15,9 +15,9 @@ void tree_accept_cuda(const TreeAcceptParams& p, at::Device device) {
   const cudaStream_t stream = current_stream(device);
   const at::Tensor workspace = at::empty({cuda::tree_accept_workspace(p)},
                                          at::TensorOptions().device(device).dtype(at::kByte));
-  const at::Tensor counters = tickets(device, stream, p.batch);
-  const cudaError_t status = cuda::launch_tree_accept(
-      p, workspace.data_ptr(), static_cast<uint32_t*>(counters.data_ptr()), stream);
+  const Tickets counters = tickets(device, stream, p.batch);
+  const cudaError_t status =
+      cuda::launch_tree_accept(p, workspace.data_ptr(), counters.data, stream);
   TORCH_CHECK(status == cudaSuccess, "tree_accept: launch failed: ", cudaGetErrorString(status));
 }
 

@@ -23,13 +23,14 @@ void tree_attention_cuda(const TreeAttentionParams& p, at::Device device) {
   const c10::DeviceGuard guard(device);
   const cudaStream_t stream = current_stream(device);
   cuda::TreeAttentionLaunch planned = cuda::plan_tree_attention(p, multiprocessors(device));
-  at::Tensor partials, counters;
+  at::Tensor partials;
+  Tickets counters;
   if (planned.tickets_size > 0) {
     partials =
         at::empty({planned.partials_size}, at::TensorOptions().device(device).dtype(at::kFloat));
     counters = tickets(device, stream, planned.tickets_size);
     planned.partials = partials.data_ptr<float>();
-    planned.tickets = static_cast<uint32_t*>(counters.data_ptr());
+    planned.tickets = counters.data;
   }
   const cudaError_t status = cuda::launch_tree_attention(planned, stream);
   TORCH_CHECK(status == cudaSuccess, "tree_attention: launch failed: ", cudaGetErrorString(status));

@@ -16,9 +16,8 @@ void tree_grow_cuda(const TreeGrowParams& p, at::Device device) {
   const cudaStream_t stream = current_stream(device);
   const at::Tensor workspace = at::empty({cuda::tree_grow_workspace(p)},
                                          at::TensorOptions().device(device).dtype(at::kByte));
-  const at::Tensor counters = tickets(device, stream, p.batch);
-  const cudaError_t status = cuda::launch_tree_grow(
-      p, workspace.data_ptr(), static_cast<uint32_t*>(counters.data_ptr()), stream);
+  const Tickets counters = tickets(device, stream, p.batch);
+  const cudaError_t status = cuda::launch_tree_grow(p, workspace.data_ptr(), counters.data, stream);
   TORCH_CHECK(status == cudaSuccess, "tree_grow_: launch failed: ", cudaGetErrorString(status));
 }
 

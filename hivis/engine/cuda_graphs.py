@@ -8,7 +8,10 @@ have run: a replay cannot change the output.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar, cast
 
@@ -36,34 +39,70 @@ class Capturer(Protocol):
         ...
 
 
+#: A stream for each device, on which everything is captured, and the right to do so.
+_STREAMS: dict[int, torch.cuda.Stream] = {}
+_CAPTURING = threading.Lock()
+
+
+def _capture_stream(index: int) -> torch.cuda.Stream:
+    """The stream on which this device's graphs are captured.
+
+    cuBLAS keeps workspaces for every stream that it has ever been used on, 33 MiB on Hopper, and
+    makes them where the first call is. One that is made in a capture lies in the graph's pool and
+    stays there when the graph is gone. So there is one stream in all, and its workspaces are made
+    here.
+    """
+    if index not in _STREAMS:
+        stream = _STREAMS[index] = torch.cuda.Stream(index)
+        with torch.cuda.stream(stream):
+            for dtype in (torch.bfloat16, torch.float16, torch.float32):
+                one = torch.ones(16, 16, dtype=dtype, device=torch.device("cuda", index))
+                torch.mm(one, one)
+                torch.addmm(one[0], one, one)
+    return _STREAMS[index]
+
+
 class CudaCapturer:
     """Captures CUDA graphs. They share one pool of memory, as no two of them run at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool: Any = None
-        self._stream: torch.cuda.Stream | None = None
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def capture(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         """See :class:`Capturer`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):
-            # torch's own default is one stream for all devices, of the one that came first.
-            self._stream = self._stream or torch.cuda.Stream(self._device)
+        with _CAPTURING, torch.cuda.device(self._device):
+            index = torch.cuda.current_device()
+            stream = _capture_stream(index)
+            # A pool is given up with the last graph that uses it, and must not be named any more.
+            alive = next(iter(self._graphs), None)
+            pool = torch.cuda.graph_pool_handle() if alive is None else alive.pool()
             before = torch.cuda.current_stream(self._device)
-            capture = torch.cuda.graph(
-                graph, self._pool, self._stream, capture_error_mode="thread_local"
-            )
+            capture = torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local")
             try:
                 with capture:
                     result = work()
             except Exception as error:
+                _end_failed_capture(index, pool)
                 # Ending a capture that has failed raises as well, and keeps the stream.
                 raise (error.__context__ or error) from None
             finally:
                 torch.cuda.set_stream(before)
-        self._pool = self._pool or graph.pool()
+        self._graphs.add(graph)
         return result, graph.replay
+
+
+def _end_failed_capture(index: int, pool: Any) -> None:
+    """Tell the allocator of a capture's end.
+
+    Where CUDA itself has refused something, torch 2.11 forgets to: from then on nothing is given
+    back to the device. An error of Python's in what is captured ends properly, and torch refuses to
+    end it twice.
+    """
+    with contextlib.suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
 
 
 class Graphs:

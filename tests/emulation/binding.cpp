@@ -1,6 +1,7 @@
 // The ops of hivis under another name, with their CUDA bodies run by the emulator on CPU tensors:
 // the same schemas, and what csrc/ops/*_cuda.cpp register through the stand-in for ops/stream.h.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <torch/library.h>
 
 #include "emulation/device.h"
@@ -38,8 +39,12 @@ TORCH_LIBRARY(hivis_emulated, m) {
   m.def(hivis::kTreePruneSchema);
   m.def("sum_tiles(Tensor tiles) -> Tensor", &sum_tiles);
   m.def("set_capturing(bool on) -> ()", [](bool on) { hivis::emulated_capture = on; });
-  m.def("tickets(int count) -> Tensor",
-        [](int64_t count) { return hivis::tickets(at::Device(at::kCPU), nullptr, count); });
+  m.def("forget_graph() -> ()", [] { hivis::forget_emulated_graph(); });
+  m.def("tickets(int count) -> Tensor", [](int64_t count) {
+    const hivis::Tickets tickets = hivis::tickets(at::Device(at::kCPU, 0), nullptr, count);
+    const auto keep = [cleared = tickets.cleared](void*) {};
+    return at::from_blob(tickets.data, {count}, keep, at::TensorOptions().dtype(at::kInt));
+  });
   m.def("set_schedule(int seed) -> ()",
         [](int64_t seed) { emulation::set_schedule(static_cast<uint64_t>(seed)); });
 }

@@ -251,7 +251,8 @@ void check_shapes() {
   check_tree({1, 1, 1, 3, {kRules[1]}}, random, 1);
   check_tree({2, 300, 256, 1, {kRules[1]}}, random, 2);
   check_tree({1, 50, 40, 3, {kRules[2]}, Kind::kRounded}, random, 0);
-  check_tree({1, 20, 7, 14, {kRules[1]}}, random, 1);  // two words
+  check_tree({1, 20, 7, 14, {kRules[1]}}, random, 1);   // two words
+  check_tree({1, 8192, 5, 3, {kRules[1]}}, random, 2);  // as many spans as candidates, and more
 }
 
 }  // namespace

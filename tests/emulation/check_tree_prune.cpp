@@ -114,6 +114,7 @@ void check_sizes() {
 // More entries than keys fit into shared memory.
 void check_large_pools() {
   Random random(2);
+  check_case({1, 40, 2, 200, true, false}, random);  // more than threads
   check_case({1, 70, 2, 40, false, false}, random);
 }
 

@@ -9,8 +9,8 @@ _BARRIER = "  __syncthreads();\n"
 _CHANGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "no_barrier_before_ticket": ("int* flag) {\n" + _BARRIER, "int* flag) {\n", ("plain", "race")),
     "no_barrier_after_ticket": (_BARRIER + "  return *flag;", "  return *flag;", ("race",)),
-    "no_fence_before_ticket": ("    __threadfence();\n    *flag", "    *flag", ("race",)),
-    "no_fence_after_ticket": ("      __threadfence();\n      *ticket", "      *ticket", ("race",)),
+    "no_fence_before_ticket": ("    fence();\n    *flag", "    *flag", ("race",)),
+    "no_fence_after_ticket": ("      fence();\n      *ticket", "      *ticket", ("race",)),
     "first_block_is_taken": ("== blocks - 1;", "== 0;", ("race",)),
     "ticket_kept": ("      *ticket = 0;\n", "", ("plain",)),
 }

@@ -25,8 +25,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "past_the_nodes": _fault("if (i < left) octet[i] =", "octet[i] =", only="long_rows"),
     "best_before_all_warps": _fault(
-        _BARRIER + "  for (int w = 0; w < kSettleWarps; ++w) best",
-        "  for (int w = 0; w < kSettleWarps; ++w) best",
+        _BARRIER + "  for (int w = 0; w < kSettleWarps; ++w) mine",
+        "  for (int w = 0; w < kSettleWarps; ++w) mine",
         "plain",
         "race",
     ),
@@ -49,10 +49,17 @@ FAULTS: dict[str, Fault] = {
         "if (held != index) hold(index);", "if (held < 0) hold(index);", only="long_rows"
     ),
     "one_span_too_few": _fault(
-        "rank_of(shared->best, spans, s, k)",
-        "rank_of(shared->best, spans, s, k - 1)",
-        only="long_rows",
+        "count = k < spans ? k : spans;", "count = k < spans ? k - 1 : spans;", only="long_rows"
     ),
+    "spans_twice": _fault("shared->best[s] < before)", "shared->best[s] <= before)"),
+    "one_buffer_for_all_rounds": _fault("[(rank + 1) % 2]", "[0]", "race", only="long_rows"),
+    "ranked_before_copied": _fault(
+        "shared->best[i] = keys[i];\n    __syncthreads();\n",
+        "shared->best[i] = keys[i];\n",
+        "race",
+        only="shapes",
+    ),
+    "carried_in_part": _fault("for (; unit < units; unit += kWarp) to", "if (unit < 0) to"),
     "noise_of_the_root": _fault("p.position[b], p.level - 1", "p.position[b], 0", file=_GROW_ROW),
     "ends_are_expanded": _fault(
         "rank_key(is_end(token, p.ends, p.end_count) ? kLowest : total, place)",

@@ -14,7 +14,7 @@ def _fault(old: str, new: str, *builds: str, only: str = "sizes") -> Fault:
 
 FAULTS: dict[str, Fault] = {
     "ranked_before_keys": _fault(
-        "  " + _BARRIER + "    rank_entries", "    rank_entries", "plain", "race"
+        "  " + _BARRIER + "    choose_entries", "    choose_entries", "plain", "race"
     ),
     "ordered_before_ranked": _fault(
         _BARRIER + "\n  // In the pool's order", "\n  // In the pool's order", "plain", "race"
@@ -23,8 +23,13 @@ FAULTS: dict[str, Fault] = {
         _BARRIER + "\n  // A node's parent", "\n  // A node's parent", "plain", "race"
     ),
     "ancestors_before_parents": _fault(_BARRIER + "\n  // Ancestors", "\n  // Ancestors", "race"),
-    "past_the_pool": _fault("j + n < entries && key(j + n)", "key(j + n)", only="large_pools"),
-    "ties_to_the_later": _fault("key(j + n) > mine ?", "key(j + n) >= mine ?"),
+    "past_the_pool": _fault("first < entries && key(first)", "key(first)", only="large_pools"),
+    "ties_to_the_later": _fault("rank_key(scores[i], i);\n  ", "rank_key(scores[i], -i);\n  "),
+    "one_too_few": _fault("if (found < enough) continue;", "if (found <= enough) continue;"),
+    "stops_too_early": _fault("if (found == enough) break;", "if (found <= enough + 1) break;"),
+    "only_the_first_thousand": _fault(
+        "first - own < entries - 1;", "first < 0;", only="large_pools"
+    ),
     "all_in_every_word": _fault("if (n / kWordBits == i % words) word", "word"),
     "parent_out_of_bounds": _fault("before > 0 ? before - 1 : 0", "before - 1", only="garbage"),
 }

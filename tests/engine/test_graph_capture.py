@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hivis.core.kv_cache import row_multiple_of
 from hivis.engine.cuda_graphs import MOST, CudaCapturer, Graphs, capturer_for, cycles_in_flight
 from hivis.errors import HivisError
 from tests.helpers.captured_graphs import CpuCapturer
+from tests.helpers.fake_graphs import FakeCuda
 from tests.helpers.small_llava import random_target
 
 
@@ -75,71 +77,59 @@ def test_what_a_gpu_gets() -> None:
     assert row_multiple_of(device) > 1 == row_multiple_of(torch.device("cpu"))
 
 
-class FakeCuda:
-    """As much of ``torch.cuda`` as torch's own ``graph`` asks for. Streams are strings."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.current, self.device = "main", 0
-        self.fails = False
-        outer = self
-
-        class On:
-            def __init__(self, place: str, value: Any) -> None:
-                self.place, self.value = place, value
-
-            def __enter__(self) -> None:
-                self.old = getattr(outer, self.place)
-                setattr(outer, self.place, self.value)
-
-            def __exit__(self, *error: object) -> None:
-                setattr(outer, self.place, self.old)
-
-        class FakeGraph:
-            def capture_begin(self, *args: Any, **kwargs: Any) -> None: ...
-
-            def capture_end(self) -> None:
-                if outer.fails:
-                    raise RuntimeError("operation failed due to a previous error during capture")
-
-            def pool(self) -> str:
-                return "pool"
-
-            def replay(self) -> None: ...
-
-        fakes = {
-            "CUDAGraph": FakeGraph,
-            "stream": lambda stream: On("current", stream),
-            "Stream": lambda *args: f"side of {outer.device}",
-            "device": lambda device: On("device", device.index),
-            "current_stream": lambda device: outer.current,
-            "set_stream": lambda stream: setattr(outer, "current", stream),
-            "synchronize": lambda *args: None,
-            "empty_cache": lambda: None,
-        }
-        for name, fake in fakes.items():
-            patch.setattr(torch.cuda, name, fake)
-        patch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
-        patch.setattr(torch.cuda.graph, "default_capture_stream", None)
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    fake = FakeCuda(monkeypatch)
+    yield fake
+    assert fake.current == "main" and fake.device == 0
+    assert not fake.capturing, "the allocator waits for the end of a capture"
 
 
-def test_each_gpu_captures_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, seen = FakeCuda(monkeypatch), []
-    for place in (0, 1):
-        CudaCapturer(torch.device("cuda", place)).capture(lambda: seen.append(cuda.current))
-    assert seen == ["side of 0", "side of 1"] and cuda.current == "main"
+def capturer(place: int = 0) -> CudaCapturer:
+    return CudaCapturer(torch.device("cuda", place))
 
 
-def test_a_capture_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_captures_on_a_stream_of_its_own(cuda: FakeCuda) -> None:
+    seen: list[Any] = []
+    for place in (0, 1, 0):
+        capturer(place).capture(lambda: seen.append(cuda.current))
+    assert seen == ["stream 1 of 0", "stream 2 of 1", "stream 1 of 0"]
+
+
+def test_a_capture_that_fails_gives_the_stream_back(cuda: FakeCuda) -> None:
     """And says why, not that something was wrong before."""
-    cuda = FakeCuda(monkeypatch)
-    cuda.fails = True
 
-    def work() -> None:
-        raise RuntimeError("no reads here")
+    def refused() -> None:
+        cuda.refuse("no reads here")
 
+    def wrong() -> None:
+        raise ValueError("no such thing")
+
+    captures = capturer()
     with pytest.raises(RuntimeError, match="^no reads here$"):
-        CudaCapturer(torch.device("cuda", 0)).capture(work)
-    assert cuda.current == "main"
+        captures.capture(refused)
+    with pytest.raises(ValueError, match="^no such thing$"):
+        captures.capture(wrong)
+    captures.capture(cuda.product)
+    assert not cuda.held
+
+
+def test_captures_go_on_after_all_graphs_are_gone(cuda: FakeCuda) -> None:
+    """As after a batch's caches have moved. Graphs that live at a time share a pool."""
+    captures = capturer()
+    kept = [captures.capture(cuda.product) for _ in range(3)]
+    assert len(cuda.pools) == 1
+    kept.clear()
+    assert not cuda.pools
+    for _ in range(3):
+        captures.capture(cuda.product)
+
+
+def test_no_memory_is_left_behind(cuda: FakeCuda) -> None:
+    """Every cache has a capturer of its own; what cuBLAS keeps is made once, outside of a graph."""
+    for _ in range(5):
+        capturer().capture(cuda.product)
+    assert not cuda.held and not cuda.pools and cuda.workspaces == {"stream 1 of 0"}
 
 
 def test_a_model_is_loaded_with_or_without() -> None:

@@ -21,6 +21,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
     Qwen2VLConfig,
     SmolVLMConfig,
 )
@@ -30,6 +31,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import is_torchvision_available
 
 from hivis.models.families.qwen_vl import StillImages
 
@@ -206,16 +208,19 @@ def processor_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> Any:
             chat_template=template,
         )
     if kind.startswith("qwen"):
-        return StillImages(
-            Qwen2VLImageProcessorPil(
-                patch_size=4,
-                merge_size=2,
-                temporal_patch_size=2,
-                size={"shortest_edge": 64, "longest_edge": 2400},
-            ),
-            tokenizer,
-            chat_template=template,
+        sizes: dict[str, Any] = dict(
+            patch_size=4,
+            merge_size=2,
+            temporal_patch_size=2,
+            size={"shortest_edge": 64, "longest_edge": 2400},
         )
+        still = Qwen2VLImageProcessorPil(**sizes)
+        if not is_torchvision_available():
+            return StillImages(still, tokenizer, chat_template=template)
+        from transformers import Qwen2VLVideoProcessor
+
+        video = Qwen2VLVideoProcessor(**sizes)
+        return Qwen2_5_VLProcessor(still, tokenizer, video, chat_template=template)
     return Idefics3Processor(
         Idefics3ImageProcessorPil(
             size={"longest_edge": 48}, max_image_size={"longest_edge": 16}, do_image_splitting=True

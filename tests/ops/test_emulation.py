@@ -79,7 +79,7 @@ def test_other_builtins_do_not_compile(statement: str) -> None:
     compiler = shutil.which("c++")
     assert compiler is not None
     source = f'#include "cuda/ptx.h"\n__global__ void kernel() {{ {statement} }}\n'
-    command = [compiler, "-std=c++17", f"-I{HERE / 'include'}", "-fsyntax-only", "-x", "c++", "-"]
+    command = [compiler, "-std=c++20", f"-I{HERE / 'include'}", "-fsyntax-only", "-x", "c++", "-"]
     valid = source.replace(statement, "__syncthreads();")
     assert subprocess.run(command, input=valid, capture_output=True, text=True).returncode == 0
     assert subprocess.run(command, input=source, capture_output=True, text=True).returncode != 0
@@ -129,11 +129,13 @@ def test_bodies_come_and_go() -> None:
 
 @pytest.fixture
 def capturing() -> Iterator[None]:
-    """As if a graph were being recorded."""
+    """As if a graph were being captured, after a call that was not."""
     with library.emulated_ops(0):
+        torch.ops.hivis_emulated.tickets(1)
         torch.ops.hivis_emulated.set_capturing(True)
         yield
         torch.ops.hivis_emulated.set_capturing(False)
+        torch.ops.hivis_emulated.forget_graph()
 
 
 def test_calls_of_one_stream_share_their_counters() -> None:
@@ -144,7 +146,7 @@ def test_calls_of_one_stream_share_their_counters() -> None:
         assert not tickets(5000).any()  # a longer buffer starts at zero, too
 
 
-def test_recorded_calls_have_counters_of_their_own(capturing: None) -> None:
+def test_captured_calls_have_counters_of_their_own(capturing: None) -> None:
     tickets = torch.ops.hivis_emulated.tickets
     torch.ops.hivis_emulated.set_capturing(False)
     shared = tickets(64)
@@ -155,17 +157,33 @@ def test_recorded_calls_have_counters_of_their_own(capturing: None) -> None:
     assert not any(t.any() for t in taken)
 
 
-def test_a_recorded_call_finds_counters_when_the_supply_is_used_up(capturing: None) -> None:
+def test_a_graph_that_is_gone_gives_its_counters_back(capturing: None) -> None:
+    """The supply is a million: it would be used up by the third graph of the first kind."""
+    for count in (400_000, 1000):
+        found = set()
+        for _ in range(10):
+            counters = torch.ops.hivis_emulated.tickets(count)
+            found.add(counters.data_ptr())
+            assert not counters.any()
+            torch.ops.hivis_emulated.forget_graph()
+        assert len(found) == 1
+
+
+def test_a_captured_call_finds_counters_when_the_supply_is_used_up(capturing: None) -> None:
     tickets = torch.ops.hivis_emulated.tickets
+    taken = []
     for _ in range(3):  # of a million
         counters = tickets(600_000)
         assert counters.numel() == 600_000 and not counters.any()
         counters.fill_(1)  # nobody else may get these
+        taken.append(counters)
     got = compact_arguments()
     wanted = compact_arguments()
     reference.kv_compact_(*wanted)
     ops.kv_compact_(*got)
     assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+    for counters in taken:
+        counters.zero_()  # as the kernels leave them
 
 
 def test_failure_is_an_exception(capfd: pytest.CaptureFixture[str]) -> None:

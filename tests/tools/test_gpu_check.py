@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from bench.synthetic import __main__ as synthetic
 from bench.synthetic.configs import SHAPES
 from hivis.errors import HivisError
-from tools import gpu_check, gpu_smoke
+from tools import gpu_check, gpu_prefill, gpu_smoke
 from tools.stages import NOT_FOUND, TIMED_OUT, Stage, Step, run_stages, summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +34,18 @@ def machine(monkeypatch):
     monkeypatch.setattr(gpu_check, "gpu_facts", lambda: GPU)
     monkeypatch.setattr(gpu_check, "build", lambda arch: stage("build", f"print('for {arch}')"))
     monkeypatch.setattr(gpu_check, "test", lambda: stage("test", "raise SystemExit(3)"))
-    monkeypatch.setattr(gpu_check, "sanitize", lambda: Stage("sanitize", 60, [], "skipped: none"))
+    for name in ("smoke", "ops", "cycles"):
+        monkeypatch.setattr(gpu_check, name, lambda name=name: stage(name, "print('fine')"))
+    monkeypatch.setattr(gpu_check, "sanitize", lambda tool: Stage(tool, 60, [], "skipped: none"))
+    monkeypatch.setattr(gpu_check, "prefill", lambda out: stage("prefill", "print('fine')"))
     monkeypatch.setattr(
-        gpu_check, "bench", lambda out, more: stage("bench", f"print('{{}}'); print({more!r})")
+        gpu_check, "bench", lambda name, out, more: stage(name, f"print('{{}}'); print({more!r})")
     )
-    monkeypatch.setattr(gpu_check, "shape", lambda out, names: stage("shape", f"print({names!r})"))
+    monkeypatch.setattr(
+        gpu_check,
+        "shape",
+        lambda out, names, more=(): stage("shape", f"print({names!r}, {list(more)!r})"),
+    )
 
 
 # --- stages
@@ -95,6 +104,43 @@ def test_json_lines_go_to_the_log_alone(tmp_path, capsys):
     assert '{"a": 1}\n' not in capsys.readouterr().out and done.note == "table"
 
 
+def test_a_step_beside_others_is_waited_for(tmp_path, capsys):
+    """By a stage that takes times, or at the end; its output is only logged."""
+    code = "import time; time.sleep(1); print('checked'); open('done', 'w')"
+    beside = Stage("slow", 60, [Step("slow", python(code), beside=True)])
+    early = "import os; print('early' if not os.path.exists('done') else 'late')"
+    stages = [beside, stage("quick", early)]
+    stages.append(replace(stage("timed", early), alone=True))
+    outcomes = {one.name: one for one in run_stages(stages, tmp_path, tmp_path)}
+    assert outcomes["quick"].note == "early" and outcomes["timed"].note == "late"
+    assert outcomes["slow"].note == "checked"
+    assert "\nchecked\n" not in capsys.readouterr().out
+    assert (tmp_path / "slow.log").read_text() == "checked\n"
+    code = "import time; time.sleep(60)"
+    (slow,) = run_stages(
+        [Stage("s", 1, [Step("s", python(code), beside=True)])], tmp_path, tmp_path
+    )
+    assert slow.status == TIMED_OUT and slow.seconds < 30
+
+
+@pytest.mark.parametrize("processes", [(), ("-n", "2")])
+def test_a_failure_is_named_when_it_happens(tmp_path, processes):
+    """Also if the run is killed before its end."""
+    (tmp_path / "test_it.py").write_text(
+        "import os, signal, time\n"
+        "def test_a():\n    assert 1 == 2, 'not so'\n"
+        "def test_b():\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "tools.name_failures", "-q", *processes]
+    step = Step("tests", [*command, str(tmp_path / "test_it.py")], {"PYTHONPATH": str(ROOT)})
+    (killed,) = run_stages([Stage("tests", 8, [step])], tmp_path, tmp_path)
+    assert killed.status == TIMED_OUT
+    assert (
+        "FAILED AT call: test_it.py::test_a: AssertionError: not so"
+        in (tmp_path / "tests.log").read_text()
+    )
+
+
 # --- the command
 
 
@@ -113,10 +159,38 @@ def test_stages_are_chosen_and_reported(machine, tmp_path, capsys):
 def test_one_failed_stage_fails_the_check(machine, tmp_path, capsys):
     assert gpu_check.main(["--out", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "FAILED: test" in lines and any(line.startswith("sanitize") for line in lines)
+    assert "FAILED: test" in lines and any(line.startswith("memcheck") for line in lines)
     names = [step["name"] for step in json.loads((tmp_path / "summary.json").read_text())["steps"]]
-    assert names == ["build", "test", "sanitize", "bench", "shape"]
+    assert names == [
+        "build", "smoke", "memcheck", "test", "bench", "prefill", "shape", "racecheck",
+    ]  # fmt: skip
     assert any("llava-1.5-13b" in line for line in lines)
+
+
+def test_the_short_calls(machine, tmp_path, capsys):
+    """In this order, and whatever happens in one archive."""
+    for call, wanted in (
+        ("first", ["build", "smoke", "memcheck", "ops", "cycles", "table"]),
+        ("second", ["build", "bench", "prefill", "shape", "racecheck"]),
+    ):
+        out = tmp_path / call
+        assert gpu_check.main(["--call", call, "--out", str(out)]) == 0
+        printed = capsys.readouterr().out
+        document = json.loads((out / "summary.json").read_text())
+        assert [step["name"] for step in document["steps"]] == wanted
+        with tarfile.open(f"{out}.tar.gz") as archive:
+            assert {"./summary.json", "./build.log"} <= set(archive.getnames())
+        assert "--no-flex" in printed
+    assert "['llava-1.5-7b', 'qwen2.5-vl-7b'] ['--prompt-rows', '700', '--no-hf']" in printed
+    limits = {name: total for name, (total, _, _) in gpu_check.CALLS.items()}
+    assert limits == {"first": 400, "second": 300}
+
+
+def test_the_archive_is_made_when_the_time_is_up(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "smoke", lambda: stage("smoke", "import time; time.sleep(60)"))
+    assert gpu_check.main(["--call", "first", "--total", "2", "--out", str(tmp_path / "o")]) == 1
+    with tarfile.open(tmp_path / "o.tar.gz") as archive:
+        assert "./smoke.log" in archive.getnames()
 
 
 @pytest.mark.parametrize("stages", ["build,tests", "", ","])
@@ -146,12 +220,20 @@ def test_a_machine_without_a_gpu_is_told_so(monkeypatch, capsys):
 
 
 def test_the_build_is_for_this_gpu_alone():
-    (build, info) = gpu_check.build("90").steps
-    assert build.command[1:] == ["setup.py", "build_ext", "--inplace"]
-    assert build.environment["HIVIS_CUDA"] == "ON"
-    assert build.environment["CMAKE_CUDA_ARCHITECTURES"] == "90"
-    assert gpu_check.build(None).steps[0].environment["CMAKE_CUDA_ARCHITECTURES"] == "native"
+    configure, build, info = gpu_check.build("90").steps
+    assert "setup.py" not in " ".join([*configure.command, *build.command])
+    assert {"-DHIVIS_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90"} <= set(configure.command)
+    assert build.command[-1] == "_C"
+    assert "-DCMAKE_CUDA_ARCHITECTURES=native" in gpu_check.build(None).steps[0].command
     assert "missing_on('cuda')" in info.command[2]
+
+
+def test_the_tests_for_a_gpu_are_there():
+    for made, files in ((gpu_check.ops(), "OPS_TESTS"), (gpu_check.cycles(), "CYCLE_TESTS")):
+        command = made.steps[0].command
+        for name in getattr(gpu_check, files):
+            assert (ROOT / name).is_file() and name in command
+        assert "tools.name_failures" in command and "--devices" in command
 
 
 def test_tests_that_lack_a_package_are_left_out_and_named(monkeypatch):
@@ -184,22 +266,23 @@ def test_packages_are_found_through_this_checkouts_own_modules(tmp_path, monkeyp
     assert gpu_check.missing_packages(user) == {"nowhere"}
 
 
-def test_without_pytest_the_smoke_test_runs_and_says_so(monkeypatch):
+def test_without_pytest_the_smoke_test_still_runs(monkeypatch):
     monkeypatch.setattr(gpu_check, "find_spec", lambda name: None)
-    made = gpu_check.test()
-    assert "pytest is not installed" in made.note
-    assert made.steps[0].command[-1] == "tools.gpu_smoke"
+    for made in (gpu_check.test(), gpu_check.ops(), gpu_check.cycles(), gpu_check.prefill(ROOT)):
+        assert not made.steps and "is not installed" in made.note
+    assert gpu_check.smoke().steps[0].command[-1] == "tools.gpu_smoke"
 
 
 def test_the_sanitizer_watches_hivis_alone_and_every_tensor_apart(monkeypatch):
     monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: "/cuda/compute-sanitizer")
-    memcheck, racecheck = gpu_check.sanitize().steps
-    for step, tool in ((memcheck, "memcheck"), (racecheck, "racecheck")):
+    for tool in ("memcheck", "racecheck"):
+        (step,) = gpu_check.sanitize(tool).steps
+        assert step.beside == (tool == "memcheck")
         assert step.command[:3] == ["/cuda/compute-sanitizer", "--tool", tool]
         assert "kns=hivis" in step.command and "--error-exitcode" in step.command
         assert step.environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
     monkeypatch.setattr(gpu_check, "find_sanitizer", lambda: None)
-    made = gpu_check.sanitize()
+    made = gpu_check.sanitize("memcheck")
     assert made.steps == [] and "no compute-sanitizer" in made.note
 
 
@@ -223,6 +306,26 @@ def test_the_smoke_test_passes_on_a_cpu(monkeypatch, capsys):
     assert "all ok" in capsys.readouterr().out
     monkeypatch.setattr(gpu_smoke, "checks", lambda: iter([("wrong", lambda device: False)]))
     assert gpu_smoke.main() == 1
+
+
+def test_the_smoke_test_goes_on_after_an_error(monkeypatch, capsys):
+    def raises(device):
+        raise ValueError("of the reference")
+
+    monkeypatch.setattr(sys, "argv", ["gpu_smoke", "--device", "cpu"])
+    pair = [("broken", raises), ("fine", lambda device: True)]
+    monkeypatch.setattr(gpu_smoke, "checks", lambda: iter(pair))
+    assert gpu_smoke.main() == 1
+    out = capsys.readouterr().out
+    assert "broken: FAILED: of the reference" in out and "fine: ok" in out and "1 failed" in out
+
+
+def test_the_prefill_times_are_taken_for_each_length(monkeypatch, capsys):
+    command = ["gpu_prefill", "--device", "cpu", "--scale", "tiny", "--layers", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--lengths", "48", "49"])
+    assert gpu_prefill.main() == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])["first_token_ms"]
+    assert len(figures) == 4 and all(len(times) == 2 for times in figures.values())
 
 
 def test_make_hands_over():

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "engine/race.h"
 
@@ -126,7 +127,7 @@ void meet(const Operation& operation, unsigned mask, Where where, void* argument
   wait_for_others();
 }
 
-void sync_block(Where where) {
+int sync_block(Where where, bool vote) {
   Thread& thread = *current;
   Block& block = *thread.block;
   if (block.live < block.size) {
@@ -143,14 +144,17 @@ void sync_block(Where where) {
   thread.mask = 0;
   thread.where = where;
   thread.atomics = 0;
+  block.votes += vote ? 1 : 0;
   if (++block.arrived == block.size) {
     block.arrived = 0;
+    block.voted = std::exchange(block.votes, 0);
     for (int i = 0; i < block.size; ++i) block.threads[i].operation = nullptr;
     for (int w = 0; w < block.warp_count; ++w) make_ready(block.warps[w], block.warps[w].lanes);
     if (race != nullptr) race->sync_block(block);
     passed_barrier(block);
   }
   wait_for_others();
+  return block.voted;
 }
 
 void sync_warp(unsigned mask, Where where) { meet(kSyncWarp, mask, where, nullptr); }

@@ -102,7 +102,7 @@ void start_block(Block& block) {
                  static_cast<unsigned>(number / size.x / size.y)};
   block.serial = ++blocks_ever;
   block.live = block.size;
-  block.arrived = 0;
+  block.arrived = block.votes = block.voted = 0;
   block.shared_bytes = grid->shared_bytes;
   block.shared = shared_window(block.slot, (grid->shared_bytes + 15) / 16 * 16);
   std::memset(block.shared, schedule().fill, grid->shared_bytes);

@@ -88,6 +88,8 @@ struct Block {
   int size;  // threads
   int live;
   int arrived;  // at the barrier
+  int votes;    // of those who have arrived
+  int voted;    // at the last barrier
   Where barrier;
   char* shared;
   size_t shared_bytes;

@@ -45,6 +45,11 @@ struct dim3 : uint3 {
 
 using cudaStream_t = struct EmulatedStream*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+template <class T>
+cudaError_t cudaGetSymbolAddress(void** address, T& symbol) {
+  *address = &symbol;
+  return cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t error) { return emulation::error_text(error); }
 
 // --- Who am I: set whenever another thread starts to run
@@ -54,6 +59,9 @@ extern uint3 threadIdx, blockIdx, blockDim, gridDim;
 // --- Synchronization
 
 inline void __syncthreads(emulation::Where where = {}) { emulation::sync_block(where); }
+inline int __syncthreads_count(int predicate, emulation::Where where = {}) {
+  return emulation::sync_block(where, predicate != 0);
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu, emulation::Where where = {}) {
   emulation::sync_warp(mask, where);
 }

@@ -22,6 +22,10 @@ constexpr int kWarp = 32;
 inline char* dynamic_shared() { return emulation::dynamic_shared(); }
 inline uint32_t shared_address(const void* shared) { return emulation::shared_address(shared); }
 
+// --- Order in memory
+
+inline void fence() { emulation::fence(); }
+
 // --- Asynchronous copies
 
 inline void cp_async(void* shared, const void* global, bool valid, emulation::Where where = {}) {

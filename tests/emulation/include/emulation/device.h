@@ -39,7 +39,7 @@ uint32_t shared_address(const void* shared);
 
 // --- Synchronization
 
-void sync_block(Where where);
+int sync_block(Where where, bool vote = false);  // returns how many threads voted
 void sync_warp(unsigned mask, Where where);
 void fence();
 

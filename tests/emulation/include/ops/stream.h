@@ -5,6 +5,9 @@
 #include <c10/core/Device.h>
 #include <cuda_runtime.h>
 
+#include <utility>
+#include <vector>
+
 #define HIVIS_CUDA_IMPL(m) TORCH_LIBRARY_IMPL(hivis_emulated, CPU, m)
 
 namespace hivis {
@@ -13,7 +16,18 @@ inline bool emulated_capture = false;  // as if a graph were being recorded
 
 inline cudaStream_t current_stream(at::Device) { return nullptr; }
 inline bool is_capturing(cudaStream_t) { return emulated_capture; }
-inline void synchronize(cudaStream_t) {}
+
+// What is to be called once the graph that is being captured is gone.
+inline std::vector<std::pair<void (*)(void*), void*>> emulated_graph;
+
+inline bool call_when_graph_is_gone(cudaStream_t, void (*done)(void*), void* argument) {
+  emulated_graph.emplace_back(done, argument);
+  return true;
+}
+
+inline void forget_emulated_graph() {
+  for (const auto& [done, argument] : std::exchange(emulated_graph, {})) done(argument);
+}
 
 // Few, so that small problems are split over more blocks than there are multiprocessors, too.
 inline int multiprocessors(at::Device) { return 6; }
