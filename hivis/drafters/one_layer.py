@@ -112,7 +112,7 @@ class OneLayerDrafter(ABC):
         if self._shared is not None and self._shared[0] is embedding and self._shared[1] is head:
             return
         if not self.tensors:
-            raise HivisError("drafter: wanted its own weights to bind it anew, got quantized ones")
+            raise HivisError("drafter: wanted its own weights to bind it again, got quantized ones")
         c = self.config
         for name, table in (("embedding", embedding), ("head", head)):
             wanted = (c.vocab_size, c.hidden_size)

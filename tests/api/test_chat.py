@@ -52,7 +52,7 @@ def test_every_answer_is_that_of_a_whole_prefill(model, temperature, drafter, mo
         said = "".join(stream)
         monkeypatch.undo()
         turns.append(("user", ("" if place else "<image>") + question))
-        # The chat's own cache must not be touched in between, so this one is loaded anew.
+        # The chat's own cache must not be touched in between, so this one is loaded again.
         target = HuggingFaceTarget(model.target.model, model.target.family)
         fresh = Model(dataclasses.replace(model.engine, target=target), model.processor)
         assert said == fresh.generate(turns, IMAGES[:1], **settings).text

@@ -41,7 +41,7 @@ TOLERANCE = 1e-5
 
 
 def prompt_of(inputs: Inputs, rows: str) -> DrafterPrompt:
-    """What a target would hand on, without its hidden states: nobody may look at these here."""
+    """What a target would hand on, without its hidden states: they must not be read here."""
     keep = (inputs.tokens[0] != IMAGE_TOKEN) | (rows == "all")
     tokens = inputs.tokens[:, keep]
     nothing = torch.full((*tokens.shape, 3), float("nan"))

@@ -192,7 +192,7 @@ def test_a_conversation(gpu: OnGpu) -> None:
     assert gpu.capturer.replayed
 
 
-def test_other_memory_is_captured_anew(gpu: OnGpu) -> None:
+def test_other_memory_is_captured_again(gpu: OnGpu) -> None:
     """A longer prompt, another drafter, a drafter that served another target: never stale."""
     target, drafter = pair("hivis")
     _, other = pair("vispec")

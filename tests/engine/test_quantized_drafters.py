@@ -107,7 +107,7 @@ def test_once_quantized_it_cannot_be_had_back(tmp_path: Path) -> None:
     drafter.bind(table, table)
     drafter.bind(table, table)  # the same target again
     with pytest.raises(
-        HivisError, match="wanted its own weights to bind it anew, got quantized ones"
+        HivisError, match="wanted its own weights to bind it again, got quantized ones"
     ):
         drafter.bind(table.clone(), table)
     with pytest.raises(HivisError, match="wanted .*, got no such tensor"):

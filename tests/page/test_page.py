@@ -237,7 +237,7 @@ def test_layout(tokens, parents, path):
         below[parents[node]] |= below[node]
     below[path[-1]] |= {line[OWN]}
     for lines in (below[n] for n in range(1, len(tokens))):
-        assert lines == set(range(min(lines), max(lines) + 1))  # nobody else's between them
+        assert lines == set(range(min(lines), max(lines) + 1))  # no other line between them
     trace = CycleTrace(tuple(tokens), tuple(parents), None, tuple(path), (1,) * len(path))
     drawn = read(TreeDrawing(trace, {token: "word" for token in range(50)}).svg("a tree"))
     assert len(drawn.all("g")) == len(tokens) + 1
