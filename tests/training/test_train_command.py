@@ -122,11 +122,13 @@ def undisturbed(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves behind that saves as often as the ones that are killed."""
     out, threads = tmp_path_factory.mktemp("undisturbed") / "whole", torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state, "SAVE_SECONDS", 0)
-        patch.setattr(answer, "SHARD", 4)
-        main(long_run(work, out))
-    torch.set_num_threads(threads)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(state, "SAVE_SECONDS", 0)
+            patch.setattr(answer, "SHARD", 4)
+            main(long_run(work, out))
+    finally:
+        torch.set_num_threads(threads)
     return out
 
 
