@@ -188,7 +188,7 @@ def test_the_positions_of_every_family_go_on(kind, family_target):
         continued = ContinuedTarget(target)
 
 
-def test_a_image_that_moves_is_read_again():
+def test_an_image_that_moves_is_read_again():
     """The same features say nothing of where in the prompt an image stands."""
     continued, params = ContinuedTarget(random_target()), SamplingParams(max_new_tokens=12)
     inputs = random_inputs(2, text=8)

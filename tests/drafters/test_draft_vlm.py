@@ -310,7 +310,7 @@ def test_a_sharp_tree_of_the_target_itself_is_accepted_to_its_depth(target, temp
     assert set(found.statistics.accepted_lengths[:-1]) == {6}
 
 
-def test_a_image_changes_what_a_draft_vlm_says():
+def test_an_image_changes_what_a_draft_vlm_says():
     drafter, one, other = bound(draft_model("llava")), random_inputs(1), random_inputs(1)
     other.features["pixel_values"].neg_()
     said = []

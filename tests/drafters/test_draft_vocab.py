@@ -57,7 +57,7 @@ def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float)
     check_sequences(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
-def test_so_is_that_of_three_side_by_side() -> None:
+def test_so_are_those_of_a_batch_of_three() -> None:
     """With penalties among them, which are taken off the drafter's logits as well."""
     target, drafter = pair("hivis")
     assert isinstance(drafter, OneLayerDrafter)
@@ -162,7 +162,7 @@ def test_the_head_is_as_small_as_its_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", [256, 1024])
-def test_the_embedded_drafter_with_a_short_head(head: int) -> None:
+def test_the_bundled_drafter_with_a_draft_vocabulary(head: int) -> None:
     image = paths.EVAL / "scene00.png"
     model = hivis.load(dtype="float32", device="cpu", policy="fixed", draft_vocab=head)
     plain = hivis.load(dtype="float32", device="cpu", drafter="none")

@@ -129,7 +129,7 @@ def test_bodies_come_and_go() -> None:
 
 @pytest.fixture
 def capturing() -> Iterator[None]:
-    """As if a graph were being recorded."""
+    """As if a graph were being captured."""
     with library.emulated_ops(0):
         torch.ops.hivis_emulated.set_capturing(True)
         yield
@@ -144,7 +144,7 @@ def test_calls_of_one_stream_share_their_counters() -> None:
         assert not tickets(5000).any()  # a longer buffer starts at zero, too
 
 
-def test_recorded_calls_have_counters_of_their_own(capturing: None) -> None:
+def test_captured_calls_have_counters_of_their_own(capturing: None) -> None:
     tickets = torch.ops.hivis_emulated.tickets
     torch.ops.hivis_emulated.set_capturing(False)
     shared = tickets(64)
@@ -155,7 +155,7 @@ def test_recorded_calls_have_counters_of_their_own(capturing: None) -> None:
     assert not any(t.any() for t in taken)
 
 
-def test_a_recorded_call_finds_counters_when_the_supply_is_used_up(capturing: None) -> None:
+def test_a_captured_call_finds_counters_when_the_supply_is_used_up(capturing: None) -> None:
     tickets = torch.ops.hivis_emulated.tickets
     for _ in range(3):  # of a million
         counters = tickets(600_000)
