@@ -145,7 +145,7 @@ def checks(
                 {
                     "mode": mode,
                     "accepted_length": row["accepted_length"],
-                    "by_texts": by_key[PLAIN, mode]["ms_per_token"] / row["ms_per_token"],
+                    "by_outputs": by_key[PLAIN, mode]["ms_per_token"] / row["ms_per_token"],
                     "by_formula": (row["accepted_length"] + 1) * step / cycle,
                 }
             )
