@@ -25,6 +25,7 @@ from hivis.engine.results import CycleTrace, Statistics
 from hivis.errors import HivisError
 from hivis.page import write_page
 from hivis.page.assemble import page
+from hivis.page.charts import ABOUT_PHASES
 from hivis.page.labels import label, token_texts
 from hivis.page.run import Cycle, Piece, Run, collect_run
 from hivis.page.tree import OWN, TreeDrawing, lay_out
@@ -499,3 +500,11 @@ def test_an_interrupted_text_has_no_page(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         main(["generate", *QUICK, "--html", str(tmp_path / "run.html")])
     assert not list(tmp_path.iterdir())
+
+
+def test_every_phase_has_a_color() -> None:
+    style = (Path(hivis.__file__).parent / "page" / "page.css").read_text()
+    for phase in ABOUT_PHASES:
+        color = re.search(rf"\.ph-{phase} {{ fill: var\((--\w+)\)", style)
+        assert color is not None, phase
+        assert f"{color[1]}: #" in style, phase
