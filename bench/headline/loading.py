@@ -95,13 +95,13 @@ def _load(
         )
     more = {}
     if method.quantizable:
-        more = {"weights": options.drafter_weights, "head": options.draft_vocab}
+        more = {"weights": options.drafter_weights, "draft_vocab": options.draft_vocab}
     return load_any_drafter(folder, target, processor, **more)
 
 
 def load_one_layer(options: argparse.Namespace, folder: str | Path) -> OneLayerDrafter:
     """A one-layer drafter with the weights and the draft vocabulary that ``options`` name."""
-    return load_drafter(folder, weights=options.drafter_weights, head=options.draft_vocab)
+    return load_drafter(folder, weights=options.drafter_weights, draft_vocab=options.draft_vocab)
 
 
 def drafted_method(

@@ -65,7 +65,7 @@ class DrafterMethod:
         options: the options of ``hivis train`` that only some methods take, and this one does, of
             ``soft``, ``noise``, ``residual_rows``, ``draft``.
         needs_draft: whether training starts from a draft model (``--draft``).
-        quantizable: whether its drafter has ``quantize(weights, head_ids)``.
+        quantizable: whether its drafter has ``quantize(weights, draft_vocab)``.
         random: ``(layer, hiding, weights) -> Drafter``, an untrained one-layer drafter for a target
             whose :class:`hivis.models.drafter_sizes.TargetSizes` has these entries, for benches;
             ``weights(config)`` makes the tensors of a checkpoint. ``None`` if there is none.
