@@ -1,6 +1,6 @@
 """What a cycle takes beside the forward passes of its two models.
 
-    python bench/overhead.py [--texts 8] [--json PATH]
+    python bench/overhead.py [--prompts 8] [--json PATH]
 
 The target's pass and every pass of the drafter (its head over the root, each level of a tree, and
 the commit) are timed separately. The rest of a cycle is the loop: scores and shapes of the tree,
@@ -130,11 +130,11 @@ def _parts(total: float, ms: dict[str, float], phases: dict[str, float]) -> dict
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(prog="bench/overhead.py", description=__doc__)
     add = parser.add_argument
-    add("--texts", type=int, default=8, help="held-out prompts to answer (default: 8)")
+    add("--prompts", type=int, default=8, help="held-out prompts to answer (default: 8)")
     add_threads(add)
     add_json(add)
     options = parser.parse_args(arguments)
-    check_at_least_one(options, "texts")
+    check_at_least_one(options, "prompts")
     check_writable(options.json, "--json")
     set_up("cpu", options.threads)
     console, rows = Console(), []
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print("ms per cycle (medians)")
     for temperature in (0.0, 1.0):
         for policy in ("fixed", "cost"):
-            cycles = measure(temperature, policy, options.texts)
+            cycles = measure(temperature, policy, options.prompts)
             row = {part: median(cycle[part] for cycle in cycles) for part in PARTS}
             rows.append({"temperature": temperature, "trees": policy, "cycles": len(cycles), **row})
     table = new_table(("",), (f"T = {row['temperature']:g}, {row['trees']}" for row in rows))

@@ -43,7 +43,7 @@ from hivis.engine.results import Generation
 from hivis.errors import HivisError, run_cli
 from hivis.models.load import load_target
 from hivis.models.target import HuggingFaceTarget
-from hivis.policies.registry import policy_of
+from hivis.policies.registry import policy_names, policy_of
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--count", type=int, default=12, help="long answers, and as many short ones (default: 12)")
     add("--max-new-tokens", type=int, default=160)
     add("--temperature", type=float, default=0.0)
-    add("--policy", choices=("fixed", "confidence", "cost"), default="cost")
+    add("--policy", choices=policy_names(), default=policy_names()[0])
     add("--repeat", type=int, default=3, help="turns, whose median time counts (default: 3)")
     add_json(add)
     options = parser.parse_args(arguments)
@@ -155,8 +155,8 @@ def make_rows(methods: Sequence[BatchMethod]) -> list[dict[str, Any]]:
     """The figures of every method at every B.
 
     ``over_one`` compares with the smallest B of the same method, ``over_plain`` with plain decoding
-    at the same B; ``same_text`` counts outputs that equal those of plain decoding at the smallest
-    B. ``texts`` is B, the number of sequences.
+    at the same B; ``same_output`` counts outputs that equal those of plain decoding at the smallest
+    B. ``batch`` is B, the number of sequences.
     """
     by_name: dict[str, BatchMethod] = {}
     for method in methods:
@@ -166,14 +166,14 @@ def make_rows(methods: Sequence[BatchMethod]) -> list[dict[str, Any]]:
     return [
         {
             "method": m.name,
-            "texts": m.batch,
+            "batch": m.batch,
             "tokens_per_s": m.tokens_per_s,
             "over_one": m.tokens_per_s / by_name[m.name].tokens_per_s,
             "over_plain": m.tokens_per_s / plain[m.batch].tokens_per_s,
             "tokens": sum(len(one.tokens) for one in m.made.values()),
             "accepted_length": _accepted(list(m.made.values())),
             "seconds": m.times,
-            "same_text": sum(m.made[n].tokens == reference[n].tokens for n in reference),
+            "same_output": sum(m.made[n].tokens == reference[n].tokens for n in reference),
             "prompts": len(reference),
         }
         for m in methods
@@ -186,19 +186,19 @@ def _accepted(outputs: Sequence[Generation]) -> float:
 
 
 def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    over_one = f"over B = {rows[0]['texts']}"
+    over_one = f"over B = {rows[0]['batch']}"
     table = new_table(
         ("method",), ("B", "tokens/s", over_one, "over plain", "accepted", "same output")
     )
     for row in rows:
         table.add_row(
             row["method"],
-            str(row["texts"]),
+            str(row["batch"]),
             f"{row['tokens_per_s']:.0f}",
             f"{row['over_one']:.2f}x",
             f"{row['over_plain']:.2f}x",
             f"{row['accepted_length']:.2f}",
-            f"{row['same_text']}/{row['prompts']}",
+            f"{row['same_output']}/{row['prompts']}",
         )
     console.print(table)
 

@@ -79,7 +79,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder of a family's small checkpoint, by ``model_type``; nobody writes to it."""
+    """The folder of a family's small checkpoint, by ``model_type``; no test writes to it."""
     from tests.helpers.families import save_checkpoint
 
     return cache(lambda kind: save_checkpoint(kind, tmp_path_factory.mktemp(kind)))

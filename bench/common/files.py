@@ -52,7 +52,7 @@ def check_plot(path: Path | None, name: str) -> None:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write beside ``path`` and rename, so that nobody ever reads half a file."""
+    """Write beside ``path`` and rename, so that half a file is never read."""
     text = json.dumps(document, indent=1)
     # A list of plain numbers goes on one line.
     text = re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), text)

@@ -27,8 +27,8 @@ class LevelSizes:
     keys: int
     vocab: int
 
-    def matrices(self, head: int | None) -> dict[str, tuple[int, int]]:
-        """Outputs and inputs by matrix, with a head of ``head`` tokens (``None``: all)."""
+    def matrices(self, draft_vocab: int | None) -> dict[str, tuple[int, int]]:
+        """Outputs and inputs by matrix, with a head of ``draft_vocab`` tokens (``None``: all)."""
         e = self.hidden
         return {
             "fc": (e, 2 * e),
@@ -36,23 +36,23 @@ class LevelSizes:
             "o": (e, self.queries),
             "gate_up": (2 * self.inner, e),
             "down": (e, self.inner),
-            "head": (self.vocab if head is None else min(head, self.vocab), e),
+            "head": (self.vocab if draft_vocab is None else min(draft_vocab, self.vocab), e),
         }
 
 
 def bytes_of_level(
-    sizes: LevelSizes, weights: str, head: int | None, dtype: torch.dtype = torch.bfloat16
+    sizes: LevelSizes, weights: str, draft_vocab: int | None, dtype: torch.dtype = torch.bfloat16
 ) -> int:
     """Bytes of weights, codes, scales and zeros that a level reads; rows and caches not counted.
 
     Args:
         weights: a format of :mod:`hivis.drafters.quantize`.
-        head: tokens of the draft vocabulary; ``None``: all.
+        draft_vocab: tokens of the draft vocabulary; ``None``: all.
         dtype: of ``"full"`` weights.
     """
     bits, most = format_of(weights)
     total = 0
-    for outputs, inputs in sizes.matrices(head).values():
+    for outputs, inputs in sizes.matrices(draft_vocab).values():
         if bits == 0:
             total += dtype.itemsize * outputs * inputs
         elif bits == 8:

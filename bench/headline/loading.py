@@ -105,7 +105,7 @@ def load_as_asked(
     them."""
     more = {}
     if method.quantizable:
-        more = {"weights": options.drafter_weights, "head": options.draft_vocab}
+        more = {"weights": options.drafter_weights, "draft_vocab": options.draft_vocab}
     return load_any_drafter(folder, target, processor, **more)
 
 

@@ -130,7 +130,7 @@ def _row(s: Series, plain: Series | None, theirs: Series | None, margins: list[f
         "phases_ms_per_token": {phase: total / kept if made else None for phase, total in spent},
         "identical": None if same is None else same == len(s.runs),
         "identical_prompts": same,
-        "margins_where_texts_part": margins,
+        "margins_where_outputs_part": margins,
         "disturbed": _disturbed(s),
     }
 

@@ -156,7 +156,7 @@ def flex(problem: AttentionProblem) -> Peer | None:
 
     batch = len(problem.lengths)
     mask = create_block_mask(mask_mod, batch, None, nodes, problem.rows, device=device)
-    torch.compiler.reset()  # every case compiles anew: without this the ninth would run unfused
+    torch.compiler.reset()  # every case compiles again: without this the ninth would run unfused
     attend = (
         torch.compile(flex_attention, dynamic=False) if device.type == "cuda" else flex_attention
     )

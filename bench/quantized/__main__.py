@@ -60,9 +60,9 @@ LEVELS: tuple[tuple[str, int | None], ...] = (
 BANDWIDTH = 3.35e12
 
 
-def name_of(weights: str, head: int | None, dtype: str = "bfloat16") -> str:
+def name_of(weights: str, draft_vocab: int | None, dtype: str = "bfloat16") -> str:
     name = dtype if weights == "full" else weights
-    return name if head is None else f"{name}, head of {head}"
+    return name if draft_vocab is None else f"{name}, draft vocabulary of {draft_vocab}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -90,10 +90,10 @@ def measure_drafters(options: argparse.Namespace, console: Console) -> list[Row]
     target, processor = load_target(paths.TARGET, DTYPES[options.dtype], options.device)
     methods = [hivis_method(PLAIN, target)]
     sizes = {}
-    for weights, head in DRAFTERS:
-        drafter = load_drafter(paths.HIVIS, weights=weights, head=head)
+    for weights, draft_vocab in DRAFTERS:
+        drafter = load_drafter(paths.HIVIS, weights=weights, draft_vocab=draft_vocab)
         drafter.bind(target.embedding, target.head)
-        name = name_of(weights, head, options.dtype)
+        name = name_of(weights, draft_vocab, options.dtype)
         sizes[name] = drafter.level_bytes
         methods.append(hivis_method(name, target, drafter, FixedPolicy))
     prompts = bundled_prompts(long_ones(held_out_prompts(), options.count), processor)
@@ -130,11 +130,11 @@ def measure_level(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One level at the size of a real model: bytes, floor, and milliseconds by rows."""
     sizes, dtype = SHAPES[options.shape], DTYPES[options.dtype]
     found: list[dict[str, Any]] = []
-    for weights, head in LEVELS:
-        size = bytes_of_level(sizes, weights, head, dtype)
+    for weights, draft_vocab in LEVELS:
+        size = bytes_of_level(sizes, weights, draft_vocab, dtype)
         found.append(
             {
-                "drafter": name_of(weights, head, options.dtype),
+                "drafter": name_of(weights, draft_vocab, options.dtype),
                 "bytes": size,
                 "h100_floor_us": size / BANDWIDTH * 1e6,
             }

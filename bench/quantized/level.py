@@ -39,7 +39,10 @@ def time_level(
         drafters: format of the weights, and tokens of the draft vocabulary (``None``: all).
     """
     place = torch.device(device)
-    made = [random_matrices(sizes, weights, head, place, dtype) for weights, head in drafters]
+    made = [
+        random_matrices(sizes, weights, draft_vocab, place, dtype)
+        for weights, draft_vocab in drafters
+    ]
     found: list[dict[str, float]] = [{} for _ in drafters]
     with torch.inference_mode():
         for rows in ROWS:
@@ -53,11 +56,15 @@ def time_level(
 
 
 def random_matrices(
-    sizes: LevelSizes, weights: str, head: int | None, device: torch.device, dtype: torch.dtype
+    sizes: LevelSizes,
+    weights: str,
+    draft_vocab: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> list[tuple[Matrix, int]]:
     """The matrices of a level, each with the width of its inputs."""
     made = []
-    for outputs, inputs in sizes.matrices(head).values():
+    for outputs, inputs in sizes.matrices(draft_vocab).values():
         weight = torch.empty(outputs, inputs, dtype=dtype, device=device).normal_(std=0.02)
         made.append((matrix(weight, weights, dtype), inputs))
     return made

@@ -35,7 +35,7 @@ def streamed_bytes(
     accepted: float,
     dtype: torch.dtype,
     weights: str = "full",
-    head: int | None = None,
+    draft_vocab: int | None = None,
 ) -> dict[str, float]:
     """Bytes that each phase of a cycle has to read (compaction: to read and to write).
 
@@ -51,7 +51,7 @@ def streamed_bytes(
         accepted: the mean accepted length.
         dtype: of the target, and of a drafter that is not quantized.
         weights: format of the drafter's weights (:mod:`hivis.drafters.quantize`).
-        head: tokens of its draft vocabulary; ``None``: all.
+        draft_vocab: tokens of its draft vocabulary; ``None``: all.
     """
     text = config.get_text_config()
     e, heads = text.hidden_size, text.num_attention_heads
@@ -73,7 +73,7 @@ def streamed_bytes(
         drafter.vocab_size,
     )
     own = bytes_of_level(sizes, weights, 0, dtype)
-    level = bytes_of_level(sizes, weights, head, dtype)
+    level = bytes_of_level(sizes, weights, draft_vocab, dtype)
     drafting = {"draft": (tree.depth - 1) * level + level - own, "commit": own}
     return {phase: dtype.itemsize * count for phase, count in numbers.items()} | drafting
 
@@ -145,7 +145,7 @@ def checks(
                 {
                     "mode": mode,
                     "accepted_length": row["accepted_length"],
-                    "by_texts": by_key[PLAIN, mode]["ms_per_token"] / row["ms_per_token"],
+                    "by_outputs": by_key[PLAIN, mode]["ms_per_token"] / row["ms_per_token"],
                     "by_formula": (row["accepted_length"] + 1) * step / cycle,
                 }
             )

@@ -140,7 +140,7 @@ def measure_prompt(
         "prompt_rows": inputs.length,
         "image_rows": image_rows(pair.target, inputs),
         "nodes": options.nodes,
-        "texts": outputs,
+        "outputs": outputs,
         "cycles": [
             {"loop": kind, "mode": mode, **asdict(found)}
             for (kind, mode), found in measured.items()

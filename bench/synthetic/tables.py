@@ -156,10 +156,10 @@ def _outputs(found: Mapping[str, Any], console: Console) -> None:
             number(row["accepted_length"], "{:.2f}"),
             number(row["peak_bytes"] and row["peak_bytes"] / 1e9, "{:.2f}"),
         ]
-        for row in found["texts"]
+        for row in found["outputs"]
     ]
     columns = ["method", "mode", "first", "per token", "total", "accepted", "peak GB"]
-    tokens = found["texts"][0]["tokens"]
+    tokens = found["outputs"][0]["tokens"]
     _print(console, f"Whole outputs of {tokens} tokens, in ms ({LABEL})", columns, rows)
 
 
@@ -180,6 +180,6 @@ def _speedups(found: Mapping[str, Any], console: Console) -> None:
     for check in found["checks"]:
         console.print(
             f"check, {check['mode']}: the whole output ({LABEL} of {check['accepted_length']:.2f}) "
-            f"decoded {check['by_texts']:.2f}x as fast as plain, "
+            f"decoded {check['by_outputs']:.2f}x as fast as plain, "
             f"by the table's formula {check['by_formula']:.2f}x"
         )

@@ -105,8 +105,8 @@ def wrap(
     The model object is shared, not copied, and can still be used: ``model.generate`` gives what it
     gave before. Its language model is switched to an attention that is hivis's own for the draft
     trees and torch's SDPA for everyone else; a model that ran with another one, such as
-    flash-attention, runs with SDPA from then on. Its weights have to stay where they are: after
-    ``model.to`` or an adapter, wrap it anew.
+    flash-attention, runs with SDPA from then on. After changing the model's weights
+    (``model.to``, an adapter), call ``hivis.wrap`` again.
 
     Args:
         model: of a supported family, in evaluation mode from then on, on any one device.

@@ -9,7 +9,7 @@ from typing import Any
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
 from hivis.drafters.draft_vlm import DraftVLM
-from hivis.drafters.draft_vocab import read_head_ids
+from hivis.drafters.draft_vocab import read_draft_vocab
 from hivis.drafters.inspect import inspect
 from hivis.drafters.load import load_checkpoint
 from hivis.drafters.quantize import format_of
@@ -49,7 +49,7 @@ def load_any_drafter(
     processor: PromptProcessor | None = None,
     *,
     weights: str = "full",
-    head: int | str | Path | None = None,
+    draft_vocab: int | str | Path | None = None,
     config: str | Path | None = None,
 ) -> Drafter:
     """Whatever drafter is at ``path``, ready to be used with ``target``.
@@ -62,7 +62,7 @@ def load_any_drafter(
         path: a folder or hub name.
         target: whose output it shall draft.
         processor: the target's, to compare the tokenizer of a small model with.
-        weights, head: see :func:`hivis.drafters.load.load_drafter`.
+        weights, draft_vocab: see :func:`hivis.drafters.load.load_drafter`.
         config: the ``config.json`` of a checkpoint that comes without one.
 
     Raises:
@@ -72,7 +72,7 @@ def load_any_drafter(
     """
     hiding = sizes_of(target.model.config).published_hiding
     request = LoadRequest(inspect(path, config=config), target, processor, hiding)
-    drafter = load_checkpoint(request, weights, head)
+    drafter = load_checkpoint(request, weights, draft_vocab)
     drafter.bind(target.embedding, target.head)
     return drafter
 
@@ -125,7 +125,7 @@ class DrafterChoice:
         if self.is_none:
             return None
         drafter = self._bound(target, processor)
-        ids, most = getattr(drafter, "head_ids", None), getattr(policy, "top_k", 1)
+        ids, most = getattr(drafter, "draft_vocab", None), getattr(policy, "top_k", 1)
         if ids is not None and len(ids) < most:
             raise HivisError(
                 f"draft vocabulary: wanted at least {most} tokens, as many as a node of the "
@@ -141,7 +141,7 @@ class DrafterChoice:
                 target,
                 processor,
                 weights=self.weights,
-                head=self.vocab,
+                draft_vocab=self.vocab,
                 config=self.config,
             )
         if not callable(getattr(drafter, "bind", None)):
@@ -154,6 +154,8 @@ class DrafterChoice:
                     "of its frequent tokens) for quantized weights or a draft vocabulary, "
                     f"got {type(drafter).__name__}"
                 )
-            quantize(self.weights, None if self.vocab is None else read_head_ids(Path(self.vocab)))
+            quantize(
+                self.weights, None if self.vocab is None else read_draft_vocab(Path(self.vocab))
+            )
         drafter.bind(target.embedding, target.head)
         return drafter

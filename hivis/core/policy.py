@@ -37,7 +37,7 @@ class Outcome:
 class Planner:
     """Plans the trees of a sequence, or of all sequences of a batch, cycle by cycle.
 
-    This one: always the same plan, nothing learnt.
+    This one: always the same plan, nothing learned.
 
     Attributes:
         plan: the plan of a cycle, or what it begins from.
@@ -91,6 +91,6 @@ class Policy(Protocol):
         """What plans the trees of ``sequences`` sequences, which end with one of ``ends``.
 
         The sequences of a batch get trees of one size, and each reports its own outcome. May
-        return a planner that has learnt from earlier sequences of this target with this drafter.
+        return a planner that has learned from earlier sequences of this target with this drafter.
         """
         ...

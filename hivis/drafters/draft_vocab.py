@@ -21,42 +21,42 @@ from hivis.core.kv_cache import KVCache
 from hivis.drafters.checkpoint import read_safetensors
 from hivis.errors import HivisError
 
-HEAD_FILE = "head_ids.safetensors"
+DRAFT_VOCAB_FILE = "head_ids.safetensors"
 NAME = "head_ids"
 
 
-def save_head_ids(path: Path, ids: Tensor) -> None:
+def save_draft_vocab(path: Path, ids: Tensor) -> None:
     """Write a list ``[n]`` int64."""
     save_file({NAME: ids.cpu().contiguous()}, path, metadata={"format": "pt"})
 
 
-def head_ids_of(folder: Path, head: int | str | Path) -> Tensor:
+def draft_vocab_of(folder: Path, draft_vocab: int | str | Path) -> Tensor:
     """The list that a user means.
 
     Args:
         folder: the drafter's.
-        head: how many of the list in ``folder``, or a file, whose list is taken whole.
+        draft_vocab: how many of the list in ``folder``, or a file, whose list is taken whole.
 
     Raises:
         HivisError: no such file, no list in it, or too short a one.
     """
-    if not isinstance(head, int):
-        return read_head_ids(Path(head))
-    path = folder / HEAD_FILE
+    if not isinstance(draft_vocab, int):
+        return read_draft_vocab(Path(draft_vocab))
+    path = folder / DRAFT_VOCAB_FILE
     if not path.is_file():
         raise HivisError(
             f"draft vocabulary: wanted a list of frequent tokens, {path} "
             "(hivis draft-vocab counts one), got no such file"
         )
-    ids = read_head_ids(path)
-    if not 1 <= head <= len(ids):
+    ids = read_draft_vocab(path)
+    if not 1 <= draft_vocab <= len(ids):
         raise HivisError(
-            f"draft vocabulary: wanted 1 to {len(ids)} tokens (as {path} has), got {head}"
+            f"draft vocabulary: wanted 1 to {len(ids)} tokens (as {path} has), got {draft_vocab}"
         )
-    return ids[:head]
+    return ids[:draft_vocab]
 
 
-def read_head_ids(path: Path) -> Tensor:
+def read_draft_vocab(path: Path) -> Tensor:
     """The list in a file, not yet held against a vocabulary; HivisError if there is none."""
     if not path.is_file():
         raise HivisError(f"draft vocabulary: wanted a number or a file, got {path}")
@@ -67,7 +67,7 @@ def read_head_ids(path: Path) -> Tensor:
     return ids
 
 
-def check_head_ids(ids: Tensor, vocab: int) -> None:
+def check_draft_vocab(ids: Tensor, vocab: int) -> None:
     """HivisError unless ``ids`` ``[n]`` are all different tokens of the vocabulary."""
     wrong = ids[(ids < 0) | (ids >= vocab)]
     if len(wrong):

@@ -11,7 +11,7 @@ from torch import Tensor
 from hivis.core.drafter import Drafter
 from hivis.drafters import checkpoint, published
 from hivis.drafters.config import HiViSConfig, ViSpecConfig
-from hivis.drafters.draft_vocab import head_ids_of
+from hivis.drafters.draft_vocab import draft_vocab_of
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.inspect import CheckpointInfo, inspect
 from hivis.drafters.quantize import format_of
@@ -26,7 +26,7 @@ def load_drafter(
     config: str | Path | None = None,
     *,
     weights: str = "full",
-    head: int | str | Path | None = None,
+    draft_vocab: int | str | Path | None = None,
     hiding: Mapping[str, Any] | None = None,
 ) -> Drafter:
     """Read a drafter: one of ours, one that its authors published, or one of a registered method.
@@ -41,8 +41,8 @@ def load_drafter(
         config: the ``config.json`` of a published checkpoint that comes without one.
         weights: format of its weights once it is bound: ``"full"`` is the target's dtype; the
             others are in :mod:`hivis.drafters.quantize`.
-        head: how many of the target's most frequent tokens it drafts, by the list beside it, or a
-            file with a list (:mod:`hivis.drafters.draft_vocab`); ``None``: all tokens.
+        draft_vocab: how many of the target's most frequent tokens it drafts, by the list beside
+            it, or a file with a list (:mod:`hivis.drafters.draft_vocab`); ``None``: all tokens.
         hiding: for a published HiViS drafter: how the images of its target are hidden, as entries
             of :class:`hivis.drafters.config.HiViSConfig` (``{}``: visual rows alone, the rows that
             are left are counted). Its checkpoint does not say.
@@ -53,17 +53,17 @@ def load_drafter(
             such list, or a published HiViS drafter without ``hiding``.
     """
     return load_checkpoint(
-        LoadRequest(inspect(path, revision, config), hiding=hiding), weights, head
+        LoadRequest(inspect(path, revision, config), hiding=hiding), weights, draft_vocab
     )
 
 
 def load_checkpoint(
-    request: LoadRequest, weights: str = "full", head: int | str | Path | None = None
+    request: LoadRequest, weights: str = "full", draft_vocab: int | str | Path | None = None
 ) -> Drafter:
     """The drafter of a checkpoint; arguments and errors as in :func:`load_drafter`."""
     format_of(weights)
     method = recognize(request.info)
-    as_it_is = weights == "full" and head is None
+    as_it_is = weights == "full" and draft_vocab is None
     if not as_it_is and not method.quantizable:
         raise HivisError(
             f"drafter: wanted a {quantizable_titles()} one for quantized weights or a draft "
@@ -71,7 +71,10 @@ def load_checkpoint(
         )
     drafter: Any = call(method.load, request)
     if not as_it_is:
-        drafter.quantize(weights, None if head is None else head_ids_of(request.info.folder, head))
+        drafter.quantize(
+            weights,
+            None if draft_vocab is None else draft_vocab_of(request.info.folder, draft_vocab),
+        )
     return drafter
 
 

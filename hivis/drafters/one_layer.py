@@ -24,7 +24,7 @@ from hivis.core.tree import DraftTree
 from hivis.core.tree_shape import GrowthPlan
 from hivis.drafters import checkpoint
 from hivis.drafters.config import LayerConfig
-from hivis.drafters.draft_vocab import DraftVocab, check_head_ids
+from hivis.drafters.draft_vocab import DraftVocab, check_draft_vocab
 from hivis.drafters.quantize import format_of
 from hivis.drafters.quantized_linear import matrix
 from hivis.drafters.rotation import Rotations
@@ -59,26 +59,26 @@ class OneLayerDrafter(ABC):
         self._shared: tuple[Tensor, Tensor] | None = None
         self._own: KVCache | None = None
         self.weights = "full"
-        self.head_ids: Tensor | None = None
+        self.draft_vocab: Tensor | None = None
 
-    def quantize(self, weights: str, head_ids: Tensor | None = None) -> None:
+    def quantize(self, weights: str, draft_vocab: Tensor | None = None) -> None:
         """Let it be bound with ``weights`` of a format of ``hivis.drafters.quantize``.
 
         What they were made of is not kept: once bound, it cannot be saved, or bound elsewhere.
 
         Args:
-            head_ids: ``[n]`` int64, all that it shall ever draft (``draft_vocab.py``); by default
-                the whole vocabulary.
+            draft_vocab: ``[n]`` int64, all that it shall ever draft (``draft_vocab.py``); by
+                default the whole vocabulary.
 
         Raises:
             HivisError: no such format, no such list, or it is bound already.
         """
         format_of(weights)
-        if head_ids is not None:
-            check_head_ids(head_ids, self.config.vocab_size)
+        if draft_vocab is not None:
+            check_draft_vocab(draft_vocab, self.config.vocab_size)
         if self._shared is not None:
             raise HivisError("drafter: wanted one that is not bound yet, got a bound one")
-        self.weights, self.head_ids = weights, head_ids
+        self.weights, self.draft_vocab = weights, draft_vocab
 
     @property
     def cache(self) -> KVCache:
@@ -112,7 +112,7 @@ class OneLayerDrafter(ABC):
         if self._shared is not None and self._shared[0] is embedding and self._shared[1] is head:
             return
         if not self.tensors:
-            raise HivisError("drafter: wanted its own weights to bind it anew, got quantized ones")
+            raise HivisError("drafter: wanted its own weights to bind it again, got quantized ones")
         c = self.config
         for name, table in (("embedding", embedding), ("head", head)):
             wanted = (c.vocab_size, c.hidden_size)
@@ -130,8 +130,8 @@ class OneLayerDrafter(ABC):
         dtype = embedding.dtype
         self._m = {name: matrix(fused.pop(name), self.weights, dtype) for name in MATRICES}
         self._short, rows = None, self._head
-        if self.head_ids is not None:
-            self._short = DraftVocab(self.head_ids.to(rows.device), len(rows))
+        if self.draft_vocab is not None:
+            self._short = DraftVocab(self.draft_vocab.to(rows.device), len(rows))
             rows = rows[self._short.ids]
         self._m["head"] = matrix(rows, self.weights, dtype)
         self._w = {

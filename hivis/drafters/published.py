@@ -82,7 +82,7 @@ def load(
     Raises:
         HivisError: a file is missing or corrupt, the config lacks an entry or asks for something
             else than one Llama layer, a tensor is missing, unexpected or of another shape, or it is
-            a HiViS drafter and nobody says how images are hidden from it.
+            a HiViS drafter and ``hiding`` is not given.
     """
     try:
         sizes = _sizes(info.config)

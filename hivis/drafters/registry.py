@@ -66,7 +66,7 @@ class DrafterMethod:
             ``soft``, ``noise``, ``residual_rows``, ``draft``.
         needs_draft: whether training starts from a draft model (``--draft``).
         quantizable: whether its drafter is a :class:`hivis.drafters.one_layer.OneLayerDrafter`,
-            which has ``quantize(weights, head_ids)``.
+            which has ``quantize(weights, draft_vocab)``.
         random: ``(layer, hiding, weights) -> Drafter``, an untrained drafter for a target whose
             :class:`hivis.models.drafter_sizes.TargetSizes` has these entries, for benches;
             ``weights(config)`` makes the tensors of a checkpoint, by the names and shapes of

@@ -26,21 +26,14 @@ __all__ = [
 ]
 
 build_info = _C.build_info
-_NAMES = (
-    "tree_attention",
-    "kv_compact_",
-    "tree_accept",
-    "shared_noise",
-    "tree_grow_",
-    "tree_prune",
-)
 
 
 def missing_on(device: torch.device | str) -> list[str]:
     """The ops that this build cannot run on `device`."""
     key = torch.device(device).type.upper()
+    ops = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("hivis::")]
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return [name for name in _NAMES if not has(f"hivis::{name}", key)]
+    return sorted(name.removeprefix("hivis::") for name in ops if not has(name, key))
 
 
 # --- tree_attention

@@ -35,7 +35,7 @@ RATE_MEMORY = 60.0
 class CostPolicy:
     """Grows and verifies what is worth its time, by measured times and calibrated acceptance.
 
-    What is learnt is kept for every pair of a target and a drafter as long as both exist, and goes
+    What is learned is kept for every pair of a target and a drafter as long as both exist, and goes
     on to their next sequence.
 
     Attributes:
@@ -89,7 +89,7 @@ class CostPolicy:
         ends: tuple[int, ...] = (),
         sequences: int = 1,
     ) -> Planner:
-        """The pair's own planner for this many sequences at a time, with all that it has learnt."""
+        """The pair's own planner for this many sequences at a time, with what it has learned."""
         key = (id(target), id(drafter), str(device), sequences)
         planner = self._kept.get(key)
         if planner is None:

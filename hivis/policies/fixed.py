@@ -12,7 +12,7 @@ from hivis.core.tree_shape import GrowthPlan, TreeShape
 
 @dataclass(frozen=True)
 class FixedPolicy:
-    """Always grows the same shape. Nothing is learnt, and no score is read.
+    """Always grows the same shape. Nothing is learned, and no score is read.
 
     As in EAGLE-2, nodes that end the sequence are expanded like any other.
 

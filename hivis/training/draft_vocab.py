@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hivis.core.hub import resolve_model
-from hivis.drafters.draft_vocab import HEAD_FILE, save_head_ids
+from hivis.drafters.draft_vocab import DRAFT_VOCAB_FILE, save_draft_vocab
 from hivis.errors import HivisError, first_line
 from hivis.models.drafter_sizes import read_sizes
 from hivis.models.eos import eos_of_files
@@ -40,9 +40,9 @@ def write_draft_vocab(target: str, data: Path, out: Path) -> Path:
     capture = Capture(data, Columns())
     counts = count_tokens(capture, read_sizes(folder).layer["vocab_size"])
     ids = rank_tokens(counts, eos_of_files(folder))
-    path = out / HEAD_FILE if out.is_dir() else out
+    path = out / DRAFT_VOCAB_FILE if out.is_dir() else out
     try:
-        save_head_ids(path, ids)
+        save_draft_vocab(path, ids)
     except Exception as error:  # safetensors wraps the system's error in a class of its own
         raise HivisError(
             f"--out: wanted a file that can be written, got {path} ({first_line(error)})"

@@ -61,10 +61,10 @@ def meaning(thing: Thing, rng: random.Random) -> str:
 def _placed(item: Item, rng: random.Random) -> str:
     form = rng.choice(
         (
-            "{At} there {be} {phrase} on a {colour} {shape}.",
-            "{At} we find {phrase} on a {colour} {shape}.",
-            "{Phrase} can be seen {at}, on a {colour} {shape}.",
-            "There {be} {phrase} {at}, and the {shape} behind {it} is {colour}.",
+            "{At} there {be} {phrase} on a {color} {shape}.",
+            "{At} we find {phrase} on a {color} {shape}.",
+            "{Phrase} can be seen {at}, on a {color} {shape}.",
+            "There {be} {phrase} {at}, and the {shape} behind {it} is {color}.",
         )
     )
     one = item.count == 1
@@ -75,7 +75,7 @@ def _placed(item: Item, rng: random.Random) -> str:
         it="it" if one else "them",
         phrase=item.phrase,
         Phrase=_sentence(item.phrase),
-        colour=item.color,
+        color=item.color,
         shape=item.shape,
     )
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hivis.bundled.paths import DRAFT_VLM, EAGLE, HIVIS, TARGET, VISPEC, WEIGHTS
 from hivis.drafters.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from hivis.drafters.draft_vocab import HEAD_FILE
+from hivis.drafters.draft_vocab import DRAFT_VOCAB_FILE
 from hivis.errors import HivisError, run_cli
 
 TARGET_FILES = (
@@ -28,7 +28,7 @@ TARGET_FILES = (
     "chat_template.jinja",
 )
 DRAFTERS = {
-    **dict.fromkeys((HIVIS, VISPEC, EAGLE), (CONFIG_FILE, HEAD_FILE)),
+    **dict.fromkeys((HIVIS, VISPEC, EAGLE), (CONFIG_FILE, DRAFT_VOCAB_FILE)),
     DRAFT_VLM: (CONFIG_FILE, "tokenizer.json", "tokenizer_config.json"),
 }
 #: The largest size of all weights together, in megabytes.

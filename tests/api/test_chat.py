@@ -52,7 +52,7 @@ def test_every_answer_is_that_of_a_whole_prefill(model, temperature, drafter, mo
         said = "".join(stream)
         monkeypatch.undo()
         turns.append(("user", ("" if place else "<image>") + question))
-        # The chat's own cache must not be touched in between, so this one is loaded anew.
+        # The chat's own cache must not be touched in between, so this one is loaded again.
         target = HuggingFaceTarget(model.target.model, model.target.family)
         fresh = Model(dataclasses.replace(model.engine, target=target), model.processor)
         assert said == fresh.generate(turns, IMAGES[:1], **settings).text
@@ -188,7 +188,7 @@ def test_the_positions_of_every_family_go_on(kind, family_target):
         continued = ContinuedTarget(target)
 
 
-def test_a_image_that_moves_is_read_again():
+def test_an_image_that_moves_is_read_again():
     """The same features say nothing of where in the prompt an image stands."""
     continued, params = ContinuedTarget(random_target()), SamplingParams(max_new_tokens=12)
     inputs = random_inputs(2, text=8)

@@ -20,11 +20,11 @@ from hivis.errors import HivisError
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("weights", "head"), [*LEVELS, ("int4-128", None), ("int4-32", 64)])
-def test_bytes_of_a_level_are_those_of_its_matrices(weights: str, head: int | None) -> None:
+@pytest.mark.parametrize(("weights", "draft_vocab"), [*LEVELS, ("int4-128", None), ("int4-32", 64)])
+def test_bytes_of_a_level_are_those_of_its_matrices(weights: str, draft_vocab: int | None) -> None:
     sizes = SHAPES["tiny"]
-    made = random_matrices(sizes, weights, head, CPU, torch.bfloat16)
-    assert sum(own.nbytes for own, _ in made) == bytes_of_level(sizes, weights, head)
+    made = random_matrices(sizes, weights, draft_vocab, CPU, torch.bfloat16)
+    assert sum(own.nbytes for own, _ in made) == bytes_of_level(sizes, weights, draft_vocab)
 
 
 @pytest.mark.parametrize("weights", ["full", "int8", "int4"])

@@ -131,7 +131,7 @@ def test_a_tree_too_small_for_its_depth_is_refused():
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.integers(0, 2**16))
-def test_a_replayed_verdict_is_one_that_the_walk_could_have_given(lengths, seed):
+def test_a_replayed_acceptance_is_one_that_the_walk_could_have_given(lengths, seed):
     """The real walk, over logits that ask for the tokens of the replayed path, gives the same."""
     fixed = FixedTree.of(SHAPE, CPU)
     replay = Replay(lengths, fixed)

@@ -179,7 +179,7 @@ FIELDS = {
     "prompt_rows",
     "image_rows",
     "nodes",
-    "texts",
+    "outputs",
     "cycles",
     "parts_ms",
     "failed",
@@ -229,8 +229,8 @@ def test_the_document_has_every_figure(document):
     assert [found["prompt_rows"] for found in document["prompts"]] == [48, 96]
     for found in document["prompts"]:
         assert set(found) == FIELDS and not found["goals"] and not found["failed"]
-        assert [row["method"] for row in found["texts"]] == ["HF generate", PLAIN, DRAFTED]
-        for row in found["texts"]:
+        assert [row["method"] for row in found["outputs"]] == ["HF generate", PLAIN, DRAFTED]
+        for row in found["outputs"]:
             assert row["tokens"] == 16 and 0 < row["first_token_ms"] < row["total_ms"]
         parts = found["parts_ms"][EAGER]
         sizes = {f"verify {nodes}" for nodes in (1, 8, 16, 32, 60, 64, 128)}
@@ -246,7 +246,7 @@ def test_the_document_has_every_figure(document):
         for row in found["speedups"]:
             wanted = (row["accepted_length"] + 1) * plain["ms"] / drafted["ms"]
             assert row["over_plain"] == pytest.approx(wanted)
-        assert found["checks"][0]["by_texts"] > 0
+        assert found["checks"][0]["by_outputs"] > 0
 
 
 def test_compiled_passes_and_a_static_cache(tmp_path, monkeypatch, capsys):
@@ -278,7 +278,7 @@ def test_compiled_passes_and_a_static_cache(tmp_path, monkeypatch, capsys):
     (found,) = json.loads(path.read_text())["prompts"]
     passes = {name for name in found["parts_ms"][EAGER] if name.startswith("verify")}
     assert passes == {"verify 1", "verify 16"}
-    assert [row["method"] for row in found["texts"]] == [STATIC, PLAIN, DRAFTED]
+    assert [row["method"] for row in found["outputs"]] == [STATIC, PLAIN, DRAFTED]
     assert all(row["over_hf"] is None for row in found["speedups"])
 
 
@@ -312,8 +312,8 @@ def test_both_modes_are_measured_where_there_are_graphs(tmp_path, monkeypatch):
     plain, drafted, _, replayed = found["cycles"]
     assert drafted["accepted_length"] == replayed["accepted_length"] > plain["accepted_length"]
     assert "verify" in drafted["phases_ms"] and "cycle" in replayed["phases_ms"]
-    texts = {row["mode"]: row for row in found["texts"] if row["method"] == DRAFTED}
-    assert texts[EAGER]["accepted_length"] == texts[GRAPH]["accepted_length"]
+    outputs = {row["mode"]: row for row in found["outputs"] if row["method"] == DRAFTED}
+    assert outputs[EAGER]["accepted_length"] == outputs[GRAPH]["accepted_length"]
     assert {row["mode"] for row in found["speedups"]} == {EAGER, GRAPH}
     assert [check["mode"] for check in found["checks"]] == [EAGER, GRAPH]
 
@@ -370,7 +370,7 @@ def test_tables_and_image_carry_the_label(document, tmp_path, change):
         (("llava-1.5-7b", "--policy", "cost"), "wanted known options, got --policy"),
         (
             ("llava-1.5-7b", "--drafter", "x"),
-            "--drafter: wanted one of hivis, vispec, eagle, got 'x'",
+            f"--drafter: wanted one of {', '.join(drafter_names())}, got 'x'",
         ),
         (("llava-1.5-7b", "--accepted", "7"), "--accepted: wanted a mean of 0 to 6"),
         (("llava-1.5-7b", "--nodes", "6"), "--nodes: wanted at least 7"),

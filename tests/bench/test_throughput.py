@@ -40,7 +40,7 @@ def test_rows_compare_like_with_like() -> None:
     assert speeds == [2.0, 6.0, 4.0, 10.0]  # 6 tokens, the last 5, over medians
     assert [row["over_one"] for row in rows] == [1.0, 1.0, 2.0, 10 / 6]
     assert [row["over_plain"] for row in rows] == [1.0, 3.0, 1.0, 2.5]
-    assert [row["same_text"] for row in rows] == [2, 2, 2, 1]
+    assert [row["same_output"] for row in rows] == [2, 2, 2, 1]
     assert rows[1]["accepted_length"] == 1.0  # two tokens in two cycles
 
 
@@ -48,10 +48,10 @@ def test_a_run(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "throughput.json"
     throughput.main([*QUICK, "--batch", "2", "1", "--json", str(path)])
     document = json.loads(path.read_text())
-    found = [(row["texts"], row["method"]) for row in document["rows"]]
+    found = [(row["batch"], row["method"]) for row in document["rows"]]
     assert found == [(1, PLAIN), (1, HIVIS), (2, PLAIN), (2, HIVIS)]
     for row in document["rows"]:
-        assert row["same_text"] == row["prompts"] == 2  # float32
+        assert row["same_output"] == row["prompts"] == 2  # float32
         assert 0 < row["tokens"] <= 16
         assert row["tokens_per_s"] > 0
     assert document["commit"] and document["settings"]["dtype"] == "float32"
@@ -88,7 +88,7 @@ def test_bad_options_are_named(more: list[str], complaint: str) -> None:
 
 def test_the_rest_of_a_cycle_is_the_loop(tmp_path: Path) -> None:
     path = tmp_path / "overhead.json"
-    overhead.main(["--texts", "1", "--json", str(path)])
+    overhead.main(["--prompts", "1", "--json", str(path)])
     rows = json.loads(path.read_text())["rows"]
     assert [(row["temperature"], row["trees"]) for row in rows] == [
         (0.0, "fixed"),

@@ -24,14 +24,14 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def embedded():
+def bundled():
     return load_target(paths.TARGET, torch.float32)
 
 
 @pytest.mark.parametrize("folder", [paths.HIVIS, paths.EAGLE], ids=lambda folder: folder.name)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_whole_answers_are_those_of_plain_decoding(embedded, folder, settings):
-    target, processor = embedded
+def test_whole_answers_are_those_of_plain_decoding(bundled, folder, settings):
+    target, processor = bundled
     drafter = load_drafter(folder)
     items = held_out_prompts()
     for seed, item in enumerate([items[0], items[9], items[18]]):
@@ -43,9 +43,9 @@ def test_whole_answers_are_those_of_plain_decoding(embedded, folder, settings):
         assert drafted.statistics.cycles < plain.statistics.cycles
 
 
-def test_the_images_matter(embedded):
+def test_the_images_matter(bundled):
     """The same question about two images with different signs gets different, right answers."""
-    target, processor = embedded
+    target, processor = bundled
     signs = [item for item in held_out_prompts() if item.topic == "sign"][:6]
     right = 0
     for item in signs:

@@ -17,6 +17,7 @@ from hivis.api.model import Model, Request
 from hivis.bundled import paths
 from hivis.cli.main import main
 from hivis.errors import HivisError
+from hivis.policies.registry import policy_names
 from tests.helpers.small_llava import random_llava
 
 QUICK = ["--max-new-tokens", "4", "--dtype", "float32", "--device", "cpu", "--policy", "fixed"]
@@ -66,7 +67,7 @@ def test_ends_are_tokens_of_the_model(model: Model, end: Any) -> None:
     ("arguments", "said"),
     [
         ({"device_map": "auto"}, "device_map: wanted none"),
-        ({"policy": 5}, "policy: wanted one of cost, confidence, fixed, got 5"),
+        ({"policy": 5}, f"policy: wanted one of {', '.join(policy_names())}, got 5"),
         ({"drafter": 5}, "drafter: wanted a path, a name or a drafter, got 5"),
         ({"model": 5}, "model: wanted a folder or a hub name, got int"),
     ],

@@ -16,8 +16,10 @@ from hivis.errors import HivisError
 from tests.helpers import bigram
 from tests.helpers.published_checkpoints import write
 
+BUNDLED = tuple(method.name for method in methods() if method.bundled is not None)
 
-@pytest.mark.parametrize("name", ["hivis", "vispec", "eagle", "draft-vlm"])
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_a_bundled_drafter_is_described(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     method = method_of(name)
     assert method.bundled is not None

@@ -41,7 +41,7 @@ TOLERANCE = 1e-5
 
 
 def prompt_of(inputs: Inputs, rows: str) -> DrafterPrompt:
-    """What a target would hand on, without its hidden states: nobody may look at these here."""
+    """What a target would hand on, without its hidden states: they must not be read here."""
     keep = (inputs.tokens[0] != IMAGE_TOKEN) | (rows == "all")
     tokens = inputs.tokens[:, keep]
     nothing = torch.full((*tokens.shape, 3), float("nan"))
@@ -310,7 +310,7 @@ def test_a_sharp_tree_of_the_target_itself_is_accepted_to_its_depth(target, temp
     assert set(found.statistics.accepted_lengths[:-1]) == {6}
 
 
-def test_a_image_changes_what_a_draft_vlm_says():
+def test_an_image_changes_what_a_draft_vlm_says():
     drafter, one, other = bound(draft_model("llava")), random_inputs(1), random_inputs(1)
     other.features["pixel_values"].neg_()
     said = []

@@ -19,7 +19,12 @@ from hivis.core.kv_cache import KVCache
 from hivis.core.sampling import SamplingParams, SamplingState
 from hivis.core.tree_shape import GrowthPlan, TreeShape
 from hivis.drafters.checkpoint import HiViSConfig, random_tensors
-from hivis.drafters.draft_vocab import HEAD_FILE, DraftVocab, read_head_ids, save_head_ids
+from hivis.drafters.draft_vocab import (
+    DRAFT_VOCAB_FILE,
+    DraftVocab,
+    read_draft_vocab,
+    save_draft_vocab,
+)
 from hivis.drafters.hivis import HiViSDrafter
 from hivis.drafters.load import load_drafter
 from hivis.drafters.one_layer import OneLayerDrafter
@@ -57,7 +62,7 @@ def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float)
     check_sequences(target, drafter, temperature, f"{kind} {weights} {temperature}")
 
 
-def test_so_is_that_of_three_side_by_side() -> None:
+def test_so_are_those_of_a_batch_of_three() -> None:
     """With penalties among them, which are taken off the drafter's logits as well."""
     target, drafter = pair("hivis")
     assert isinstance(drafter, OneLayerDrafter)
@@ -150,21 +155,21 @@ def test_rows_hold_what_was_written_last() -> None:
 
 
 def test_the_head_is_as_small_as_its_list(tmp_path: Path) -> None:
-    drafter = load_drafter(paths.HIVIS, head=256)
+    drafter = load_drafter(paths.HIVIS, draft_vocab=256)
     table = torch.randn(drafter.config.vocab_size, drafter.config.hidden_size)
     drafter.bind(table, table)
     assert drafter._m["head"].nbytes == 256 * drafter.config.hidden_size * 4
     drafter.save(tmp_path)  # its own weights are as they were
-    assert load_drafter(tmp_path).head_ids is None
-    low = load_drafter(paths.HIVIS, weights="int8", head=256)
+    assert load_drafter(tmp_path).draft_vocab is None
+    low = load_drafter(paths.HIVIS, weights="int8", draft_vocab=256)
     low.bind(table, table)
     assert low._m["head"].nbytes == 256 * (drafter.config.hidden_size + 2)
 
 
-@pytest.mark.parametrize("head", [256, 1024])
-def test_the_embedded_drafter_with_a_short_head(head: int) -> None:
+@pytest.mark.parametrize("draft_vocab", [256, 1024])
+def test_the_bundled_drafter_with_a_draft_vocabulary(draft_vocab: int) -> None:
     image = paths.EVAL / "scene00.png"
-    model = hivis.load(dtype="float32", device="cpu", policy="fixed", draft_vocab=head)
+    model = hivis.load(dtype="float32", device="cpu", policy="fixed", draft_vocab=draft_vocab)
     plain = hivis.load(dtype="float32", device="cpu", drafter="none")
     for temperature in (0.0, 1.0):
         settings: dict[str, Any] = {"max_new_tokens": 40, "temperature": temperature, "seed": 2}
@@ -177,10 +182,10 @@ def test_the_embedded_drafter_with_a_short_head(head: int) -> None:
 @pytest.mark.parametrize("folder", [paths.HIVIS, paths.VISPEC, paths.EAGLE])
 def test_the_lists_that_ship(folder: Path) -> None:
     """Of one target, which ends its texts with token 2."""
-    ids = read_head_ids(folder / HEAD_FILE)
-    assert torch.equal(ids, read_head_ids(paths.HIVIS / HEAD_FILE))
+    ids = read_draft_vocab(folder / DRAFT_VOCAB_FILE)
+    assert torch.equal(ids, read_draft_vocab(paths.HIVIS / DRAFT_VOCAB_FILE))
     assert ids[0] == 2 and eos_of_files(paths.TARGET) == (2,)
-    load_drafter(folder, head=len(ids))
+    load_drafter(folder, draft_vocab=len(ids))
 
 
 # The list
@@ -222,8 +227,8 @@ def test_the_command_writes_a_list(tmp_path: Path, capsys: pytest.CaptureFixture
     drafter.mkdir()
     for out in (drafter, tmp_path / "ids.safetensors"):
         main(["draft-vocab", "--target", str(paths.TARGET), "--data", str(data), "--out", str(out)])
-    ids = read_head_ids(drafter / HEAD_FILE)
-    assert torch.equal(ids, read_head_ids(tmp_path / "ids.safetensors"))
+    ids = read_draft_vocab(drafter / DRAFT_VOCAB_FILE)
+    assert torch.equal(ids, read_draft_vocab(tmp_path / "ids.safetensors"))
     counts = count_tokens(toy_samples(6), TOY_VOCAB)
     assert torch.equal(ids, rank_tokens(counts, [2]))
     wanted = f"{len(ids)} different tokens, counted in 6 answers of {int(counts.sum())} tokens"
@@ -257,9 +262,9 @@ BAD_LISTS = {
 def test_a_bad_list_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     ids, message = BAD_LISTS[case]
     path = tmp_path / "ids.safetensors"
-    save_head_ids(path, ids)
+    save_draft_vocab(path, ids)
     with pytest.raises(HivisError, match=message) as error:
-        load_drafter(paths.HIVIS, head=path)
+        load_drafter(paths.HIVIS, draft_vocab=path)
     assert "\n" not in str(error.value)
 
 
@@ -267,25 +272,25 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"ids": torch.tensor([1])}, path)
     with pytest.raises(HivisError, match="head_ids: wanted .*, got none"):
-        load_drafter(paths.HIVIS, head=path)
+        load_drafter(paths.HIVIS, draft_vocab=path)
     with pytest.raises(HivisError, match="wanted a number or a file, got"):
-        load_drafter(paths.HIVIS, head=tmp_path)
+        load_drafter(paths.HIVIS, draft_vocab=tmp_path)
     path.write_bytes(b"x" * 99)
     with pytest.raises(HivisError, match="wanted a safetensors file"):
-        load_drafter(paths.HIVIS, head=str(path))
+        load_drafter(paths.HIVIS, draft_vocab=str(path))
 
 
-@pytest.mark.parametrize("head", [0, -3, 1062])
-def test_a_number_must_be_in_the_list(head: int) -> None:
+@pytest.mark.parametrize("draft_vocab", [0, -3, 1062])
+def test_a_number_must_be_in_the_list(draft_vocab: int) -> None:
     with pytest.raises(HivisError, match="draft vocabulary: wanted 1 to 1061 tokens .*, got"):
-        load_drafter(paths.HIVIS, head=head)
+        load_drafter(paths.HIVIS, draft_vocab=draft_vocab)
 
 
 def test_a_drafter_without_a_list_says_where_one_comes_from(tmp_path: Path) -> None:
     config = HiViSConfig(**SIZES)
     HiViSDrafter(config, random_tensors(config, seed=1)).save(tmp_path)
     with pytest.raises(HivisError, match=r"hivis draft-vocab counts one\), got no such file"):
-        load_drafter(tmp_path, head=10)
+        load_drafter(tmp_path, draft_vocab=10)
 
 
 def test_drafters_that_have_no_head_of_their_own_are_refused() -> None:
@@ -294,8 +299,8 @@ def test_drafters_that_have_no_head_of_their_own_are_refused() -> None:
     with pytest.raises(HivisError, match="by its folder, for a number"):
         hivis.load(drafter=load_drafter(paths.HIVIS), draft_vocab=100, device="cpu")
     given = load_drafter(paths.HIVIS)
-    hivis.load(drafter=given, draft_vocab=paths.HIVIS / HEAD_FILE, device="cpu")
-    assert given.head_ids is not None and len(given.head_ids) == 1061
+    hivis.load(drafter=given, draft_vocab=paths.HIVIS / DRAFT_VOCAB_FILE, device="cpu")
+    assert given.draft_vocab is not None and len(given.draft_vocab) == 1061
 
 
 def test_a_tree_wider_than_the_head_is_refused() -> None:

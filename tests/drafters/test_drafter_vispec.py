@@ -181,7 +181,7 @@ def test_sequences_of_a_batch(config: ViSpecConfig) -> None:
         text.check()
 
 
-def test_rows_and_positions_of_a_image() -> None:
+def test_rows_and_positions_of_an_image() -> None:
     """Spelled out once: rows 4..12 of 16 are an image, the adaptor has 3 queries."""
     text = Text(make_drafter(), LAYOUTS["in the middle"])
     assert text.papers[0].positions == [0, 1, 2, 10, 11, 12, 13, 14, 15]

@@ -158,7 +158,7 @@ def test_the_text_is_that_of_plain_decoding(tmp_path: Path, name: str, temperatu
         assert generate(Engine(target, drafter), inputs, sampling).tokens == plain.tokens
 
 
-def test_a_hivis_checkpoint_is_refused_if_nobody_says_how_images_are_hidden(tmp_path: Path) -> None:
+def test_a_hivis_checkpoint_is_refused_without_hiding(tmp_path: Path) -> None:
     """Whatever model type its config names: the authors decide by the target, too."""
     write(tmp_path, "HiViS-Qwen2.5-VL")
     with pytest.raises(HivisError, match="hiding: wanted how images of its target are hidden"):

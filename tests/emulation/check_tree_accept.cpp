@@ -113,9 +113,9 @@ void check_bad_rows() {
       random_tree(random, &c, true);
       Run<float> run(c, random);
       run.plant(random);
-      const Verdict verdict = run.wanted();
+      const Acceptance acceptance = run.wanted();
       for (int64_t b = 0; b < c.batch; ++b) {
-        const int32_t last = verdict.path[b * (c.max_depth + 1) + verdict.path_len[b] - 1];
+        const int32_t last = acceptance.path[b * (c.max_depth + 1) + acceptance.path_len[b] - 1];
         float* row = run.logits.data() + (b * c.nodes + last) * run.stride;
         if (bad == -kInfinity) std::fill(row, row + c.vocab, bad);
         row[below(random, c.vocab)] = bad;

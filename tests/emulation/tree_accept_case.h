@@ -69,7 +69,7 @@ hivis::DType dtype_of() {
   return std::is_same_v<T, Bf16> ? hivis::DType::kBFloat16 : hivis::DType::kHalf;
 }
 
-struct Verdict {
+struct Acceptance {
   std::vector<int32_t> path, path_len;
   std::vector<int64_t> next_token, emitted;
 };
@@ -119,38 +119,38 @@ class Run {
     }
   }
 
-  Verdict wanted() const {
+  Acceptance wanted() const {
     const auto entries = static_cast<size_t>(c.batch * (c.max_depth + 1));
-    Verdict verdict{std::vector<int32_t>(entries), std::vector<int32_t>(c.batch),
-                    std::vector<int64_t>(c.batch), std::vector<int64_t>(entries)};
+    Acceptance acceptance{std::vector<int32_t>(entries), std::vector<int32_t>(c.batch),
+                          std::vector<int64_t>(c.batch), std::vector<int64_t>(entries)};
     hivis::TreeAcceptParams params = inputs();
-    params.path = verdict.path.data();
-    params.path_len = verdict.path_len.data();
-    params.next_token = verdict.next_token.data();
-    params.emitted = verdict.emitted.data();
+    params.path = acceptance.path.data();
+    params.path_len = acceptance.path_len.data();
+    params.next_token = acceptance.next_token.data();
+    params.emitted = acceptance.emitted.data();
     hivis::cpu::tree_accept(params);
-    return verdict;
+    return acceptance;
   }
 
   // Children get the drawn tokens, so that the walks are long; then other nodes may hold anything.
   void plant(Random& random) {
     for (int round = 0; round <= c.max_depth; ++round) {
-      const Verdict verdict = wanted();
+      const Acceptance acceptance = wanted();
       for (int64_t b = 0; b < c.batch; ++b) {
-        const int32_t last = verdict.path[b * (c.max_depth + 1) + verdict.path_len[b] - 1];
+        const int32_t last = acceptance.path[b * (c.max_depth + 1) + acceptance.path_len[b] - 1];
         std::vector<int64_t> children;
         for (int64_t n = last + 1; n < c.nodes; ++n) {
           if (parents[b * c.nodes + n] == last) children.push_back(n);
         }
-        if (children.empty() || verdict.path_len[b] > c.max_depth) continue;
+        if (children.empty() || acceptance.path_len[b] > c.max_depth) continue;
         const int64_t child = children[below(random, static_cast<int64_t>(children.size()))];
-        tokens[b * c.nodes + child] = verdict.next_token[b];
+        tokens[b * c.nodes + child] = acceptance.next_token[b];
       }
     }
     if (!c.spoil) return;
-    const Verdict verdict = wanted();
+    const Acceptance acceptance = wanted();
     for (int64_t row = 0; row < c.batch * c.nodes; ++row) {
-      const int32_t* path = verdict.path.data() + row / c.nodes * (c.max_depth + 1);
+      const int32_t* path = acceptance.path.data() + row / c.nodes * (c.max_depth + 1);
       if (std::count(path, path + c.max_depth + 1, row % c.nodes) != 0) continue;
       if (random() % 2 == 0) std::memset(&logits[row * stride], 0xff, c.vocab * sizeof(T));
       if (random() % 4 == 0) spoil_parent(random, row);
@@ -185,9 +185,9 @@ class Run {
   }
 
   void check() {
-    const Verdict verdict = wanted();
+    const Acceptance acceptance = wanted();
     check([&](const Results& got) {
-      for (int64_t b = 0; b < c.batch; ++b) same(verdict, got, b);
+      for (int64_t b = 0; b < c.batch; ++b) same(acceptance, got, b);
     });
   }
 
@@ -230,21 +230,21 @@ class Run {
     return params;
   }
 
-  void same(const Verdict& verdict, const Results& got, int64_t b) const {
+  void same(const Acceptance& acceptance, const Results& got, int64_t b) const {
     char what[200];
     std::snprintf(what, sizeof what, "N %d, V %d, T %g, top-k %d, top-p %g, min-p %g",
                   static_cast<int>(c.nodes), static_cast<int>(c.vocab), double{temperature[b]},
                   top_k[b], double{top_p[b]}, double{min_p[b]});
-    expect(got.path_len[b] == verdict.path_len[b], "%s: path_len[%d]: wanted %d, got %d", what,
-           static_cast<int>(b), verdict.path_len[b], got.path_len[b]);
-    expect(got.next_token[b] == verdict.next_token[b], "%s: next_token[%d]: wanted %d, got %d",
-           what, static_cast<int>(b), static_cast<int>(verdict.next_token[b]),
+    expect(got.path_len[b] == acceptance.path_len[b], "%s: path_len[%d]: wanted %d, got %d", what,
+           static_cast<int>(b), acceptance.path_len[b], got.path_len[b]);
+    expect(got.next_token[b] == acceptance.next_token[b], "%s: next_token[%d]: wanted %d, got %d",
+           what, static_cast<int>(b), static_cast<int>(acceptance.next_token[b]),
            static_cast<int>(got.next_token[b]));
     for (int64_t i = b * (c.max_depth + 1); i < (b + 1) * (c.max_depth + 1); ++i) {
-      expect(got.path[i] == verdict.path[i], "%s: path[%d]: wanted %d, got %d", what,
-             static_cast<int>(i), verdict.path[i], got.path[i]);
-      expect(got.emitted[i] == verdict.emitted[i], "%s: emitted[%d]: wanted %d, got %d", what,
-             static_cast<int>(i), static_cast<int>(verdict.emitted[i]),
+      expect(got.path[i] == acceptance.path[i], "%s: path[%d]: wanted %d, got %d", what,
+             static_cast<int>(i), acceptance.path[i], got.path[i]);
+      expect(got.emitted[i] == acceptance.emitted[i], "%s: emitted[%d]: wanted %d, got %d", what,
+             static_cast<int>(i), static_cast<int>(acceptance.emitted[i]),
              static_cast<int>(got.emitted[i]));
     }
   }

@@ -1,4 +1,4 @@
-"""Continuous batching: each is what it is alone, whoever comes and goes beside it."""
+"""Continuous batching: each output is what it is alone, whatever joins or leaves beside it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from tests.helpers.toy_drafters import OracleDrafter
 
 
 @pytest.mark.parametrize("kind", list(RECIPES))
-def test_every_family_side_by_side(kind: str, family_target: Any) -> None:
+def test_every_family_in_a_batch(kind: str, family_target: Any) -> None:
     """Prompts of none to three images, of other sizes: positions and offsets are each text's."""
     made, processor = family_target(kind)
     params = SamplingParams(max_new_tokens=16)

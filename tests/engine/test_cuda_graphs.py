@@ -99,8 +99,8 @@ def test_the_end_is_exact(gpu: OnGpu, late: int, limit: int) -> None:
 
 @pytest.mark.parametrize("kind", ["none", *KINDS])
 @pytest.mark.parametrize("slots", [2, 4])
-def test_texts_side_by_side(gpu: OnGpu, kind: str, slots: int) -> None:
-    """Texts join, end and leave while cycles are under way."""
+def test_continuous_batching(gpu: OnGpu, kind: str, slots: int) -> None:
+    """Sequences join, end and leave while cycles are under way."""
     target, drafter = (random_target(), None) if kind == "none" else pair(kind)
     roomy(target, drafter)
     queue, wanted, plain = [], {}, random_target()
@@ -159,7 +159,7 @@ def test_what_is_measured_is_what_is_replayed(gpu: OnGpu) -> None:
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_a_quantized_drafter_with_a_short_head(gpu: OnGpu, weights: str) -> None:
+def test_a_quantized_drafter_with_a_draft_vocabulary(gpu: OnGpu, weights: str) -> None:
     target, drafter = pair("hivis")
     drafter.quantize(weights, torch.arange(0, VOCAB, 2))  # type: ignore[attr-defined]
     roomy(target, drafter)
@@ -195,7 +195,7 @@ def test_a_conversation(gpu: OnGpu) -> None:
     assert gpu.capturer.replayed
 
 
-def test_other_memory_is_captured_anew(gpu: OnGpu) -> None:
+def test_other_memory_is_captured_again(gpu: OnGpu) -> None:
     """A longer prompt, another drafter, a drafter that served another target: never stale."""
     target, drafter = pair("hivis")
     _, other = pair("vispec")

@@ -69,7 +69,7 @@ def drafter_of(
     if weights != "full":
         drafter.quantize(weights)
     if short:  # a list that is read is checked, which takes its values
-        drafter.head_ids = torch.empty(50, dtype=torch.int64)
+        drafter.draft_vocab = torch.empty(50, dtype=torch.int64)
     drafter.bind(target.embedding, target.head)
     return drafter
 

@@ -54,7 +54,7 @@ def test_the_emulation_is_hostile() -> None:
     assert result.isnan().all()
     for _ in range(3):
         replay()
-    assert float(result) == 2  # and not 4: it starts anew from where it was captured
+    assert float(result) == 2  # and not 4: it starts again from where it was captured
     del first
     with pytest.raises(MemoryError, match="a capture reads .1. that were given back"):
         replay()

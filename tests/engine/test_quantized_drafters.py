@@ -45,7 +45,7 @@ def test_the_text_is_the_plain_text(kind: str, weights: str, temperature: float)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4-32"])
-def test_so_is_that_of_three_side_by_side(weights: str) -> None:
+def test_so_are_those_of_a_batch_of_three(weights: str) -> None:
     target, drafter = quantized_pair("hivis", weights)
     made = dict(Batch(Engine(target, drafter, POLICY), map(request_of, range(7)), 3))
     assert sorted(made) == list(range(7))
@@ -54,7 +54,7 @@ def test_so_is_that_of_three_side_by_side(weights: str) -> None:
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_the_embedded_drafter_still_drafts_well(weights: str) -> None:
+def test_the_bundled_drafter_still_drafts_well(weights: str) -> None:
     """It nearly always agrees with itself in full, which random weights could not show."""
     prompt = "Describe this image in detail and explain each thing."
     texts = {}
@@ -107,7 +107,7 @@ def test_once_quantized_it_cannot_be_had_back(tmp_path: Path) -> None:
     drafter.bind(table, table)
     drafter.bind(table, table)  # the same target again
     with pytest.raises(
-        HivisError, match="wanted its own weights to bind it anew, got quantized ones"
+        HivisError, match="wanted its own weights to bind it again, got quantized ones"
     ):
         drafter.bind(table.clone(), table)
     with pytest.raises(HivisError, match="wanted .*, got no such tensor"):

@@ -134,7 +134,7 @@ def _compare(args: list[Any], seen: Tensor, got: Tensor, whole: bool) -> str | N
     """The project's rule: at most twice the error of plain torch in the same dtype, plus 1e-5.
 
     One node of eight numbers may be lucky in plain torch. So before it counts, the error is held
-    against plain torch's at the same problem with q a little different, where rounding falls anew.
+    against plain torch's at the same problem with q a little different, where rounding differs.
     """
     q = args[0]
     if got.shape != q.shape or got.dtype != q.dtype or not got.is_contiguous():

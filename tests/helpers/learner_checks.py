@@ -29,7 +29,7 @@ SIZES = {
     "head_dim": 8,
     "vocab_size": VOCAB,
 }
-#: A placeholder that is no token: whoever looks it up, fails.
+#: A placeholder that is no token: looking it up fails.
 PLACEHOLDER = 10**6
 
 

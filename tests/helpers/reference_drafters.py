@@ -1,6 +1,6 @@
 """HiViS, EAGLE-2 and ViSpec drafters as plain formulas, in float64, without a cache.
 
-They share nothing with hivis: a state is all rows read so far, and every answer is computed anew
+They share nothing with hivis: a state is all rows read so far, and every answer is computed again
 from them. Tensors carry the published names.
 """
 

@@ -55,7 +55,7 @@ def test_text_after_text_in_one_graph_a_size() -> None:
     assert backend.graphs == 2  # trees of one node, and of twelve
 
 
-def test_texts_side_by_side() -> None:
+def test_sequences_of_a_batch() -> None:
     wanted = {
         n: generate(Engine(random_target()), inputs, PARAMS).tokens
         for n, inputs in enumerate(PROMPTS)

@@ -34,7 +34,7 @@ def target():
 
 
 @pytest.fixture(scope="module")
-def embedded():
+def bundled():
     return load_target(paths.TARGET)
 
 
@@ -213,8 +213,8 @@ def tokenizer() -> dict[str, Any]:
     return json.loads((Path(paths.TARGET) / "tokenizer.json").read_text())
 
 
-def test_the_targets_tokenizer_vouches_for_a_smaller_vocabulary(embedded, tmp_path):
-    target, processor = embedded
+def test_the_targets_tokenizer_vouches_for_a_smaller_vocabulary(bundled, tmp_path):
+    target, processor = bundled
     folder = text_model_with(tmp_path, 2600)
     drafter = load_draft_vlm(folder, target, processor)
     inputs = processor("What is in the image?")
@@ -228,8 +228,8 @@ def test_the_targets_tokenizer_vouches_for_a_smaller_vocabulary(embedded, tmp_pa
         generate(Engine(target, load_draft_vlm(folder, target)), inputs, params)
 
 
-def test_another_tokenizer_is_refused(embedded, tmp_path):
-    target, processor = embedded
+def test_another_tokenizer_is_refused(bundled, tmp_path):
+    target, processor = bundled
     pieces = tokenizer()
     vocab = pieces["model"]["vocab"]
     names = {index: piece for piece, index in vocab.items()}
@@ -240,16 +240,16 @@ def test_another_tokenizer_is_refused(embedded, tmp_path):
         load_draft_vlm(folder, target, processor)
 
 
-def test_no_tokenizer_to_compare(embedded, tmp_path):
-    target, processor = embedded
+def test_no_tokenizer_to_compare(bundled, tmp_path):
+    target, processor = bundled
     small_llama(2688).save_pretrained(tmp_path)
     with pytest.raises(HivisError, match="wanted a tokenizer to compare with the target's"):
         load_draft_vlm(tmp_path, target, processor)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_embedded_target_drafts_for_itself(embedded, temperature):
-    target, processor = embedded
+def test_the_bundled_target_drafts_for_itself(bundled, temperature):
+    target, processor = bundled
     drafter = load_draft_vlm(paths.TARGET, target, processor)
     assert tower_of(drafter.model) is tower_of(target)
     inputs = processor("What is in the image?", [Path(paths.EVAL) / "scene00.png"])

@@ -43,7 +43,7 @@ class EvilImageProcessor(BaseImageProcessor): pass
 
 
 @pytest.fixture(scope="module")
-def embedded():
+def bundled():
     return load_target(paths.TARGET)
 
 
@@ -57,8 +57,8 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Checkpoint:
     """A copy of a good checkpoint, for a test to spoil, and how it is loaded."""
 
-    def __init__(self, kind: str, source: Path, folder: Path, embedded: Any) -> None:
-        self.kind, self.folder, self._embedded = kind, folder, embedded
+    def __init__(self, kind: str, source: Path, folder: Path, bundled: Any) -> None:
+        self.kind, self.folder, self._bundled = kind, folder, bundled
         self.marker = folder.parent / "it ran"
         for file in source.iterdir():
             if file.is_file():
@@ -79,7 +79,7 @@ class Checkpoint:
     def load(self) -> Any:
         if self.kind == "target":
             return hivis.load(self.folder, device="cpu", dtype="float32")
-        return load_any_drafter(self.folder, *self._embedded)
+        return load_any_drafter(self.folder, *self._bundled)
 
     def refused(self) -> str:
         """Loading ends in one line, soon, and has run nothing."""
@@ -94,11 +94,11 @@ class Checkpoint:
 
 
 @pytest.fixture(params=KINDS)
-def checkpoint(request, tmp_path: Path, draft: Path, embedded: Any) -> Checkpoint:
+def checkpoint(request, tmp_path: Path, draft: Path, bundled: Any) -> Checkpoint:
     source = {"target": paths.TARGET, "drafter": paths.HIVIS, "draft model": draft}[request.param]
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    return Checkpoint(request.param, source, folder, embedded)
+    return Checkpoint(request.param, source, folder, bundled)
 
 
 def header_of(weights: bytes) -> tuple[dict[str, Any], bytes]:
@@ -398,8 +398,8 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("case", TEMPLATES)
-def test_chat_templates_reach_nothing(tmp_path: Path, embedded: Any, case: str):
-    checkpoint = Checkpoint("target", paths.TARGET, tmp_path, embedded)
+def test_chat_templates_reach_nothing(tmp_path: Path, bundled: Any, case: str):
+    checkpoint = Checkpoint("target", paths.TARGET, tmp_path, bundled)
     checkpoint.write("chat_template.jinja", TEMPLATES[case])
     model = checkpoint.load()
     begun = time.perf_counter()

@@ -38,7 +38,7 @@ def saved(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedded():
+def bundled():
     return load_target(paths.TARGET)
 
 
@@ -203,43 +203,43 @@ def test_huge_images_are_refused_before_they_are_decoded(tmp_path):
         ("<image> one slot for two images", 2, False),
     ],
 )
-def test_slots_and_images_must_match(embedded, prompt, images, raw):
+def test_slots_and_images_must_match(bundled, prompt, images, raw):
     image = Image.new("RGB", (160, 160))
     with pytest.raises(HivisError) as error:
-        embedded[1](prompt, [image] * images, raw=raw)
+        bundled[1](prompt, [image] * images, raw=raw)
     message = one_line(error)
     assert f"({images})" in message and f"got {prompt.count('<image>')}" in message
 
 
-def test_empty_prompt(embedded):
+def test_empty_prompt(bundled):
     with pytest.raises(HivisError, match="prompt"):
-        embedded[1]("  \n ")
+        bundled[1]("  \n ")
 
 
 @pytest.mark.parametrize("images", ["a.png", [5], [Image.new("RGB", (0, 3))]])
-def test_images_of_the_wrong_kind(embedded, images):
+def test_images_of_the_wrong_kind(bundled, images):
     with pytest.raises(HivisError, match="^images?: wanted"):
-        embedded[1](QUESTION, images)
+        bundled[1](QUESTION, images)
 
 
-def test_a_processor_without_chat_template(embedded):
-    bare = copy.copy(embedded[1].processor)
+def test_a_processor_without_chat_template(bundled):
+    bare = copy.copy(bundled[1].processor)
     bare.chat_template = None
     with pytest.raises(HivisError) as error:
-        dataclasses.replace(embedded[1], processor=bare)(QUESTION, [])
+        dataclasses.replace(bundled[1], processor=bare)(QUESTION, [])
     assert "raw=True" in one_line(error)
 
 
-def test_slots_in_the_prompt_and_slots_added_are_the_same(embedded):
+def test_slots_in_the_prompt_and_slots_added_are_the_same(bundled):
     image = Image.effect_mandelbrot((160, 160), (-2, -1, 1, 1), 20).convert("RGB")
-    added = embedded[1](QUESTION, [image])
-    verbatim = embedded[1](f"USER: <image>\n{QUESTION} ASSISTANT:", [image], raw=True)
+    added = bundled[1](QUESTION, [image])
+    verbatim = bundled[1](f"USER: <image>\n{QUESTION} ASSISTANT:", [image], raw=True)
     assert torch.equal(added.tokens, verbatim.tokens)
     assert torch.equal(added.features["pixel_values"], verbatim.features["pixel_values"])
 
 
-def test_the_embedded_model_answers_like_generate(embedded):
-    target, processor = embedded
+def test_the_bundled_model_answers_like_generate(bundled):
+    target, processor = bundled
     image = sorted(paths.EVAL.rglob("*.png"))[0]
     inputs = processor(QUESTION, [image])
     ours = generate(Engine(target), inputs, SamplingParams(max_new_tokens=48))

@@ -203,7 +203,7 @@ def test_the_old_slab_is_gone_before_the_new_one_is_made(monkeypatch):
 
 @pytest.mark.parametrize("row_multiple", [1, 64])
 def test_a_slab_that_fits_is_taken_over(row_multiple):
-    """No second one is made, and whoever still holds the old one has no rows of it."""
+    """No second one is made, and a reference to the old one has no rows left."""
     target = random_target()
     target.row_multiple = row_multiple
     left = iter(Stream(Engine(target), random_inputs(1), SAMPLED))

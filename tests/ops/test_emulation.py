@@ -175,7 +175,7 @@ def test_a_captured_call_finds_counters_when_the_supply_is_used_up(capturing: No
     for _ in range(3):  # of a million
         counters = tickets(600_000)
         assert counters.numel() == 600_000 and not counters.any()
-        counters.fill_(1)  # nobody else may get these
+        counters.fill_(1)  # no other call may get these
         taken.append(counters)
     got = compact_arguments()
     wanted = compact_arguments()

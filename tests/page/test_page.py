@@ -25,6 +25,7 @@ from hivis.engine.results import CycleTrace, Statistics
 from hivis.errors import HivisError
 from hivis.page import write_page
 from hivis.page.assemble import page
+from hivis.page.charts import ABOUT_PHASES
 from hivis.page.labels import label, token_texts
 from hivis.page.run import Cycle, Piece, Run, collect_run
 from hivis.page.tree import OWN, TreeDrawing, lay_out
@@ -237,7 +238,7 @@ def test_layout(tokens, parents, path):
         below[parents[node]] |= below[node]
     below[path[-1]] |= {line[OWN]}
     for lines in (below[n] for n in range(1, len(tokens))):
-        assert lines == set(range(min(lines), max(lines) + 1))  # nobody else's between them
+        assert lines == set(range(min(lines), max(lines) + 1))  # no other line between them
     trace = CycleTrace(tuple(tokens), tuple(parents), None, tuple(path), (1,) * len(path))
     drawn = read(TreeDrawing(trace, {token: "word" for token in range(50)}).svg("a tree"))
     assert len(drawn.all("g")) == len(tokens) + 1
@@ -499,3 +500,11 @@ def test_an_interrupted_text_has_no_page(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         main(["generate", *QUICK, "--html", str(tmp_path / "run.html")])
     assert not list(tmp_path.iterdir())
+
+
+def test_every_phase_has_a_color() -> None:
+    style = (Path(hivis.__file__).parent / "page" / "page.css").read_text()
+    for phase in ABOUT_PHASES:
+        color = re.search(rf"\.ph-{phase} {{ fill: var\((--\w+)\)", style)
+        assert color is not None, phase
+        assert f"{color[1]}: #" in style, phase

@@ -82,7 +82,7 @@ def mean(values) -> float:
     return sum(values) / len(values)
 
 
-# --- what is learnt
+# --- what is learned
 
 
 @pytest.mark.parametrize("truth", [lambda p: p, lambda p: p**0.5, lambda p: p**2, lambda p: p / 2])
@@ -348,7 +348,7 @@ def test_bad_times_are_named():
             Calibration(**{name: 0})
 
 
-def test_what_is_learnt_belongs_to_the_pair():
+def test_what_is_learned_belongs_to_the_pair():
     policy, target, drafter = CostPolicy(), Owner(), Owner()
     planner = policy.planner(target, drafter, CPU)
     assert policy.planner(target, drafter, CPU) is planner

@@ -102,7 +102,7 @@ def test_a_broken_drafter_changes_no_text(target):
             assert made.tokens == plain.tokens
 
 
-def test_the_default_measures_now_and_then_and_keeps_what_it_learnt(target):
+def test_the_default_measures_now_and_then_and_keeps_what_it_learned(target):
     inputs = random_inputs(1)
     length = LEAST_ROUNDS * SPACING + 30
     params = SamplingParams(max_new_tokens=length, eos_token_ids=())

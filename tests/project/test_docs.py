@@ -1,4 +1,4 @@
-"""README and docs name what is there: paths, modules, options, make targets, links."""
+"""Documents name what is there: paths, modules, options, make targets, links."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("docs", "bench", "hivis", "csrc", "tests", "recipes", "tools", ".ci")
+#: Not our prose: it quotes licenses.
+QUOTED = ROOT / "recipes" / "tiny" / "assets" / "LICENSES.md"
+PAGES = [
+    ROOT / "README.md",
+    *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))),
+]
+PAGES.remove(QUOTED)
 PROGRAMS = ("bench", "hivis", "recipes", "tools")
 PROGRAM = "(?:" + "|".join(PROGRAMS) + ")"
 #: Names of others (a line of Linux's /proc) that look like a class's.
 FOREIGN = {"VmHWM"}
 WIDTH = 100
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def text_of(page: Path) -> str:
@@ -55,8 +61,13 @@ def sources() -> list[Path]:
 @cache
 def words() -> set[str]:
     """All identifiers of the Python and C++ sources."""
-    native = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    folders = (ROOT / "csrc", ROOT / "tests" / "emulation")
+    native = [path for folder in folders for path in folder.rglob("*") if is_source(path)]
     return {word for path in [*sources(), *native] for word in re.findall(r"\w+", path.read_text())}
+
+
+def is_source(path: Path) -> bool:
+    return path.suffix in (".h", ".cpp", ".cu", ".py")
 
 
 @every_page

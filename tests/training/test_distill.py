@@ -190,7 +190,7 @@ def test_a_row_off_is_worse(tables, samples, by):
     assert float(wrong.first.float().mean()) < 0.8  # some tokens follow themselves
 
 
-def test_the_row_that_predicts_the_first_token_is_not_learnt(tables, samples):
+def test_the_row_that_predicts_the_first_token_is_not_learned(tables, samples):
     sample = samples[0]
     learner = learner_of(rigged(), tables)
     batch = learner.batch([sample], learner.stages()[0])
@@ -311,7 +311,7 @@ def test_text_alone_leaves_the_projector_as_it_is(tables, samples):
 
 
 @pytest.mark.parametrize("kind", ["vlm", "text"])
-def test_it_learns_and_drafts_what_it_learnt(target, tables, samples, kind):
+def test_it_learns_and_drafts_what_it_learned(target, tables, samples, kind):
     tower = copy.deepcopy(target.model.model.vision_tower.state_dict())
     own = samples if kind == "vlm" else samples[2::3]
     learner = learner_of(trainable(kind), tables)
@@ -319,8 +319,8 @@ def test_it_learns_and_drafts_what_it_learnt(target, tables, samples, kind):
     history = train(learner, own)
     assert history[-1] < history[0] / 2
     drafter = learner.drafter()
-    learnt = mean_accepted_length(drafter, tables.embedding, own, POLICY)
-    assert learnt > fresh + 1
+    learned = mean_accepted_length(drafter, tables.embedding, own, POLICY)
+    assert learned > fresh + 1
     for temperature in (0.0, 1.0):
         for seed in (0, 1, 2):
             inputs = random_inputs(seed, text=7 + seed, images=(1, 2, 0)[seed])
@@ -366,7 +366,7 @@ def test_both_sides_are_distributions_over_the_ids_they_share(target, tables, sa
     assert drafted.tokens == plain.tokens
 
 
-def test_a_smaller_vocabulary_that_nobody_vouched_for_is_refused(tables):
+def test_a_smaller_vocabulary_without_compared_tokenizers_is_refused(tables):
     with pytest.raises(HivisError, match=f"vocabulary: wanted the target's {VOCAB} .* got 150"):
         learner_of(TrainableDraft(small_llama(150), TextModel()), tables)
 

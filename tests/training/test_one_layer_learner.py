@@ -105,7 +105,7 @@ def test_passes_equal_the_drafter_at_inference(name: str, layout: str) -> None:
     assert_passes_equal_inference(scrambled_learner(name), make_sample(LAYOUTS[layout]))
 
 
-def test_rows_next_to_a_image_are_hidden_but_none_of_the_answer() -> None:
+def test_rows_next_to_an_image_are_hidden_but_none_of_the_answer() -> None:
     sample = make_sample(LAYOUTS["at the end"], answer=4)
     reading = hivis_rows(sample, CONFIGS["markers"])
     assert reading.source.tolist() == [0, 1, 6, 7, 8]

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hivis.api.load_drafter import load_draft_vlm
+from hivis.api.load_drafter import load_any_drafter
 from hivis.bundled import paths
 from hivis.cli.main import main
 from hivis.core.sampling import SamplingParams
-from hivis.drafters.load import load_drafter
+from hivis.drafters.registry import method_of, methods
 from hivis.engine.engine import Engine
 from hivis.engine.generate import generate
 from hivis.errors import HivisError
@@ -34,7 +34,7 @@ from hivis.training.options import CollectOptions
 from recipes.tiny.conversations import write_conversations
 from recipes.tiny.draft import write_draft
 
-METHODS = ("hivis", "vispec", "eagle", "draft-vlm")
+METHODS = tuple(method.name for method in methods() if method.learner is not None)
 ANSWERS = ["--max-new-tokens", "8", "--answer-batch", "4", "--dtype", "float32"]
 TRAINING = ["--updates", "5", "--batch", "4", "--held-out", "2"]
 
@@ -51,7 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(method: str, data: Path, out: Path, *more: str) -> list[str]:
-    draft = ["--draft", str(data.parent / "draft")] if method == "draft-vlm" else []
+    draft = ["--draft", str(data.parent / "draft")] if method_of(method).needs_draft else []
     given = ["--target", str(paths.TARGET), "--data", str(data), "--out", str(out)]
     answers = [] if data.is_dir() else ANSWERS
     return ["train", "--method", method, *given, *draft, *answers, *TRAINING, *more]
@@ -88,7 +88,7 @@ def test_from_conversations_to_a_drafter(
     assert metrics["recipe"]["method"] == method and metrics["held_out"] == 2
     assert metrics["recipe"]["sources"] == {"target": fingerprint(paths.TARGET)}
     target, processor = load_target(paths.TARGET)
-    drafter = load_draft_vlm(out, target, processor) if method == "draft-vlm" else load_drafter(out)
+    drafter = load_any_drafter(out, target, processor)
     inputs = processor("What does the sign say?", [paths.EVAL / "scene00.png"])
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature=temperature, seed=5, max_new_tokens=24)
@@ -108,9 +108,10 @@ def test_answers_captured_once_serve_every_method(work: Path, tmp_path: Path, me
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     shard = next((tmp_path / "own" / "answers").glob("*.safetensors"))
     kept = load_file(shard)
-    if method in ("hivis", "draft-vlm"):
+    wanted = Columns(**method_of(method).columns)
+    if wanted.hidden == "text":
         assert "images" not in kept and int(kept["kept"].sum()) == int((~kept["visual"]).sum())
-    assert ("seen" in kept) == (method == "draft-vlm")
+    assert ("seen" in kept) == wanted.seen
 
 
 def long_run(work: Path, out: Path) -> list[str]:
@@ -122,11 +123,13 @@ def undisturbed(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves behind that saves as often as the ones that are killed."""
     out, threads = tmp_path_factory.mktemp("undisturbed") / "whole", torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state, "SAVE_SECONDS", 0)
-        patch.setattr(answer, "SHARD", 4)
-        main(long_run(work, out))
-    torch.set_num_threads(threads)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(state, "SAVE_SECONDS", 0)
+            patch.setattr(answer, "SHARD", 4)
+            main(long_run(work, out))
+    finally:
+        torch.set_num_threads(threads)
     return out
 
 

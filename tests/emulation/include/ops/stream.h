@@ -12,7 +12,7 @@
 
 namespace hivis {
 
-inline bool emulated_capture = false;  // as if a graph were being recorded
+inline bool emulated_capture = false;  // as if a graph were being captured
 
 inline cudaStream_t current_stream(at::Device) { return nullptr; }
 inline bool is_capturing(cudaStream_t) { return emulated_capture; }
