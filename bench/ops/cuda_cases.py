@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from bench.common.timing import Call
+from bench.common.trees import rank_parents
 from bench.ops import peers
 from bench.ops.cases import SHORT, OpCase, Setting, on_cuda, random_parents
 from bench.ops.goals_by_case import GOALS, LLAVA_7B, LLAVA_13B, QWEN_7B, ModelSizes
-from bench.synthetic.simulated_acceptance import rank_parents
 from hivis import ops
 from hivis.core.tree import ancestor_words
 

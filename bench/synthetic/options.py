@@ -13,11 +13,11 @@ from bench.common.options import (
     add_tree,
     check_at_least_one,
 )
+from bench.common.trees import rank_parents
 from bench.synthetic.accepted_lengths import parse_accepted
 from bench.synthetic.configs import SCALES, SHAPES, shape_of
 from bench.synthetic.drafters import drafter_names, random_draft_vocab
 from bench.synthetic.random_models import LEAST_ROWS
-from bench.synthetic.simulated_acceptance import rank_parents
 from hivis.cli.parser import Parser
 from hivis.core.tree_shape import TreeShape
 from hivis.errors import HivisError

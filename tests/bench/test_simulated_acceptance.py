@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.common.trees import rank_parents
 from bench.launches import CountingClock, OperationCounter
 from bench.synthetic.accepted_lengths import mean_of, parse_accepted, truncated_geometric
 from bench.synthetic.configs import SHAPES, shape_of
 from bench.synthetic.cycles import DRAFTED, EAGER, GRAPH, PLAIN, RewindableLoop
 from bench.synthetic.generations import hivis_output
 from bench.synthetic.random_models import random_prompt
-from bench.synthetic.simulated_acceptance import FixedTree, Replay, paths_by_depth, rank_parents
+from bench.synthetic.simulated_acceptance import FixedTree, Replay, paths_by_depth
 from hivis import ops
 from hivis.core.handoff import Acceptance
 from hivis.core.sampling import SamplingParams

@@ -131,7 +131,7 @@ FAULTS: dict[str, tuple[str, Op, str]] = {
     "a parent made to come first": (
         "tree_prune",
         takes_a_late_parent,
-        "took bad arguments: pool_parents",
+        "took bad arguments: pool_parents[",
     ),
     "noise off by one bit": ("shared_noise", one_bit, "other noise than"),
 }
