@@ -2,10 +2,10 @@
 //
 // Traits<T, D, row tiles of a warp, warps along rows, warps along keys>; two blocks of 128 threads
 // leave 255 registers.
-// budget: tree_attention_kernel<Traits<*, 64, 1, 1, 4>>: registers <= 112
+// budget: tree_attention_kernel<Traits<*, 64, 1, 1, 4>>: registers <= 128
 // budget: tree_attention_kernel<Traits<*, 64, 1, 4, 1>>: registers <= 152
 // budget: tree_attention_kernel<Traits<*, 64, 2, 4, 1>>: registers <= 200
-// budget: tree_attention_kernel<Traits<*, 80, 1, 1, 4>>: registers <= 120
+// budget: tree_attention_kernel<Traits<*, 80, 1, 1, 4>>: registers <= 128
 // budget: tree_attention_kernel<Traits<*, 80, 1, 4, 1>>: registers <= 160
 // budget: tree_attention_kernel<Traits<*, 80, 2, 4, 1>>: registers <= 216
 // budget: tree_attention_kernel<Traits<*, 96, 1, 1, 4>>: registers <= 128

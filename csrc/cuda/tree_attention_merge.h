@@ -68,9 +68,11 @@ __device__ __forceinline__ void merge_splits(const TreeAttentionLaunch& p, const
   }
   __syncthreads();
 
-  // A thread takes kBatch items (a row's four columns each) at once, so that their loads are under
-  // way together: this is a chain of L2 latencies that everybody else has to wait for.
-  constexpr int kColumns = Tr::kHeadDim / 4, kBatch = 4, kSlots = 4;
+  // A thread takes kBatch items (a row's four columns each) of kSlots splits at once, so that their
+  // loads are under way together: this is a chain of L2 latencies that everybody else waits for.
+  constexpr int kColumns = Tr::kHeadDim / 4, kLoads = 16;
+  constexpr int kItems = (Tr::kRows * kColumns + Tr::kThreads - 1) / Tr::kThreads;  // of a thread
+  constexpr int kBatch = kItems < 4 ? kItems : 4, kSlots = kLoads / kBatch;
   const int64_t step = int64_t{Tr::kRows} * Tr::kHeadDim;  // from slot to slot
   const float* const partials = Partial<Tr>(p, w.unit, 0, 0).o;
   const int items = rows * kColumns;
