@@ -84,14 +84,22 @@ FAULTS: dict[str, Fault] = {
         _MERGE, "  }\n  __syncthreads();\n\n  // A thread", "  }\n\n  // A thread", "plain", "race"
     ),
     "last_slot_left_out": _fault(
-        _MERGE, "for (int slot = 0; slot < slots; ++slot) {\n#pragma unroll\n",
-        "for (int slot = 0; slot < slots - 1; ++slot) {\n#pragma unroll\n",
+        _MERGE, "for (; slot < slots; ++slot) {", "for (; slot < slots - 1; ++slot) {",
+    ),
+    "last_slot_of_a_batch_left_out": _fault(
+        _MERGE, "total[i].x += weight * part[s][i].x;",
+        "if (s == kSlots - 1) continue;\n          total[i].x += weight * part[s][i].x;",
+    ),
+    "one_weight_for_a_batch": _fault(
+        _MERGE, "weights[row_weights[i] + slot + s]", "weights[row_weights[i] + slot]",
     ),
     "order_of_arrival": _fault(
         _MERGE,
-        "for (int slot = 0; slot < slots; ++slot) {\n#pragma unroll\n",
-        "for (int late = 0; late < slots; ++late) {\n"
-        "      const int slot = (late + w.split) % slots;\n#pragma unroll\n",
+        "for (int s = 0; s < kSlots; ++s) {\n#pragma unroll\n"
+        "        for (int i = 0; i < kBatch; ++i) {\n          const float weight",
+        "for (int late = 0; late < kSlots; ++late) {\n"
+        "        const int s = (late + w.split) % kSlots;\n#pragma unroll\n"
+        "        for (int i = 0; i < kBatch; ++i) {\n          const float weight",
     ),
     # --- The kernel without tensor cores
     "any_last_key": Fault(
