@@ -66,11 +66,20 @@ def run_cli(main: Callable[[], object]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush_or_discard()
         sys.exit(141)
     except OSError as error:  # a full disk, a folder without write permission
         named = f"{error.filename}: " if error.filename else ""
         print(f"error: {named}{error.strerror or error}", file=sys.stderr)
+        _flush_or_discard()
         sys.exit(2)
     sys.exit(0)
+
+
+def _flush_or_discard() -> None:
+    """Python flushes stdout once more when it exits; that must not fail, for want of a reader or of
+    room."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

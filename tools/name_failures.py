@@ -20,3 +20,4 @@ class NameFailures:
             crash = getattr(report.longrepr, "reprcrash", None)
             said = str(getattr(crash, "message", report.longrepr)).strip().splitlines() or [""]
             terminal.write_line(f"\nFAILED AT {report.when}: {report.nodeid}: {said[0][:160]}")
+            terminal.flush()
