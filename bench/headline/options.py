@@ -69,6 +69,8 @@ def parse(description: str | None, arguments: Sequence[str] | None) -> argparse.
     if options.policy is None:
         options.policy = "cost" if options.compare else "fixed"
     check_at_least_one(options, "count", "repeat", "question")
+    make_policy(options)  # whose sizes are checked before anything is loaded
+    sampling_settings(options)
     return options
 
 

@@ -108,6 +108,12 @@ def test_a_device_without_all_ops_is_refused_before_anything_is_loaded(monkeypat
         latency.main(["--device", "cuda"])
 
 
+@pytest.mark.parametrize("given", [("--nodes", "1"), ("--top-p", "0")])
+def test_sizes_and_sampling_are_checked_before_a_model_is_loaded(given):
+    with pytest.raises(HivisError, match="^(nodes|top_p): wanted "):
+        latency.main(["--model", "./nowhere", *given])
+
+
 def test_the_command_line_shows_no_traceback(tmp_path):
     done = bench("--model", "./nowhere", cwd=tmp_path)
     assert done.returncode == 2
