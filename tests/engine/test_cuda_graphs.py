@@ -13,6 +13,8 @@ import torch
 from hivis.bundled import paths
 from hivis.core.drafter import Drafter
 from hivis.core.policy import Policy
+from hivis.core.sampling import SamplingParams
+from hivis.core.target import Inputs
 from hivis.drafters.load import load_drafter
 from hivis.engine.batch import Batch, BatchRequest
 from hivis.engine.cuda_graphs import Graphs
@@ -328,6 +330,18 @@ def test_a_drafter_without_a_cache_is_not_captured(gpu: OnGpu) -> None:
     assert not gpu.capturer.captured
 
 
+def one_by_one(
+    engine: Engine, prompts: list[Inputs], params: SamplingParams
+) -> list[tuple[Any, ...]]:
+    """All that counts of each prompt's output."""
+    made = []
+    for inputs in prompts:
+        stream = Stream(engine, inputs, params)
+        list(stream)
+        made.append(parts(stream.result))
+    return made
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("kind", ["none", *KINDS])
@@ -340,19 +354,14 @@ def test_on_a_gpu(kind: str, sampling: str) -> None:
     params = SAMPLING[sampling]
     drafter = None if kind == "none" else pair(kind, "cuda")[1]
 
-    def texts(drafter: Drafter | None, graphs: bool) -> list[tuple[Any, ...]]:
-        made = []
-        for inputs in prompts:
-            stream = Stream(Engine(target, drafter, TREE, graphs), inputs, params)
-            list(stream)
-            made.append(parts(stream.result))
-        return made
+    def outputs(drafter: Drafter | None, graphs: bool) -> list[tuple[Any, ...]]:
+        return one_by_one(Engine(target, drafter, TREE, graphs), prompts, params)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        wanted = [text[0] for text in texts(None, False)]
-        one_by_one, replayed = texts(drafter, False), texts(drafter, True)
-        assert [text[0] for text in replayed] == wanted and replayed == one_by_one
+        wanted = [output[0] for output in outputs(None, False)]
+        eager, replayed = outputs(drafter, False), outputs(drafter, True)
+        assert [output[0] for output in replayed] == wanted and replayed == eager
         queue = [BatchRequest(inputs, params, n) for n, inputs in enumerate(prompts)]
         batch = dict(Batch(Engine(target, drafter, TREE, True), queue, 3))
     assert [batch[n].tokens for n in range(len(prompts))] == wanted
@@ -370,12 +379,7 @@ def test_on_tensor_cores(sampling: str) -> None:
     prompts = [processor(question, [paths.EVAL / "scene00.png"]) for question in asked]
 
     def outputs(graphs: bool) -> list[tuple[Any, ...]]:
-        made = []
-        for inputs in [*prompts, *prompts]:
-            stream = Stream(Engine(target, drafter, TREE, graphs), inputs, params)
-            list(stream)
-            made.append(parts(stream.result))
-        return made
+        return one_by_one(Engine(target, drafter, TREE, graphs), [*prompts, *prompts], params)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
