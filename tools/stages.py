@@ -79,30 +79,18 @@ def run_stages(
         for stage in stages:
             if stage.alone:
                 wait()
-            _run_stage(stage, folder, cwd, end, pool, outcomes, running)
+            if stage.note or not stage.steps:
+                print(f"\n== {stage.name}: {stage.note}", flush=True)
+            if not stage.steps:
+                outcomes.append(Outcome(stage.name, None, 0.0, stage.note))
+            stage_end = min(end, time.monotonic() + stage.limit_s)
+            for step in stage.steps:
+                if step.beside:
+                    running.append(pool.submit(run_step, step, folder, cwd, stage_end))
+                else:
+                    outcomes.append(run_step(step, folder, cwd, stage_end))
         wait()
     return outcomes
-
-
-def _run_stage(
-    stage: Stage,
-    folder: Path,
-    cwd: Path,
-    end: float,
-    pool: ThreadPoolExecutor,
-    outcomes: list[Outcome],
-    running: list[Future[Outcome]],
-) -> None:
-    if stage.note or not stage.steps:
-        print(f"\n== {stage.name}: {stage.note}", flush=True)
-    if not stage.steps:
-        outcomes.append(Outcome(stage.name, None, 0.0, stage.note))
-    stage_end = min(end, time.monotonic() + stage.limit_s)
-    for step in stage.steps:
-        if step.beside:
-            running.append(pool.submit(run_step, step, folder, cwd, stage_end))
-        else:
-            outcomes.append(run_step(step, folder, cwd, stage_end))
 
 
 def run_step(step: Step, folder: Path, cwd: Path, end: float) -> Outcome:
@@ -146,7 +134,7 @@ def run_step(step: Step, folder: Path, cwd: Path, end: float) -> Outcome:
                 if not line.startswith("{") and not step.beside:
                     print(line, end="", flush=True)
             status = process.wait()
-        except BaseException:  # whoever stops this program stops all of it
+        except BaseException:  # what stops this program stops all that it started
             stop()
             raise
         finally:

@@ -1,6 +1,6 @@
 """The one place where a name on the Hugging Face hub becomes a local folder.
 
-Whoever loads something calls it once, and reads the folder from then on.
+It is called once for each thing that is loaded, which is read from the folder from then on.
 """
 
 from __future__ import annotations
